@@ -1,0 +1,278 @@
+//! What is installed, as data. The types here *are* the playbook format; `kdiy config schema
+//! --playbook` publishes it.
+//!
+//! A playbook holds steps. A step names the machines it runs on, what it needs, the things it
+//! owns on those machines and the gate that proves it. There are no loops, expressions or
+//! includes; `when:` takes a closed set.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::topology::Group;
+
+/// One `playbooks/NN-name/playbook.yaml`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Playbook {
+    /// One line, as `explain` and the runbook head it.
+    pub title: String,
+    /// Why this part of a cluster exists. Markdown.
+    pub why: String,
+    pub steps: Vec<Step>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Step {
+    /// Unique among all playbooks; lower case and hyphens.
+    pub name: String,
+    /// What it does, in a few words, as the progress display shows it.
+    pub title: String,
+    /// Why it is done, and done this way. Markdown.
+    pub why: String,
+    pub on: Group,
+    /// All must hold for the step to exist.
+    #[serde(default)]
+    pub when: Vec<Condition>,
+    /// Steps that must be done, and whose gates must be green, before this one starts.
+    #[serde(default)]
+    pub needs: Vec<String>,
+    /// On a cluster that already runs: one machine at a time, with the gate in between.
+    #[serde(default)]
+    pub rolling: bool,
+    /// Distribution packages, by the command or file that shows that they are there.
+    #[serde(default)]
+    pub packages: Vec<Package>,
+    /// System users to create.
+    #[serde(default)]
+    pub users: Vec<User>,
+    #[serde(default)]
+    pub directories: Vec<Directory>,
+    /// Release files to install, by name in `artifacts.yaml`.
+    #[serde(default)]
+    pub artifacts: Vec<String>,
+    #[serde(default)]
+    pub files: Vec<File>,
+    /// Run in order after the files are in place and before units start.
+    #[serde(default)]
+    pub commands: Vec<Command>,
+    #[serde(default)]
+    pub units: Vec<Unit>,
+    /// Polled on the machine itself after its units have started.
+    #[serde(default)]
+    pub ready: Option<Ready>,
+    /// Kubernetes manifests (templates) to apply through the api; for `on: cluster`.
+    #[serde(default)]
+    pub manifests: Vec<String>,
+    /// A change that only Rust can make, by name; for `on: cluster`.
+    #[serde(default)]
+    pub action: Option<Action>,
+    /// The proof, by name, run once after the step is done on all its machines.
+    #[serde(default)]
+    pub gate: Option<GateRef>,
+}
+
+/// The closed set of `when:`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Condition {
+    /// There is a virtual IP for keepalived to hold.
+    Vip,
+    EtcdStacked,
+    EtcdExternal,
+    LbStacked,
+    LbDedicated,
+    CniBridge,
+    CniFlannel,
+    CniAny,
+    AddonLocalPath,
+    /// There are add-ons from files or URLs.
+    AddonManifests,
+    /// Masters keep ordinary pods away.
+    MastersTainted,
+    /// The mirror carries container images.
+    ImagesMirrored,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Package {
+    /// Name in Debian and Ubuntu.
+    pub apt: String,
+    /// Name in Rocky and Alma.
+    pub dnf: String,
+    /// An absolute path, or a command name, that exists once it is installed.
+    pub provides: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct User {
+    pub name: String,
+    pub home: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Directory {
+    pub path: String,
+    /// Four octal digits.
+    pub mode: String,
+    /// `user:group`.
+    #[serde(default = "root")]
+    pub owner: String,
+}
+
+/// Exactly one of `template`, `content`, `certificate`, `key`, `kubeconfig` and `authority`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct File {
+    /// Absolute; a template.
+    pub path: String,
+    /// A `.hbs` file beside the playbook.
+    #[serde(default)]
+    pub template: Option<String>,
+    /// The text itself; a template.
+    #[serde(default)]
+    pub content: Option<String>,
+    /// Certificate of this identity (`pki::identity`), for this machine.
+    #[serde(default)]
+    pub certificate: Option<String>,
+    /// Private key of this identity, for this machine.
+    #[serde(default)]
+    pub key: Option<String>,
+    /// A kubeconfig that authenticates as this identity.
+    #[serde(default)]
+    pub kubeconfig: Option<Kubeconfig>,
+    /// `kubernetes`, `etcd` or `front-proxy`, with `.crt` or `.key`; `service-account.key` or
+    /// `.pub`; `encryption-config`.
+    #[serde(default)]
+    pub authority: Option<String>,
+    #[serde(default = "world_readable")]
+    pub mode: String,
+    #[serde(default = "root")]
+    pub owner: String,
+    #[serde(default)]
+    pub why: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Kubeconfig {
+    pub identity: String,
+    /// `https://host:port`; a template.
+    pub server: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Command {
+    /// For `/bin/sh`, as root; a template.
+    pub run: String,
+    /// Skips the command when this succeeds; a template.
+    #[serde(default)]
+    pub unless: Option<String>,
+    pub why: String,
+}
+
+/// A systemd unit. Either `template` names a file, or the fields below describe a service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Unit {
+    /// With its suffix: `etcd.service`.
+    pub name: String,
+    #[serde(default)]
+    pub template: Option<String>,
+    /// The unit comes from a distribution package; only its state is ours.
+    #[serde(default)]
+    pub packaged: bool,
+    #[serde(default)]
+    pub description: String,
+    #[serde(default)]
+    pub documentation: Option<String>,
+    #[serde(default)]
+    pub after: Vec<String>,
+    #[serde(default)]
+    pub user: Option<String>,
+    /// The program, absolute.
+    #[serde(default)]
+    pub exec: Option<String>,
+    #[serde(default)]
+    pub flags: Vec<Flag>,
+    /// Further lines of `[Service]`, in alphabetical order of their keys.
+    #[serde(default)]
+    pub service: BTreeMap<String, String>,
+    /// Files of other steps and artifacts at whose change this unit restarts, besides the files
+    /// and artifacts of its own step.
+    #[serde(default)]
+    pub restarts_with: Vec<String>,
+    /// `reload` where the daemon can read its files again without stopping.
+    #[serde(default)]
+    pub on_change: OnChange,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnChange {
+    #[default]
+    Restart,
+    Reload,
+}
+
+/// One command-line flag with its reason.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Flag {
+    /// With its dashes: `--advertise-address`.
+    pub flag: String,
+    /// A template; rendered as `flag=value`.
+    pub value: String,
+    pub why: String,
+    #[serde(default)]
+    pub when: Vec<Condition>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Ready {
+    /// For `/bin/sh`; a template. Polled until it succeeds.
+    pub run: String,
+    /// What is being waited for, as a progress line says it.
+    pub what: String,
+    /// Seconds on ordinary hardware; multiplied by `slowMachines`.
+    pub seconds: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct GateRef {
+    pub name: String,
+    /// Seconds on ordinary hardware; multiplied by `slowMachines`.
+    pub seconds: u32,
+    /// What green means, in a sentence.
+    pub why: String,
+}
+
+/// Changes that need more than files and commands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// Approves kubelet certificate requests that match the topology.
+    ApproveNodeCertificates,
+    /// Gives each Node the pod network that the topology assigns.
+    AssignPodNetworks,
+    /// Labels and taints nodes by their role.
+    MarkNodes,
+    /// Applies the manifests in `addons:`.
+    ApplyAddons,
+}
+
+fn root() -> String {
+    "root:root".into()
+}
+
+fn world_readable() -> String {
+    "0644".into()
+}

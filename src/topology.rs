@@ -1,0 +1,434 @@
+//! Machines, roles and addresses, computed from a validated cluster file. Pure.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use serde::Serialize;
+
+use crate::config::{
+    ClusterConfig, Cni, EtcdTopology, Host, HostRole, LoadBalancerMode, ProviderChoice,
+};
+use crate::failure::{Failure, Result};
+
+/// Where kube-apiserver listens on every master (the Kubernetes default secure port).
+pub const API_PORT: u16 = 6443;
+/// Where a load balancer listens that shares its machine with an api-server.
+pub const STACKED_LB_PORT: u16 = 8443;
+pub const ETCD_CLIENT_PORT: u16 = 2379;
+pub const ETCD_PEER_PORT: u16 = 2380;
+
+/// First host number of each role in the machines' network; the gaps leave room to grow.
+const VIP_OFFSET: u32 = 10;
+const MASTER_OFFSET: u32 = 11;
+const ETCD_OFFSET: u32 = 21;
+const LB_OFFSET: u32 = 31;
+const WORKER_OFFSET: u32 = 51;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    Master,
+    Worker,
+    Etcd,
+    LoadBalancer,
+}
+
+impl Role {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Master => "master",
+            Self::Worker => "worker",
+            Self::Etcd => "etcd",
+            Self::LoadBalancer => "lb",
+        }
+    }
+}
+
+impl From<HostRole> for Role {
+    fn from(role: HostRole) -> Self {
+        match role {
+            HostRole::Master => Self::Master,
+            HostRole::Worker => Self::Worker,
+            HostRole::Etcd => Self::Etcd,
+            HostRole::LoadBalancer => Self::LoadBalancer,
+        }
+    }
+}
+
+/// Sets of machines that playbook steps name in `on:`.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Group {
+    /// Every machine.
+    All,
+    Masters,
+    Workers,
+    /// Machines that run an etcd member: the masters, or the external ones.
+    Etcd,
+    /// Machines that run haproxy: the masters, or the dedicated ones.
+    LoadBalancers,
+    /// Machines that run a kubelet: masters and workers.
+    Nodes,
+    /// Not a machine: done once, through the api.
+    Cluster,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Machine {
+    pub name: String,
+    pub role: Role,
+    /// 1 for the first of its role.
+    pub number: u32,
+    /// On the network between the machines; the only address that the cluster uses.
+    pub address: Ipv4Addr,
+    /// Only machines that run a kubelet have one.
+    pub pod_cidr: Option<Ipv4Net>,
+    pub cpus: u32,
+    pub memory_mebibytes: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Topology {
+    pub cluster: String,
+    pub machines: Vec<Machine>,
+    pub machine_network: Ipv4Net,
+    pub etcd: EtcdTopology,
+    pub load_balancer: LoadBalancerMode,
+    /// The virtual IP, where keepalived holds one.
+    pub vip: Option<Ipv4Addr>,
+    /// What clients of the api use: VIP, load balancer, or the only master.
+    pub endpoint: Endpoint,
+    /// The api's own Service: the first address of the service network.
+    pub api_service: Ipv4Addr,
+    /// CoreDNS's Service: the tenth address of the service network.
+    pub dns_service: Ipv4Addr,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Endpoint {
+    pub host: String,
+    pub port: u16,
+}
+
+impl Endpoint {
+    pub fn url(&self) -> String {
+        format!("https://{}:{}", self.host, self.port)
+    }
+}
+
+/// Raft's arithmetic, for members of etcd and machines of a control plane alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Quorum {
+    pub members: u32,
+}
+
+impl Quorum {
+    /// Members that must agree before a write is done: ⌊n/2⌋+1.
+    pub const fn needed(self) -> u32 {
+        self.members / 2 + 1
+    }
+
+    /// Members that may fail while writes still get done: n − quorum.
+    pub const fn tolerance(self) -> u32 {
+        self.members.saturating_sub(self.needed())
+    }
+}
+
+impl Topology {
+    /// `machine_network` is the file's, or the one that was chosen for this cluster.
+    pub fn build(config: &ClusterConfig, machine_network: Ipv4Net) -> Result<Self> {
+        let mut machines = if config.provider == ProviderChoice::Existing {
+            existing_machines(config)?
+        } else {
+            made_machines(config, machine_network)?
+        };
+        assign_pod_cidrs(&mut machines, config.network.pods)?;
+
+        let mode = resolved_load_balancer(config);
+        let needs_vip = match mode {
+            LoadBalancerMode::Stacked => true,
+            LoadBalancerMode::Dedicated => config.load_balancer.machines > 1,
+            _ => false,
+        };
+        let vip = match (needs_vip, config.load_balancer.vip) {
+            (false, _) => None,
+            (true, Some(vip)) => Some(vip),
+            (true, None) => Some(nth(machine_network, VIP_OFFSET)?),
+        };
+        let endpoint = endpoint(config, mode, vip, &machines)?;
+        Ok(Self {
+            cluster: config.name.clone(),
+            machines,
+            machine_network,
+            etcd: config.etcd.topology,
+            load_balancer: mode,
+            vip,
+            endpoint,
+            api_service: nth(config.network.services, 1)?,
+            dns_service: nth(config.network.services, 10)?,
+        })
+    }
+
+    pub fn group(&self, group: Group) -> Vec<&Machine> {
+        self.machines.iter().filter(|machine| self.is_in(machine, group)).collect()
+    }
+
+    pub fn is_in(&self, machine: &Machine, group: Group) -> bool {
+        match group {
+            Group::All => true,
+            Group::Masters => machine.role == Role::Master,
+            Group::Workers => machine.role == Role::Worker,
+            Group::Nodes => matches!(machine.role, Role::Master | Role::Worker),
+            Group::Etcd => match self.etcd {
+                EtcdTopology::Stacked => machine.role == Role::Master,
+                EtcdTopology::External => machine.role == Role::Etcd,
+            },
+            Group::LoadBalancers => match self.load_balancer {
+                LoadBalancerMode::Stacked => machine.role == Role::Master,
+                LoadBalancerMode::Dedicated => machine.role == Role::LoadBalancer,
+                _ => false,
+            },
+            Group::Cluster => false,
+        }
+    }
+
+    pub fn machine(&self, name: &str) -> Option<&Machine> {
+        self.machines.iter().find(|machine| machine.name == name)
+    }
+
+    pub fn etcd_quorum(&self) -> Quorum {
+        Quorum { members: count(self.group(Group::Etcd).len()) }
+    }
+
+    pub fn master_quorum(&self) -> Quorum {
+        Quorum { members: count(self.group(Group::Masters).len()) }
+    }
+}
+
+/// `auto` made concrete.
+pub fn resolved_load_balancer(config: &ClusterConfig) -> LoadBalancerMode {
+    match config.load_balancer.mode {
+        LoadBalancerMode::Auto if config.masters > 1 => LoadBalancerMode::Stacked,
+        LoadBalancerMode::Auto => LoadBalancerMode::None,
+        mode => mode,
+    }
+}
+
+fn made_machines(config: &ClusterConfig, network: Ipv4Net) -> Result<Vec<Machine>> {
+    let etcd = match config.etcd.topology {
+        EtcdTopology::External => config.etcd.members,
+        EtcdTopology::Stacked => 0,
+    };
+    let balancers = match resolved_load_balancer(config) {
+        LoadBalancerMode::Dedicated => config.load_balancer.machines,
+        _ => 0,
+    };
+    let sizes = &config.machines;
+    let mut machines = Vec::new();
+    for (role, wanted, offset, size) in [
+        (Role::Master, config.masters, MASTER_OFFSET, &sizes.master),
+        (Role::Etcd, etcd, ETCD_OFFSET, &sizes.etcd),
+        (Role::LoadBalancer, balancers, LB_OFFSET, &sizes.load_balancer),
+        (Role::Worker, config.workers, WORKER_OFFSET, &sizes.worker),
+    ] {
+        for number in 1..=wanted {
+            machines.push(Machine {
+                name: machine_name(&config.name, role, number),
+                role,
+                number,
+                address: nth(network, offset + number - 1)?,
+                pod_cidr: None,
+                cpus: size.cpus,
+                memory_mebibytes: size.memory_mebibytes,
+            });
+        }
+    }
+    Ok(machines)
+}
+
+fn existing_machines(config: &ClusterConfig) -> Result<Vec<Machine>> {
+    let mut machines: Vec<Machine> = Vec::new();
+    for host in &config.hosts {
+        let role = Role::from(host.role);
+        let number = 1 + count(machines.iter().filter(|other| other.role == role).count());
+        machines.push(Machine {
+            name: host_name(config, host, role, number),
+            role,
+            number,
+            address: host_address(host)?,
+            pod_cidr: None,
+            cpus: 0,
+            memory_mebibytes: 0,
+        });
+    }
+    Ok(machines)
+}
+
+fn host_name(config: &ClusterConfig, host: &Host, role: Role, number: u32) -> String {
+    host.name.clone().unwrap_or_else(|| machine_name(&config.name, role, number))
+}
+
+fn host_address(host: &Host) -> Result<Ipv4Addr> {
+    match host.address {
+        std::net::IpAddr::V4(address) => Ok(address),
+        std::net::IpAddr::V6(address) => Err(Failure::input(format!(
+            "hosts: {address} is an IPv6 address; clusters are IPv4 for now"
+        ))
+        .hint("give the machine's IPv4 address")),
+    }
+}
+
+fn machine_name(cluster: &str, role: Role, number: u32) -> String {
+    format!("{cluster}-{}-{number}", role.as_str())
+}
+
+fn assign_pod_cidrs(machines: &mut [Machine], pods: Ipv4Net) -> Result<()> {
+    let too_small = || {
+        Failure::input(format!("network.pods: {pods} has too few /24 networks for the nodes"))
+            .hint("each node gets a /24; a /16 has room for 256 nodes")
+    };
+    let mut subnets = pods.subnets(24).map_err(|_| too_small())?;
+    for machine in machines {
+        if matches!(machine.role, Role::Master | Role::Worker) {
+            machine.pod_cidr = Some(subnets.next().ok_or_else(too_small)?);
+        }
+    }
+    Ok(())
+}
+
+fn endpoint(
+    config: &ClusterConfig,
+    mode: LoadBalancerMode,
+    vip: Option<Ipv4Addr>,
+    machines: &[Machine],
+) -> Result<Endpoint> {
+    let first = |role: Role| {
+        machines
+            .iter()
+            .find(|machine| machine.role == role)
+            .map(|machine| machine.address.to_string())
+            .ok_or_else(|| Failure::bug(format!("a topology without a {}", role.as_str())))
+    };
+    let host_of_vip_or = |role: Role| match vip {
+        Some(vip) => Ok(vip.to_string()),
+        None => first(role),
+    };
+    match mode {
+        LoadBalancerMode::Stacked => {
+            Ok(Endpoint { host: host_of_vip_or(Role::Master)?, port: STACKED_LB_PORT })
+        }
+        LoadBalancerMode::Dedicated => {
+            Ok(Endpoint { host: host_of_vip_or(Role::LoadBalancer)?, port: API_PORT })
+        }
+        LoadBalancerMode::External => {
+            let address = config.load_balancer.address.as_deref().unwrap_or_default();
+            address
+                .rsplit_once(':')
+                .and_then(|(host, port)| {
+                    Some(Endpoint { host: host.to_owned(), port: port.parse().ok()? })
+                })
+                .ok_or_else(|| {
+                    Failure::input(format!("loadBalancer.address: `{address}` is not HOST:PORT"))
+                        .hint("for example 10.0.0.5:6443")
+                })
+        }
+        LoadBalancerMode::None | LoadBalancerMode::Auto => {
+            Ok(Endpoint { host: first(Role::Master)?, port: API_PORT })
+        }
+    }
+}
+
+/// The `n`th address of a network, 0 being the network itself.
+fn nth(network: Ipv4Net, n: u32) -> Result<Ipv4Addr> {
+    u32::from(network.network())
+        .checked_add(n)
+        .map(Ipv4Addr::from)
+        .filter(|address| network.contains(address))
+        .ok_or_else(|| Failure::input(format!("{network} has no address number {n}: too small")))
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// Whether pods reach each other over routes that kdiy itself sets.
+pub fn routes_are_ours(config: &ClusterConfig) -> bool {
+    config.network.cni == Cni::Bridge
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topology(config: &ClusterConfig) -> Topology {
+        Topology::build(config, "192.168.56.0/24".parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn quorum_is_a_majority() {
+        let table: Vec<_> = (1..=7)
+            .map(|members| Quorum { members })
+            .map(|quorum| (quorum.members, quorum.needed(), quorum.tolerance()))
+            .collect();
+        assert_eq!(
+            table,
+            [(1, 1, 0), (2, 2, 0), (3, 2, 1), (4, 3, 1), (5, 3, 2), (6, 4, 2), (7, 4, 3)]
+        );
+    }
+
+    #[test]
+    fn the_default_is_three_stacked_masters_behind_a_vip() {
+        let topology = topology(&ClusterConfig::default());
+        let seen: Vec<_> = topology
+            .machines
+            .iter()
+            .map(|machine| format!("{} {}", machine.name, machine.address))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                "kdiy-master-1 192.168.56.11",
+                "kdiy-master-2 192.168.56.12",
+                "kdiy-master-3 192.168.56.13",
+                "kdiy-worker-1 192.168.56.51",
+                "kdiy-worker-2 192.168.56.52",
+            ]
+        );
+        assert_eq!(topology.endpoint.url(), "https://192.168.56.10:8443");
+        assert_eq!(topology.group(Group::Etcd).len(), 3);
+        assert_eq!(topology.dns_service.to_string(), "10.96.0.10");
+    }
+
+    #[test]
+    fn one_master_needs_no_load_balancer() {
+        let topology = topology(&ClusterConfig { masters: 1, ..Default::default() });
+        assert_eq!(topology.vip, None);
+        assert_eq!(topology.endpoint.url(), "https://192.168.56.11:6443");
+        assert!(topology.group(Group::LoadBalancers).is_empty());
+    }
+
+    #[test]
+    fn every_node_has_its_own_pod_network() {
+        let topology = topology(&ClusterConfig::default());
+        let mut cidrs: Vec<_> =
+            topology.group(Group::Nodes).iter().map(|node| node.pod_cidr.unwrap()).collect();
+        cidrs.sort();
+        cidrs.dedup();
+        assert_eq!(cidrs.len(), 5);
+    }
+
+    #[test]
+    fn external_etcd_takes_the_members_off_the_masters() {
+        let mut config = ClusterConfig::default();
+        config.etcd.topology = EtcdTopology::External;
+        let topology = topology(&config);
+        let members: Vec<_> =
+            topology.group(Group::Etcd).iter().map(|member| member.address.to_string()).collect();
+        assert_eq!(members, ["192.168.56.21", "192.168.56.22", "192.168.56.23"]);
+        assert!(topology.machine("kdiy-etcd-1").unwrap().pod_cidr.is_none());
+    }
+}
