@@ -71,3 +71,12 @@ pub trait Gate: Send + Sync {
     /// and the advice in a copy of the last verdict.
     async fn diagnose(&self, context: &GateContext, last: Verdict) -> Verdict;
 }
+
+/// Every gate that playbooks may name.
+pub fn all() -> Vec<Box<dyn Gate>> {
+    Vec::new()
+}
+
+pub fn by_name(name: &str) -> Option<Box<dyn Gate>> {
+    all().into_iter().find(|gate| gate.name() == name)
+}

@@ -1,14 +1,23 @@
 //! kdiy: a highly available Kubernetes cluster, the hard way and in the open.
 //!
-//! A cluster file becomes a [`topology`]; the topology and the [`playbook`]s become a plan, a
-//! graph of steps on machines; the engine runs the plan over a [`transport`]; each step ends in a
-//! [`gate`] that proves the cluster got healthier; everything that happened is an [`event`].
+//! A cluster file becomes a [`topology`]; the topology and the [`playbook`]s become a [`plan`], a
+//! graph of steps on machines; the [`engine`] runs the plan over a [`transport`]; each step ends
+//! in a [`gate`] that proves the cluster got healthier; everything that happened is an [`event`].
 
+pub mod bundle;
 pub mod config;
+pub mod engine;
 pub mod event;
+pub mod facts;
 pub mod failure;
+pub mod fleet;
 pub mod gate;
 pub mod kube_api;
+pub mod pki;
+pub mod plan;
 pub mod playbook;
+pub mod state;
+pub mod template;
 pub mod topology;
 pub mod transport;
+pub mod world;

@@ -5,6 +5,8 @@
 //! owns on those machines and the gate that proves it. There are no loops, expressions or
 //! includes; `when:` takes a closed set.
 
+pub mod load;
+
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
@@ -53,6 +55,10 @@ pub struct Step {
     /// Release files to install, by name in `artifacts.yaml`.
     #[serde(default)]
     pub artifacts: Vec<String>,
+    /// Container images to load into containerd, by name in `artifacts.yaml`, where the mirror
+    /// carries them.
+    #[serde(default)]
+    pub images: Vec<String>,
     #[serde(default)]
     pub files: Vec<File>,
     /// Run in order after the files are in place and before units start.

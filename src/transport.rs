@@ -1,5 +1,10 @@
 //! How commands and files reach a machine. Nothing above this module knows SSH.
 
+mod lines;
+pub mod local;
+pub mod ssh;
+pub mod target;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,0 +1,311 @@
+//! One step on one machine, made concrete: the files with their bytes, the units, the commands,
+//! and the script that applies them. Pure; the same input gives the same bytes.
+
+pub mod observe;
+pub mod script;
+
+use serde::Serialize;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::failure::{Failure, Result};
+use crate::playbook::load::{Book, Playbooks};
+use crate::playbook::{Directory, File, OnChange, Package, Step, Unit, User};
+use crate::template::Templates;
+use crate::topology::Machine;
+use crate::world::World;
+
+/// Where unit files go that kdiy writes.
+const UNIT_DIRECTORY: &str = "/etc/systemd/system";
+
+/// The template of units that a playbook describes by `exec` and `flags`.
+const UNIT_TEMPLATE: &str = "unit.service.hbs";
+
+#[derive(Debug, Clone)]
+pub struct Bundle {
+    pub step: String,
+    pub machine: String,
+    pub packages: Vec<Package>,
+    pub users: Vec<User>,
+    pub directories: Vec<Directory>,
+    pub files: Vec<BundleFile>,
+    pub commands: Vec<BundleCommand>,
+    pub units: Vec<BundleUnit>,
+    pub ready: Option<BundleReady>,
+    /// Names of artifacts and images; their digests are not part of [`Bundle::digest`].
+    pub artifacts: Vec<String>,
+    pub images: Vec<String>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct BundleFile {
+    pub path: String,
+    /// Four octal digits.
+    pub mode: String,
+    /// `user:group`.
+    pub owner: String,
+    #[serde(skip)]
+    pub bytes: Vec<u8>,
+    /// SHA-256 of `bytes`, hex.
+    pub digest: String,
+    /// The bytes must not be shown to anybody.
+    pub secret: bool,
+    /// Units of this machine that must restart or reload when this file changes.
+    pub restarts: Vec<String>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct BundleCommand {
+    pub run: String,
+    pub unless: Option<String>,
+    pub why: String,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct BundleUnit {
+    pub name: String,
+    pub on_change: OnChange,
+    /// Absolute paths; when one of them changes, the unit restarts.
+    pub depends_on: Vec<String>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct BundleReady {
+    pub run: String,
+    pub what: String,
+    pub seconds: u32,
+}
+
+/// Where a bundle gets certificates, keys and kubeconfigs from.
+pub trait Secrets {
+    fn certificate(&self, identity: &str, machine: &Machine) -> Result<String>;
+    fn key(&self, identity: &str, machine: &Machine) -> Result<String>;
+    fn kubeconfig(&self, identity: &str, machine: &Machine, server: &str) -> Result<String>;
+    fn authority(&self, name: &str) -> Result<String>;
+}
+
+/// What all bundles of a machine have in common.
+pub struct Renderer<'a> {
+    pub playbooks: &'a Playbooks,
+    pub templates: &'a Templates,
+    pub world: &'a World,
+    pub secrets: &'a dyn Secrets,
+}
+
+impl Renderer<'_> {
+    /// `context` is [`World::for_machine`] of the same machine.
+    pub fn bundle(
+        &self,
+        book: &Book,
+        step: &Step,
+        machine: &Machine,
+        context: &Value,
+    ) -> Result<Bundle> {
+        let place = format!("{}/{}", book.directory, step.name);
+        let render = |what: &str, text: &str| {
+            self.templates.render(&format!("playbooks/{place}: {what}"), text, context)
+        };
+        let mut files = Vec::new();
+        let units = step
+            .units
+            .iter()
+            .map(|unit| self.unit(book, unit, context))
+            .collect::<Result<Vec<_>>>()?;
+        let own_units: Vec<String> = units.iter().map(|(unit, _)| unit.name.clone()).collect();
+        for file in &step.files {
+            let path = render("path", &file.path)?;
+            let (text, secret) = self.file_text(book, file, machine, context)?;
+            files.push(BundleFile::new(path, file, text, secret, own_units.clone()));
+        }
+        for (unit, text) in &units {
+            if let Some(text) = text {
+                files.push(BundleFile::for_unit(&unit.name, text.clone()));
+            }
+        }
+        let commands = step
+            .commands
+            .iter()
+            .map(|command| {
+                Ok(BundleCommand {
+                    run: render("run", &command.run)?,
+                    unless: command
+                        .unless
+                        .as_deref()
+                        .map(|text| render("unless", text))
+                        .transpose()?,
+                    why: command.why.clone(),
+                })
+            })
+            .collect::<Result<_>>()?;
+        let ready = step
+            .ready
+            .as_ref()
+            .map(|ready| {
+                Ok::<_, Failure>(BundleReady {
+                    run: render("ready", &ready.run)?,
+                    what: ready.what.clone(),
+                    seconds: ready.seconds * self.world.config.slow_machines,
+                })
+            })
+            .transpose()?;
+        let carried = &self.world.mirrored_images;
+        Ok(Bundle {
+            step: step.name.clone(),
+            machine: machine.name.clone(),
+            packages: step.packages.clone(),
+            users: step.users.clone(),
+            directories: step.directories.clone(),
+            files,
+            commands,
+            units: units.into_iter().map(|(unit, _)| unit).collect(),
+            ready,
+            artifacts: step.artifacts.clone(),
+            images: step.images.iter().filter(|name| carried.contains(name)).cloned().collect(),
+        })
+    }
+
+    fn file_text(
+        &self,
+        book: &Book,
+        file: &File,
+        machine: &Machine,
+        context: &Value,
+    ) -> Result<(String, bool)> {
+        if let Some(name) = &file.template {
+            let text = self.playbooks.template(book, name)?;
+            let rendered =
+                self.templates.render(&format!("{}/{name}", book.directory), text, context)?;
+            return Ok((rendered, false));
+        }
+        if let Some(text) = &file.content {
+            return Ok((self.templates.render(&file.path, text, context)?, false));
+        }
+        if let Some(identity) = &file.certificate {
+            return Ok((self.secrets.certificate(identity, machine)?, false));
+        }
+        if let Some(identity) = &file.key {
+            return Ok((self.secrets.key(identity, machine)?, true));
+        }
+        if let Some(kubeconfig) = &file.kubeconfig {
+            let server = self.templates.render(&file.path, &kubeconfig.server, context)?;
+            return Ok((self.secrets.kubeconfig(&kubeconfig.identity, machine, &server)?, true));
+        }
+        let name = file.authority.as_deref().unwrap_or_default();
+        let secret = !(name.ends_with(".crt") || name.ends_with(".pub"));
+        Ok((self.secrets.authority(name)?, secret))
+    }
+
+    /// The unit, and the text of its file where kdiy writes one.
+    fn unit(
+        &self,
+        book: &Book,
+        unit: &Unit,
+        context: &Value,
+    ) -> Result<(BundleUnit, Option<String>)> {
+        let mut depends_on = unit
+            .restarts_with
+            .iter()
+            .map(|path| self.templates.render(&unit.name, path, context))
+            .collect::<Result<Vec<_>>>()?;
+        depends_on.extend(unit.exec.clone());
+        let text = match &unit.template {
+            Some(name) => {
+                let text = self.playbooks.template(book, name)?;
+                Some(self.templates.render(&format!("{}/{name}", book.directory), text, context)?)
+            }
+            None if unit.packaged => None,
+            None => Some(self.described_unit(unit, context)?),
+        };
+        let bundled = BundleUnit { name: unit.name.clone(), on_change: unit.on_change, depends_on };
+        Ok((bundled, text))
+    }
+
+    fn described_unit(&self, unit: &Unit, context: &Value) -> Result<String> {
+        let mut flags = Vec::new();
+        for flag in unit.flags.iter().filter(|flag| self.world.all_hold(&flag.when)) {
+            let name = format!("{}: {}", unit.name, flag.flag);
+            let value = self.templates.render(&name, &flag.value, context)?;
+            flags.push(format!("{}={value}", flag.flag));
+        }
+        let mut service = Vec::new();
+        for (key, value) in &unit.service {
+            let name = format!("{}: {key}", unit.name);
+            service.push(serde_json::json!({
+                "key": key,
+                "value": self.templates.render(&name, value, context)?,
+            }));
+        }
+        let own = |key: &str| unit.service.contains_key(key);
+        let view = serde_json::json!({
+            "description": unit.description,
+            "documentation": unit.documentation,
+            "after": unit.after,
+            "user": unit.user,
+            "exec": unit.exec,
+            "flags": flags,
+            "service": service,
+            "restart": !own("Restart"),
+            "restartSec": !own("RestartSec"),
+        });
+        let template = self
+            .playbooks
+            .file(UNIT_TEMPLATE)
+            .ok_or_else(|| Failure::input(format!("playbooks/{UNIT_TEMPLATE} does not exist")))?;
+        self.templates.render(UNIT_TEMPLATE, template, &view)
+    }
+}
+
+impl BundleFile {
+    fn new(path: String, file: &File, text: String, secret: bool, restarts: Vec<String>) -> Self {
+        let bytes = text.into_bytes();
+        Self {
+            path,
+            mode: file.mode.clone(),
+            owner: file.owner.clone(),
+            digest: sha256(&bytes),
+            bytes,
+            secret,
+            restarts,
+        }
+    }
+
+    fn for_unit(name: &str, text: String) -> Self {
+        let bytes = text.into_bytes();
+        Self {
+            path: format!("{UNIT_DIRECTORY}/{name}"),
+            mode: "0644".into(),
+            owner: "root:root".into(),
+            digest: sha256(&bytes),
+            bytes,
+            secret: false,
+            restarts: vec![name.to_owned()],
+        }
+    }
+}
+
+impl Bundle {
+    /// Identifies what the step wants of the machine, secrets included only by their digests.
+    pub fn digest(&self) -> String {
+        let parts = serde_json::json!([
+            self.packages,
+            self.users,
+            self.directories,
+            self.files,
+            self.commands,
+            self.units,
+            self.ready,
+            self.images,
+        ]);
+        sha256(parts.to_string().as_bytes())
+    }
+
+    /// Whether a unit of this step has to restart because something in `paths` changed.
+    pub fn depends_on_any<'a>(&self, mut paths: impl Iterator<Item = &'a String>) -> bool {
+        paths.any(|path| self.units.iter().any(|unit| unit.depends_on.contains(path)))
+    }
+}
+
+/// SHA-256 in hex.
+pub fn sha256(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}

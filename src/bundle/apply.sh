@@ -1,0 +1,138 @@
+# Applies one step of kdiy on one machine. $1 is the directory with the step's files.
+# Every line that begins with "@kdiy " is for the driver; everything else is for the log.
+set -u
+export LC_ALL=C DEBIAN_FRONTEND=noninteractive
+stage=$1
+state=/var/lib/kdiy
+dirty=''
+mkdir -p "$state/steps" "$state/pending" "$state/artifacts"
+
+did() { printf '@kdiy did %s\n' "$*"; }
+doing() { printf '@kdiy doing %s\n' "$*"; }
+fail() { printf '@kdiy fail %s\n' "$*"; exit 1; }
+
+# unit: what it last had to say
+journal_of() { journalctl --unit "$1" --lines 15 --no-pager --output cat >&2 2>/dev/null; }
+
+# provides apt-name dnf-name
+need_package() {
+  command -v "$1" >/dev/null 2>&1 && return
+  [ -e "$1" ] && return
+  if command -v apt-get >/dev/null 2>&1; then
+    missing_apt="${missing_apt-} $2"
+  elif command -v dnf >/dev/null 2>&1; then
+    missing_dnf="${missing_dnf-} $3"
+  else
+    fail "neither apt-get nor dnf is here to install $2"
+  fi
+}
+
+install_packages() {
+  if [ -n "${missing_apt-}" ]; then
+    doing "installing$missing_apt"
+    # shellcheck disable=SC2086
+    apt-get install -y --no-install-recommends $missing_apt ||
+      { apt-get update && apt-get install -y --no-install-recommends $missing_apt; } ||
+      fail "apt-get could not install$missing_apt"
+    did "installed$missing_apt"
+  fi
+  if [ -n "${missing_dnf-}" ]; then
+    doing "installing$missing_dnf"
+    # shellcheck disable=SC2086
+    dnf install -y $missing_dnf || fail "dnf could not install$missing_dnf"
+    did "installed$missing_dnf"
+  fi
+}
+
+# name home
+user() {
+  id -u "$1" >/dev/null 2>&1 && return
+  useradd --system --user-group --home-dir "$2" --no-create-home --shell /usr/sbin/nologin "$1" ||
+    fail "could not create the user $1"
+  did "created user $1"
+}
+
+# path mode owner
+directory() {
+  if [ ! -d "$1" ]; then
+    mkdir -p "$1" || fail "could not create $1"
+    did "created $1"
+  fi
+  settle "$@"
+}
+
+# path mode owner: gives a path its mode and owner where they differ
+settle() {
+  # stat prints the mode without leading zeros
+  if [ "$(stat -c '%a %U:%G' "$1")" != "$(printf '%o' "0$2") $3" ]; then
+    chown "$3" "$1" && chmod "$2" "$1" || fail "could not set mode and owner of $1"
+    did "set mode and owner of $1"
+  fi
+}
+
+# number mode owner path units...
+file() {
+  source="$stage/files/$1" mode=$2 owner=$3 path=$4
+  shift 4
+  if cmp -s "$source" "$path"; then
+    settle "$path" "$mode" "$owner"
+    return
+  fi
+  mkdir -p "$(dirname "$path")" || fail "could not create the directory of $path"
+  # Marked before the change: whoever is interrupted between the two restarts once too often,
+  # never once too few.
+  for unit in "$@"; do : >"$state/pending/$unit"; done
+  new="$path.kdiy-new"
+  rm -f "$new"
+  (umask 077 && cp "$source" "$new") && chown "$owner" "$new" && chmod "$mode" "$new" &&
+    sync "$new" && mv -f "$new" "$path" || fail "could not write $path"
+  did "wrote $path"
+  case $path in /etc/systemd/system/*) dirty=yes ;; esac
+}
+
+reload_units() {
+  [ -z "$dirty" ] || systemctl daemon-reload || fail "systemctl daemon-reload"
+}
+
+# unit restart|reload
+unit() {
+  if [ "$(systemctl is-enabled "$1" 2>/dev/null)" != enabled ]; then
+    systemctl enable --quiet "$1" || fail "could not enable $1"
+    did "enabled $1"
+  fi
+  if ! systemctl is-active --quiet "$1"; then
+    doing "starting $1"
+    systemctl reset-failed "$1" 2>/dev/null
+    systemctl start "$1" || { journal_of "$1"; fail "$1 did not start"; }
+    did "started $1"
+  elif [ -e "$state/pending/$1" ]; then
+    doing "$2ing $1"
+    systemctl "$2" "$1" || { journal_of "$1"; fail "$1 did not $2"; }
+    did "$2ed $1"
+  fi
+  rm -f "$state/pending/$1"
+}
+
+# seconds what script units...
+ready() {
+  deadline=$(($(date +%s) + $1)) what=$2 probe=$3
+  shift 3
+  doing "waiting for $what"
+  until /bin/sh -c "$probe" >"$stage/probe" 2>&1; do
+    for unit in "$@"; do
+      if systemctl is-failed --quiet "$unit"; then
+        journal_of "$unit"
+        fail "$unit failed"
+      fi
+    done
+    if [ "$(date +%s)" -ge "$deadline" ]; then
+      for unit in "$@"; do journal_of "$unit"; done
+      cat "$stage/probe" >&2
+      fail "gave up waiting for $what"
+    fi
+    sleep 0.2
+  done
+}
+
+# name digest
+finished() { printf '%s' "$2" >"$state/steps/$1"; }

@@ -1,0 +1,180 @@
+//! The archive that carries a bundle to its machine, and what the machine answers.
+
+use std::io;
+
+use super::Bundle;
+use crate::failure::{Failure, Result};
+use crate::playbook::OnChange;
+
+/// Functions that every script begins with.
+const LIBRARY: &str = include_str!("apply.sh");
+
+/// Unpacks the archive on standard input and runs the script in it. Holds no secrets: it is
+/// visible in the machine's process list.
+pub const BOOTSTRAP: &str = "umask 077; d=$(mktemp -d /run/kdiy.XXXXXX) && tar -xf - -C \"$d\" \
+    && /bin/sh \"$d/apply.sh\" \"$d\"; s=$?; rm -rf \"$d\"; exit $s";
+
+/// Marks the lines that are for the driver.
+const MARK: &str = "@kdiy ";
+
+/// What a line of the script's output means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Line<'a> {
+    /// Something was changed: `wrote /etc/hosts`.
+    Did(&'a str),
+    /// Something that takes a while has begun.
+    Doing(&'a str),
+    /// The step failed, and why.
+    Fail(&'a str),
+    /// For the log only.
+    Other(&'a str),
+}
+
+impl<'a> Line<'a> {
+    pub fn parse(line: &'a str) -> Self {
+        let Some(rest) = line.strip_prefix(MARK) else { return Self::Other(line) };
+        match rest.split_once(' ') {
+            Some(("did", what)) => Self::Did(what),
+            Some(("doing", what)) => Self::Doing(what),
+            Some(("fail", what)) => Self::Fail(what),
+            _ => Self::Other(line),
+        }
+    }
+}
+
+impl Bundle {
+    /// The script that applies this bundle; it is in the archive, so it may be long.
+    pub fn script(&self) -> String {
+        let mut lines = Vec::new();
+        for package in &self.packages {
+            lines.push(call("need_package", [&package.provides, &package.apt, &package.dnf]));
+        }
+        if !self.packages.is_empty() {
+            lines.push("install_packages".into());
+        }
+        for user in &self.users {
+            lines.push(call("user", [&user.name, &user.home]));
+        }
+        for directory in &self.directories {
+            lines.push(call("directory", [&directory.path, &directory.mode, &directory.owner]));
+        }
+        for (number, file) in self.files.iter().enumerate() {
+            let number = number.to_string();
+            let fixed = [&number, &file.mode, &file.owner, &file.path];
+            lines.push(call("file", fixed.into_iter().chain(&file.restarts)));
+        }
+        lines.push("reload_units".into());
+        for command in &self.commands {
+            lines.push(command_lines(&command.run, command.unless.as_deref(), &command.why));
+        }
+        for unit in &self.units {
+            let verb = match unit.on_change {
+                OnChange::Restart => "restart",
+                OnChange::Reload => "reload",
+            };
+            lines.push(call("unit", [&unit.name, verb]));
+        }
+        if let Some(ready) = &self.ready {
+            let seconds = ready.seconds.to_string();
+            let fixed = [seconds.as_str(), &ready.what, &ready.run];
+            let units = self.units.iter().map(|unit| unit.name.as_str());
+            lines.push(call("ready", fixed.into_iter().chain(units)));
+        }
+        lines.push(call("finished", [&self.step, &self.digest()]));
+        format!("{LIBRARY}\n{}\n", lines.join("\n"))
+    }
+
+    /// A tar of `apply.sh` and `files/<number>`, everything 0600.
+    pub fn archive(&self) -> Result<Vec<u8>> {
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut add = |name: &str, bytes: &[u8]| -> io::Result<()> {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            header.set_mode(0o600);
+            header.set_cksum();
+            archive.append_data(&mut header, name, bytes)
+        };
+        add("apply.sh", self.script().as_bytes())
+            .and_then(|()| {
+                self.files
+                    .iter()
+                    .enumerate()
+                    .try_for_each(|(number, file)| add(&format!("files/{number}"), &file.bytes))
+            })
+            .and_then(|()| archive.into_inner())
+            .map_err(|error| {
+                Failure::bug("cannot pack a step's files").in_step(&self.step).because(error)
+            })
+    }
+}
+
+/// The command in a shell of its own, so that its `cd` and `exit` stay its own.
+fn command_lines(run: &str, unless: Option<&str>, why: &str) -> String {
+    let summary = why.lines().next().unwrap_or_default();
+    let body = format!(
+        "{}\n/bin/sh -euc {} || fail {}\n{}",
+        call("doing", [summary]),
+        quote(run),
+        quote(&format!("a command failed: {summary}")),
+        call("did", [summary]),
+    );
+    match unless {
+        None => body,
+        Some(probe) => {
+            format!("if ! /bin/sh -euc {} >/dev/null 2>&1; then\n{body}\nfi", quote(probe))
+        }
+    }
+}
+
+fn call<S: AsRef<str>>(function: &str, arguments: impl IntoIterator<Item = S>) -> String {
+    arguments.into_iter().fold(function.to_owned(), |mut line, argument| {
+        line.push(' ');
+        line.push_str(&quote(argument.as_ref()));
+        line
+    })
+}
+
+/// One shell word, whatever the text is.
+pub fn quote(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_quoted_word_reaches_the_command_as_it_was(text in "[^\0]{0,40}") {
+            let script = format!("printf %s {}", quote(&text));
+            let output = std::process::Command::new("/bin/sh").args(["-c", &script]).output().unwrap();
+            prop_assert_eq!(output.stdout, text.as_bytes());
+        }
+
+        #[test]
+        fn no_output_confuses_the_reader(line in ".*") {
+            let _ = Line::parse(&line);
+        }
+    }
+
+    #[test]
+    fn lines_for_the_driver_are_told_from_the_rest() {
+        assert_eq!(Line::parse("@kdiy did wrote /a b"), Line::Did("wrote /a b"));
+        assert_eq!(Line::parse("@kdiy fail x"), Line::Fail("x"));
+        assert_eq!(Line::parse("did x"), Line::Other("did x"));
+    }
+
+    #[test]
+    fn the_library_is_a_valid_script() {
+        let status =
+            std::process::Command::new("/bin/sh").args(["-n", "-c", LIBRARY]).status().unwrap();
+        assert!(status.success());
+    }
+}

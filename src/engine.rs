@@ -1,0 +1,261 @@
+//! Runs a plan: as much at the same time as the graph and the limits allow, and no more once
+//! something has failed or the user has had enough. Does not know what a task means.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::event::{Event, Events, Outcome, TaskId, TaskKind};
+use crate::failure::{Failure, Kind, Result};
+use crate::plan::{Plan, Task};
+
+/// Attempts at a task whose failures are transient.
+const ATTEMPTS: u32 = 4;
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+
+/// What a task did. No changes means that everything was as it should be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Done {
+    pub changes: Vec<String>,
+}
+
+/// How a task failed.
+#[derive(Debug)]
+pub enum Failed {
+    /// The same task may go through when it is tried again.
+    Transient(Failure),
+    Final(Failure),
+}
+
+impl From<Failure> for Failed {
+    fn from(failure: Failure) -> Self {
+        Self::Final(failure)
+    }
+}
+
+/// Carries out one task.
+#[async_trait]
+pub trait Work: Send + Sync + 'static {
+    async fn perform(&self, task: &Task) -> Result<Done, Failed>;
+}
+
+/// How a run went.
+#[derive(Debug, Default)]
+pub struct Report {
+    pub changed: u32,
+    pub outcomes: BTreeMap<TaskId, Outcome>,
+    /// The first failure, which is what the user is told.
+    pub failure: Option<Failure>,
+    pub elapsed: Duration,
+}
+
+/// Runs the plan to its end, or until a task fails. Tasks that are under way when another fails,
+/// or when `stop` is cancelled, are finished; no new ones are started.
+pub async fn run(
+    plan: &Plan,
+    work: Arc<dyn Work>,
+    parallel: usize,
+    events: &Events,
+    stop: &CancellationToken,
+) -> Report {
+    let began = Instant::now();
+    events.send(Event::Planned { tasks: plan.infos() });
+    let limit = Arc::new(Semaphore::new(parallel.max(1)));
+    let mut report = Report::default();
+    let mut waiting: Vec<&Task> = plan.tasks.iter().collect();
+    let mut done = BTreeSet::new();
+    let mut running = JoinSet::new();
+    loop {
+        if report.failure.is_none() && !stop.is_cancelled() {
+            let (ready, blocked): (Vec<&Task>, Vec<&Task>) =
+                waiting.into_iter().partition(|task| task.needs.is_subset(&done));
+            waiting = blocked;
+            for task in ready {
+                running.spawn(attempt(task.clone(), work.clone(), limit.clone(), events.clone()));
+            }
+        }
+        let Some(finished) = running.join_next().await else { break };
+        match finished {
+            Ok((id, Ok(finished))) => {
+                let outcome =
+                    if finished.changes.is_empty() { Outcome::Unchanged } else { Outcome::Changed };
+                report.changed += u32::from(outcome == Outcome::Changed);
+                report.outcomes.insert(id.clone(), outcome);
+                done.insert(id);
+            }
+            Ok((id, Err(failure))) => {
+                report.outcomes.insert(id, Outcome::Failed);
+                report.failure.get_or_insert(failure);
+            }
+            Err(panic) => {
+                report.failure.get_or_insert(
+                    Failure::bug("a task ended in an unexpected way").because(panic),
+                );
+            }
+        }
+    }
+    for task in &waiting {
+        report.outcomes.insert(task.id.clone(), Outcome::Skipped);
+    }
+    if stop.is_cancelled() && report.failure.is_none() && !waiting.is_empty() {
+        report.failure = Some(interrupted());
+    }
+    report.elapsed = began.elapsed();
+    events.send(Event::RunFinished {
+        outcome: match (&report.failure, report.changed) {
+            (Some(_), _) => Outcome::Failed,
+            (None, 0) => Outcome::Unchanged,
+            (None, _) => Outcome::Changed,
+        },
+        changed: report.changed,
+        elapsed_ms: milliseconds(report.elapsed),
+    });
+    report
+}
+
+fn interrupted() -> Failure {
+    Failure::new(Kind::Interrupted, "stopped, as you asked; what was under way is finished")
+        .hint("the same command goes on from here; `kdiy destroy` takes everything away")
+}
+
+async fn attempt(
+    task: Task,
+    work: Arc<dyn Work>,
+    limit: Arc<Semaphore>,
+    events: Events,
+) -> (TaskId, Result<Done>) {
+    // Gates and waits for machines mostly sleep; they would only hold up what works.
+    let _slot = match task.kind {
+        TaskKind::Apply => limit.acquire().await.ok(),
+        _ => None,
+    };
+    let began = Instant::now();
+    let mut pause = FIRST_PAUSE;
+    for number in 1.. {
+        events.send(Event::TaskStarted { task: task.id.clone(), attempt: number });
+        let finished = |outcome, changes: &[String]| {
+            events.send(Event::TaskFinished {
+                task: task.id.clone(),
+                attempt: number,
+                outcome,
+                changes: changes.to_vec(),
+                elapsed_ms: milliseconds(began.elapsed()),
+            });
+        };
+        match work.perform(&task).await {
+            Ok(done) => {
+                let unchanged = done.changes.is_empty();
+                finished(
+                    if unchanged { Outcome::Unchanged } else { Outcome::Changed },
+                    &done.changes,
+                );
+                return (task.id, Ok(done));
+            }
+            Err(Failed::Transient(failure)) if number < ATTEMPTS => {
+                events.warn(format!("{failure}; trying again ({} of {ATTEMPTS})", number + 1));
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            }
+            Err(Failed::Transient(failure) | Failed::Final(failure)) => {
+                finished(Outcome::Failed, &[]);
+                return (task.id, Err(failure));
+            }
+        }
+    }
+    unreachable!("the loop above ends by returning")
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Notes the order of tasks; fails those whose id begins with `bad`, for good or `flaky`
+    /// ones the first time.
+    #[derive(Default)]
+    struct Notes {
+        order: Mutex<Vec<String>>,
+    }
+
+    #[async_trait]
+    impl Work for Notes {
+        async fn perform(&self, task: &Task) -> Result<Done, Failed> {
+            let mut order = self.order.lock().unwrap();
+            let seen = order.contains(&task.id);
+            order.push(task.id.clone());
+            if task.id.starts_with("bad") {
+                return Err(Failure::input("bad").into());
+            }
+            if task.id.starts_with("flaky") && !seen {
+                return Err(Failed::Transient(Failure::host("flaky")));
+            }
+            Ok(Done { changes: vec!["x".into()] })
+        }
+    }
+
+    fn plan(tasks: &[(&str, &[&str])]) -> Plan {
+        let task = |(id, needs): &(&str, &[&str])| Task {
+            id: (*id).into(),
+            kind: TaskKind::Apply,
+            title: String::new(),
+            step: (*id).into(),
+            machine: None,
+            needs: needs.iter().map(|need| (*need).to_owned()).collect(),
+        };
+        Plan { tasks: tasks.iter().map(task).collect() }
+    }
+
+    async fn outcome(plan: &Plan, stop: &CancellationToken) -> (Report, Vec<String>) {
+        let notes = Arc::new(Notes::default());
+        let (events, _reader) = Events::channel();
+        let report = run(plan, notes.clone(), 2, &events, stop).await;
+        let order = notes.order.lock().unwrap().clone();
+        (report, order)
+    }
+
+    #[tokio::test]
+    async fn a_task_runs_after_what_it_needs() {
+        let (report, order) =
+            outcome(&plan(&[("c", &["a", "b"]), ("a", &[]), ("b", &["a"])]), &Default::default())
+                .await;
+        assert_eq!(order, ["a", "b", "c"]);
+        assert_eq!(report.changed, 3);
+        assert!(report.failure.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_failure_keeps_what_needs_it_from_starting() {
+        let (report, order) =
+            outcome(&plan(&[("bad", &[]), ("next", &["bad"])]), &Default::default()).await;
+        assert_eq!(order, ["bad"]);
+        assert_eq!(report.outcomes["next"], Outcome::Skipped);
+        assert!(report.failure.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_transient_failure_is_tried_again() {
+        let (report, order) =
+            outcome(&plan(&[("flaky", &[]), ("next", &["flaky"])]), &Default::default()).await;
+        assert_eq!(order, ["flaky", "flaky", "next"]);
+        assert!(report.failure.is_none());
+    }
+
+    #[tokio::test]
+    async fn nothing_starts_after_a_stop() {
+        let stop = CancellationToken::new();
+        stop.cancel();
+        let (report, order) = outcome(&plan(&[("a", &[])]), &stop).await;
+        assert!(order.is_empty());
+        assert_eq!(report.failure.unwrap().exit_code(), 130);
+    }
+}

@@ -1,0 +1,130 @@
+//! The machines of a run as kdiy holds on to them: connections, facts, what was observed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Mutex, RwLock};
+
+use crate::bundle::Bundle;
+use crate::bundle::observe::Observed;
+use crate::facts::Facts;
+use crate::failure::{Failure, Result};
+use crate::transport::ssh::Ssh;
+use crate::transport::target::SshTarget;
+use crate::transport::{Transport, TransportError};
+
+/// One attempt to connect; machines that boot answer or refuse much faster.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between attempts while a machine boots.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// A machine that has answered.
+pub struct Reached {
+    pub facts: Facts,
+    /// Every step's bundle for this machine, by step.
+    pub bundles: BTreeMap<String, Bundle>,
+    pub observed: Observed,
+    /// Paths that this run has changed on the machine.
+    pub changed: Mutex<BTreeSet<String>>,
+}
+
+#[derive(Default)]
+pub struct Fleet {
+    control_directory: PathBuf,
+    transports: RwLock<BTreeMap<String, Arc<dyn Transport>>>,
+    reached: RwLock<BTreeMap<String, Arc<Reached>>>,
+}
+
+impl Fleet {
+    /// `control_directory` must be short: sockets go there.
+    pub fn new(control_directory: PathBuf) -> Self {
+        Self { control_directory, ..Self::default() }
+    }
+
+    /// Connects, trying again until the deadline while the machine is not there yet. A machine
+    /// that refuses us is a failure at once.
+    pub async fn connect(
+        &self,
+        target: &SshTarget,
+        deadline: Duration,
+    ) -> Result<Arc<dyn Transport>> {
+        let began = Instant::now();
+        loop {
+            match Ssh::connect(target, &self.control_directory, CONNECT_TIMEOUT).await {
+                Ok(ssh) => {
+                    let transport: Arc<dyn Transport> = Arc::new(ssh);
+                    self.transports.write().await.insert(target.machine.clone(), transport.clone());
+                    return Ok(transport);
+                }
+                Err(error) if error.is_transient() && began.elapsed() < deadline => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(error) => return Err(unreachable(target, error)),
+            }
+        }
+    }
+
+    pub async fn transport(&self, machine: &str) -> Result<Arc<dyn Transport>> {
+        self.transports
+            .read()
+            .await
+            .get(machine)
+            .cloned()
+            .ok_or_else(|| Failure::bug("no connection was made").on(machine))
+    }
+
+    pub async fn transports(&self) -> BTreeMap<String, Arc<dyn Transport>> {
+        self.transports.read().await.clone()
+    }
+
+    pub async fn record(&self, machine: &str, reached: Reached) {
+        self.reached.write().await.insert(machine.to_owned(), Arc::new(reached));
+    }
+
+    pub async fn reached(&self, machine: &str) -> Result<Arc<Reached>> {
+        self.reached
+            .read()
+            .await
+            .get(machine)
+            .cloned()
+            .ok_or_else(|| Failure::bug("the machine was not looked at").on(machine))
+    }
+
+    pub async fn close(&self) {
+        let transports = std::mem::take(&mut *self.transports.write().await);
+        futures::future::join_all(transports.values().map(|transport| transport.close())).await;
+    }
+}
+
+fn unreachable(target: &SshTarget, error: TransportError) -> Failure {
+    let user = target.user.as_deref().map(|user| format!("{user}@")).unwrap_or_default();
+    let failure = Failure::host(format!("cannot connect to {user}{} over SSH", target.host))
+        .on(&target.machine);
+    match &error {
+        TransportError::Refused { reason, .. } if reason.contains("IDENTIFICATION") => failure
+            .because(&error)
+            .hint("its host key is not the one it had: make sure that this is the machine you mean")
+            .hint(format!(
+                "if it was reinstalled: ssh-keygen -R {} -f {}",
+                target.host,
+                target.known_hosts.display()
+            )),
+        TransportError::Refused { .. } => failure
+            .because(&error)
+            .hint("check the user and the key; kdiy never asks for a password"),
+        _ => failure.because(&error).hint(format!("is it up? try: ping {}", target.host)),
+    }
+}
+
+/// A step's failure from a lost connection or a deadline, with what to tell the user.
+pub fn transport_failure(step: &str, error: &TransportError) -> Failure {
+    let machine = match error {
+        TransportError::Lost { machine, .. }
+        | TransportError::Refused { machine, .. }
+        | TransportError::Timeout { machine, .. } => machine.clone(),
+        TransportError::Input { .. } => String::new(),
+    };
+    Failure::host("the connection to the machine failed").on(machine).in_step(step).because(error)
+}

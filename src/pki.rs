@@ -1,0 +1,466 @@
+//! Certificates, keys and the other secrets of a cluster. They are made on this computer, kept
+//! in the cluster's directory (0600), and made anew only when they have to be, so that what is
+//! rendered from them stays the same from run to run.
+
+pub mod identity;
+pub mod issue;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use rand::RngExt as _;
+use rcgen::KeyPair;
+use serde::{Deserialize, Serialize};
+
+use crate::bundle::Secrets;
+use crate::config::ClusterConfig;
+use crate::failure::{Failure, Result};
+use crate::state::atomic;
+use crate::topology::{Machine, Topology};
+use crate::world::BootstrapToken;
+use identity::{Authority, IDENTITIES, Identity, Names};
+use issue::{Pair, Wanted};
+
+/// Secrets that are not certificates: `secrets.json`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Loose {
+    /// Key of the secretbox provider, 32 bytes in base64.
+    encryption_key: String,
+    vrrp_password: String,
+    /// `(id, secret)` by machine.
+    bootstrap_tokens: BTreeMap<String, (String, String)>,
+}
+
+#[derive(Debug)]
+pub struct Pki {
+    authorities: BTreeMap<Authority, Pair>,
+    /// By identity, and machine where each has its own.
+    leaves: BTreeMap<(&'static str, Option<String>), Pair>,
+    service_account: KeyPair,
+    loose: Loose,
+}
+
+/// One line of the expiry table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Expiry {
+    pub identity: String,
+    pub machine: Option<String>,
+    /// Seconds of Unix time.
+    pub not_after: i64,
+}
+
+impl Pki {
+    /// Reads what is there, makes what is missing, and makes anew what no longer fits the
+    /// topology or is about to expire. An authority is never made anew.
+    pub fn open_or_create(
+        directory: &Path,
+        topology: &Topology,
+        config: &ClusterConfig,
+    ) -> Result<Self> {
+        let store = Store { directory: directory.to_owned() };
+        atomic::private_directory(directory)?;
+        let mut authorities = BTreeMap::new();
+        for authority in Authority::ALL {
+            let file = format!("{}-ca", authority.as_str());
+            let pair = match store.pair(&file)? {
+                Some(pair) => pair,
+                None => {
+                    let name = format!("{}-{}-ca", topology.cluster, authority.as_str());
+                    let pair = issue::authority(&name).map_err(|e| unmakeable(&file, e))?;
+                    store.write_pair(&file, &pair)?;
+                    pair
+                }
+            };
+            authorities.insert(authority, pair);
+        }
+        let mut leaves = BTreeMap::new();
+        for identity in IDENTITIES {
+            let owners: Vec<Option<&Machine>> = if identity.per_machine {
+                topology.machines.iter().map(Some).collect()
+            } else {
+                vec![None]
+            };
+            for machine in owners {
+                let wanted = wanted(identity, machine, topology, config);
+                let pair = store.leaf(&wanted, machine, &authorities[&identity.authority])?;
+                leaves.insert((identity.name, machine.map(|m| m.name.clone())), pair);
+            }
+        }
+        Ok(Self {
+            authorities,
+            leaves,
+            service_account: store.service_account()?,
+            loose: store.loose(topology)?,
+        })
+    }
+
+    pub fn authority_pair(&self, authority: Authority) -> &Pair {
+        &self.authorities[&authority]
+    }
+
+    /// The pair of an identity, for one machine where each has its own.
+    pub fn pair(&self, name: &str, machine: Option<&Machine>) -> Result<&Pair> {
+        let identity = identity::identity(name).ok_or_else(|| {
+            let known: Vec<&str> = IDENTITIES.iter().map(|identity| identity.name).collect();
+            Failure::input(format!("there is no identity `{name}`"))
+                .hint(format!("known are {}", known.join(", ")))
+        })?;
+        let owner = machine.filter(|_| identity.per_machine).map(|machine| machine.name.clone());
+        self.leaves
+            .get(&(identity.name, owner))
+            .ok_or_else(|| Failure::bug(format!("no certificate for {name}")))
+    }
+
+    pub fn bootstrap_tokens(&self) -> Vec<BootstrapToken> {
+        self.loose
+            .bootstrap_tokens
+            .iter()
+            .map(|(machine, (id, secret))| BootstrapToken {
+                machine: machine.clone(),
+                id: id.clone(),
+                secret: secret.clone(),
+            })
+            .collect()
+    }
+
+    pub fn vrrp_password(&self) -> &str {
+        &self.loose.vrrp_password
+    }
+
+    /// Every leaf and authority with its end.
+    pub fn expiries(&self) -> Vec<Expiry> {
+        let of_authorities = self
+            .authorities
+            .iter()
+            .map(|(authority, pair)| (format!("{}-ca", authority.as_str()), None, pair));
+        let of_leaves = self
+            .leaves
+            .iter()
+            .map(|((name, machine), pair)| ((*name).to_owned(), machine.clone(), pair));
+        of_authorities
+            .chain(of_leaves)
+            .filter_map(|(identity, machine, pair)| {
+                Some(Expiry { identity, machine, not_after: issue::expiry(&pair.certificate)? })
+            })
+            .collect()
+    }
+
+    /// A kubeconfig with everything in it.
+    pub fn kubeconfig_for(
+        &self,
+        cluster: &str,
+        server: &str,
+        user: &str,
+        machine: Option<&Machine>,
+    ) -> Result<String> {
+        let pair = self.pair(user, machine)?;
+        let credentials = serde_json::json!({
+            "client-certificate-data": BASE64.encode(&pair.certificate),
+            "client-key-data": BASE64.encode(&pair.key),
+        });
+        self.kubeconfig_text(cluster, server, user, credentials)
+    }
+
+    fn kubeconfig_text(
+        &self,
+        cluster: &str,
+        server: &str,
+        user: &str,
+        credentials: serde_json::Value,
+    ) -> Result<String> {
+        let ca = &self.authorities[&Authority::Kubernetes].certificate;
+        let context = format!("{user}@{cluster}");
+        let document = serde_json::json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{
+                "name": cluster,
+                "cluster": {"server": server, "certificate-authority-data": BASE64.encode(ca)},
+            }],
+            "users": [{"name": context, "user": credentials}],
+            "contexts": [{"name": context, "context": {"cluster": cluster, "user": context}}],
+            "current-context": context,
+        });
+        serde_saphyr::to_string(&document)
+            .map_err(|error| Failure::bug("a kubeconfig").because(error))
+    }
+
+    fn encryption_config(&self) -> String {
+        format!(
+            "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources:\n\
+             - resources: [secrets]\n  providers:\n  - secretbox:\n      keys:\n      \
+             - name: key1\n        secret: {}\n  - identity: {{}}\n",
+            self.loose.encryption_key
+        )
+    }
+}
+
+impl Secrets for Pki {
+    fn certificate(&self, identity: &str, machine: &Machine) -> Result<String> {
+        Ok(self.pair(identity, Some(machine))?.certificate.clone())
+    }
+
+    fn key(&self, identity: &str, machine: &Machine) -> Result<String> {
+        Ok(self.pair(identity, Some(machine))?.key.clone())
+    }
+
+    fn kubeconfig(&self, identity: &str, machine: &Machine, server: &str) -> Result<String> {
+        if identity != "kubelet-bootstrap" {
+            return self.kubeconfig_for("cluster", server, identity, Some(machine));
+        }
+        let (id, secret) = self
+            .loose
+            .bootstrap_tokens
+            .get(&machine.name)
+            .ok_or_else(|| Failure::bug("no bootstrap token").on(&machine.name))?;
+        let credentials = serde_json::json!({"token": format!("{id}.{secret}")});
+        self.kubeconfig_text("cluster", server, identity, credentials)
+    }
+
+    fn authority(&self, name: &str) -> Result<String> {
+        let of = |authority: Authority| &self.authorities[&authority];
+        let text = match name {
+            "kubernetes.crt" => &of(Authority::Kubernetes).certificate,
+            "kubernetes.key" => &of(Authority::Kubernetes).key,
+            "etcd.crt" => &of(Authority::Etcd).certificate,
+            "etcd.key" => &of(Authority::Etcd).key,
+            "front-proxy.crt" => &of(Authority::FrontProxy).certificate,
+            "front-proxy.key" => &of(Authority::FrontProxy).key,
+            "service-account.key" => return Ok(self.service_account.serialize_pem()),
+            "service-account.pub" => return Ok(self.service_account.public_key_pem()),
+            "encryption-config" => return Ok(self.encryption_config()),
+            _ => return Err(Failure::input(format!("there is no authority file `{name}`"))),
+        };
+        Ok(text.clone())
+    }
+}
+
+fn wanted<'a>(
+    identity: &'a Identity,
+    machine: Option<&Machine>,
+    topology: &Topology,
+    config: &ClusterConfig,
+) -> Wanted<'a> {
+    let mut dns = Vec::new();
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    if identity.names != Names::None {
+        dns.extend(machine.map(|machine| machine.name.clone()));
+        dns.push("localhost".into());
+        addresses.extend(machine.map(|machine| IpAddr::from(machine.address)));
+        addresses.push(IpAddr::from([127, 0, 0, 1]));
+    }
+    if identity.names == Names::ApiServer {
+        let service = "kubernetes.default.svc";
+        dns.extend(["kubernetes".into(), "kubernetes.default".into(), service.into()]);
+        dns.push(format!("{service}.{}", config.network.dns_domain));
+        addresses.push(topology.api_service.into());
+        addresses.extend(topology.vip.map(IpAddr::from));
+        match topology.endpoint.host.parse::<IpAddr>() {
+            Ok(address) if !addresses.contains(&address) => addresses.push(address),
+            Ok(_) => {}
+            Err(_) => dns.push(topology.endpoint.host.clone()),
+        }
+    }
+    Wanted { identity, common_name: identity.subject(machine), dns, addresses }
+}
+
+/// The files of a [`Pki`].
+struct Store {
+    directory: PathBuf,
+}
+
+impl Store {
+    fn path(&self, file: &str) -> PathBuf {
+        self.directory.join(file)
+    }
+
+    fn read(&self, file: &str) -> Result<Option<String>> {
+        let path = self.path(file);
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => {
+                Err(Failure::host(format!("cannot read {}", path.display())).because(error))
+            }
+        }
+    }
+
+    fn write(&self, file: &str, text: &str) -> Result<()> {
+        atomic::write(&self.path(file), text.as_bytes(), 0o600)
+    }
+
+    /// The key is written first, so a certificate always has one.
+    fn write_pair(&self, file: &str, pair: &Pair) -> Result<()> {
+        self.write(&format!("{file}.key"), &pair.key)?;
+        self.write(&format!("{file}.crt"), &pair.certificate)
+    }
+
+    fn pair(&self, file: &str) -> Result<Option<Pair>> {
+        let certificate = self.read(&format!("{file}.crt"))?;
+        let key = self.read(&format!("{file}.key"))?;
+        Ok(certificate.zip(key).map(|(certificate, key)| Pair { certificate, key }))
+    }
+
+    fn leaf(
+        &self,
+        wanted: &Wanted<'_>,
+        machine: Option<&Machine>,
+        authority: &Pair,
+    ) -> Result<Pair> {
+        let file = match machine {
+            Some(machine) => format!("{}@{}", wanted.identity.name, machine.name),
+            None => wanted.identity.name.to_owned(),
+        };
+        if let Some(pair) = self.pair(&file)?
+            && issue::still_good(&pair, wanted, authority)
+        {
+            return Ok(pair);
+        }
+        let pair = issue::leaf(wanted, authority).map_err(|error| unmakeable(&file, error))?;
+        self.write_pair(&file, &pair)?;
+        Ok(pair)
+    }
+
+    fn service_account(&self) -> Result<KeyPair> {
+        let file = "service-account.key";
+        if let Some(text) = self.read(file)? {
+            return KeyPair::from_pem(&text).map_err(|error| {
+                Failure::host(format!("{} is no private key", self.path(file).display()))
+                    .because(error)
+            });
+        }
+        let key = KeyPair::generate().map_err(|error| unmakeable(file, error))?;
+        self.write(file, &key.serialize_pem())?;
+        Ok(key)
+    }
+
+    fn loose(&self, topology: &Topology) -> Result<Loose> {
+        let file = "secrets.json";
+        let mut loose: Loose = match self.read(file)? {
+            Some(text) => serde_json::from_str(&text).map_err(|error| {
+                Failure::host(format!("{} is damaged", self.path(file).display())).because(error)
+            })?,
+            None => Loose {
+                encryption_key: BASE64.encode(rand::random::<[u8; 32]>()),
+                // VRRP's simple authentication takes eight characters (keepalived.conf(5)).
+                vrrp_password: word(8),
+                bootstrap_tokens: BTreeMap::new(),
+            },
+        };
+        let before = loose.bootstrap_tokens.len();
+        for machine in &topology.machines {
+            loose
+                .bootstrap_tokens
+                .entry(machine.name.clone())
+                .or_insert_with(|| (word(6), word(16)));
+        }
+        if loose.bootstrap_tokens.len() != before {
+            atomic::write_json(&self.path(file), &loose)?;
+        }
+        Ok(loose)
+    }
+}
+
+/// Random lower-case letters and digits, as bootstrap tokens are made of.
+fn word(length: usize) -> String {
+    const LETTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
+    let mut random = rand::rng();
+    (0..length).map(|_| char::from(LETTERS[random.random_range(0..LETTERS.len())])).collect()
+}
+
+fn unmakeable(file: &str, error: rcgen::Error) -> Failure {
+    Failure::bug(format!("cannot make the certificate {file}")).because(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn open(directory: &Path, config: &ClusterConfig) -> (Pki, Topology) {
+        let topology = Topology::build(config, "192.168.56.0/24".parse().unwrap()).unwrap();
+        (Pki::open_or_create(directory, &topology, config).unwrap(), topology)
+    }
+
+    fn openssl(arguments: &[&str]) -> std::process::Output {
+        std::process::Command::new("openssl").args(arguments).output().unwrap()
+    }
+
+    #[test]
+    fn openssl_accepts_every_chain_and_every_file_is_private() {
+        let directory = tempfile::tempdir().unwrap();
+        open(directory.path(), &ClusterConfig::default());
+        for identity in IDENTITIES {
+            let owner = if identity.per_machine { "@kdiy-master-2" } else { "" };
+            let leaf = directory.path().join(format!("{}{owner}.crt", identity.name));
+            let ca = directory.path().join(format!("{}-ca.crt", identity.authority.as_str()));
+            let output =
+                openssl(&["verify", "-CAfile", ca.to_str().unwrap(), leaf.to_str().unwrap()]);
+            assert!(output.status.success(), "{}: {output:?}", identity.name);
+        }
+        for entry in fs::read_dir(directory.path()).unwrap().flatten() {
+            let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
+            assert_eq!(mode, 0o600, "{}", entry.path().display());
+        }
+    }
+
+    #[test]
+    fn the_same_directory_gives_the_same_secrets() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = ClusterConfig::default();
+        let (first, topology) = open(directory.path(), &config);
+        let (second, _) = open(directory.path(), &config);
+        let machine = &topology.machines[0];
+        assert_eq!(first.pair("apiserver", Some(machine)), second.pair("apiserver", Some(machine)));
+        assert_eq!(
+            first.authority("encryption-config").unwrap(),
+            second.authority("encryption-config").unwrap()
+        );
+        assert_eq!(first.bootstrap_tokens(), second.bootstrap_tokens());
+    }
+
+    #[test]
+    fn a_new_virtual_address_renews_only_what_names_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = ClusterConfig::default();
+        let (first, topology) = open(directory.path(), &config);
+        config.load_balancer.vip = Some("192.168.56.99".parse().unwrap());
+        let (second, _) = open(directory.path(), &config);
+        let machine = Some(&topology.machines[0]);
+        assert_ne!(first.pair("apiserver", machine), second.pair("apiserver", machine));
+        assert_eq!(first.pair("etcd-peer", machine), second.pair("etcd-peer", machine));
+        assert_eq!(
+            first.authority("kubernetes.crt").unwrap(),
+            second.authority("kubernetes.crt").unwrap()
+        );
+    }
+
+    #[test]
+    fn a_certificate_of_another_authority_is_not_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = ClusterConfig::default();
+        let (pki, topology) = open(directory.path(), &config);
+        let machine = Some(&topology.machines[0]);
+        let foreign = issue::authority("foreign").unwrap();
+        let identity = identity::identity("apiserver").unwrap();
+        let wanted = wanted(identity, machine, &topology, &config);
+        let pair = pki.pair("apiserver", machine).unwrap();
+        assert!(issue::still_good(pair, &wanted, pki.authority_pair(Authority::Kubernetes)));
+        assert!(!issue::still_good(pair, &wanted, &foreign));
+    }
+
+    #[test]
+    fn an_unknown_identity_lists_the_known_ones() {
+        let directory = tempfile::tempdir().unwrap();
+        let (pki, _) = open(directory.path(), &ClusterConfig::default());
+        let failure = pki.pair("apisever", None).unwrap_err().to_string();
+        assert!(failure.contains("apisever") && failure.contains("apiserver-etcd-client"));
+    }
+}

@@ -1,0 +1,205 @@
+//! Who there is: every identity that a certificate gives, as a table.
+
+use serde::Serialize;
+
+use crate::topology::Machine;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Authority {
+    Kubernetes,
+    Etcd,
+    FrontProxy,
+}
+
+impl Authority {
+    pub const ALL: [Self; 3] = [Self::Kubernetes, Self::Etcd, Self::FrontProxy];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Kubernetes => "kubernetes",
+            Self::Etcd => "etcd",
+            Self::FrontProxy => "front-proxy",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Usage {
+    Server,
+    Client,
+    /// etcd's own certificates: its members are each other's clients.
+    Both,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Names {
+    /// A client is known by its subject alone.
+    None,
+    /// The machine's name and address, `localhost` and 127.0.0.1.
+    Machine,
+    /// Those, and every name and address by which clients reach the api.
+    ApiServer,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Identity {
+    pub name: &'static str,
+    pub authority: Authority,
+    /// Subject CN. Empty: the machine's name.
+    pub common_name: &'static str,
+    /// Subject O, which Kubernetes takes for a group.
+    pub organization: Option<&'static str>,
+    pub usage: Usage,
+    pub names: Names,
+    /// Each machine has its own; otherwise there is one for the cluster.
+    pub per_machine: bool,
+    /// Who this is and what it may do, in a sentence.
+    pub what: &'static str,
+}
+
+const fn server(
+    name: &'static str,
+    authority: Authority,
+    names: Names,
+    what: &'static str,
+) -> Identity {
+    Identity {
+        name,
+        authority,
+        common_name: "",
+        organization: None,
+        usage: Usage::Server,
+        names,
+        per_machine: true,
+        what,
+    }
+}
+
+const fn client(
+    name: &'static str,
+    authority: Authority,
+    common_name: &'static str,
+    what: &'static str,
+) -> Identity {
+    Identity {
+        name,
+        authority,
+        common_name,
+        organization: None,
+        usage: Usage::Client,
+        names: Names::None,
+        per_machine: true,
+        what,
+    }
+}
+
+/// Subjects that begin with `system:` are the ones that Kubernetes binds roles to by default
+/// (Kubernetes docs, "Using RBAC Authorization", core component roles).
+pub const IDENTITIES: &[Identity] = &[
+    Identity {
+        usage: Usage::Both,
+        ..server("etcd-server", Authority::Etcd, Names::Machine, "an etcd member, to its clients")
+    },
+    Identity {
+        usage: Usage::Both,
+        ..server("etcd-peer", Authority::Etcd, Names::Machine, "an etcd member, to its peers")
+    },
+    client(
+        "etcd-client",
+        Authority::Etcd,
+        "kdiy-etcd-client",
+        "root on an etcd machine, for etcdctl",
+    ),
+    client(
+        "apiserver-etcd-client",
+        Authority::Etcd,
+        "kube-apiserver-etcd-client",
+        "a kube-apiserver, to etcd; nobody else in Kubernetes talks to etcd",
+    ),
+    server("apiserver", Authority::Kubernetes, Names::ApiServer, "a kube-apiserver, to everybody"),
+    client(
+        "apiserver-kubelet-client",
+        Authority::Kubernetes,
+        "kube-apiserver-kubelet-client",
+        "a kube-apiserver, to the kubelets: logs, exec, port-forward",
+    ),
+    client(
+        "controller-manager",
+        Authority::Kubernetes,
+        "system:kube-controller-manager",
+        "a kube-controller-manager, to its api-server",
+    ),
+    server(
+        "controller-manager-server",
+        Authority::Kubernetes,
+        Names::Machine,
+        "a kube-controller-manager, to those who ask for its health and metrics",
+    ),
+    client(
+        "scheduler",
+        Authority::Kubernetes,
+        "system:kube-scheduler",
+        "a kube-scheduler, to its api-server",
+    ),
+    server(
+        "scheduler-server",
+        Authority::Kubernetes,
+        Names::Machine,
+        "a kube-scheduler, to those who ask for its health and metrics",
+    ),
+    client(
+        "kube-proxy",
+        Authority::Kubernetes,
+        "system:kube-proxy",
+        "a kube-proxy, to the api: reads Services and their endpoints",
+    ),
+    client(
+        "flannel",
+        Authority::Kubernetes,
+        "kdiy-flannel",
+        "a flanneld, to the api: reads Nodes and writes its own annotations",
+    ),
+    Identity {
+        organization: Some("kdiy:cluster-admins"),
+        per_machine: false,
+        ..client(
+            "admin",
+            Authority::Kubernetes,
+            "kdiy-admin",
+            "you: cluster-admin through a binding that can be taken away",
+        )
+    },
+    Identity {
+        organization: Some("system:masters"),
+        per_machine: false,
+        ..client(
+            "bootstrap-admin",
+            Authority::Kubernetes,
+            "kdiy-bootstrap",
+            "kdiy itself, on this computer only: past all authorization, to make the first bindings",
+        )
+    },
+    client(
+        "front-proxy-client",
+        Authority::FrontProxy,
+        "front-proxy-client",
+        "a kube-apiserver, to aggregated api-servers, in the name of its own clients",
+    ),
+];
+
+pub fn identity(name: &str) -> Option<&'static Identity> {
+    IDENTITIES.iter().find(|identity| identity.name == name)
+}
+
+impl Identity {
+    pub fn subject(&self, machine: Option<&Machine>) -> String {
+        match machine {
+            Some(machine) if self.common_name.is_empty() => machine.name.clone(),
+            _ => self.common_name.to_owned(),
+        }
+    }
+}

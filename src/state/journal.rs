@@ -1,0 +1,113 @@
+//! The events of every run, one JSON document a line, one file a run.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::event::{Event, Outcome, Stamped, TaskId};
+use crate::failure::{Failure, Result};
+
+/// Runs that are kept; older ones are removed when a new one begins.
+const KEPT_RUNS: usize = 50;
+
+pub struct Journal {
+    file: File,
+    pub path: PathBuf,
+}
+
+impl Journal {
+    pub fn begin(runs: &Path, command: &str) -> Result<Self> {
+        forget_old(runs);
+        let now = Timestamp::now().strftime("%Y%m%dT%H%M%S%.3fZ");
+        let path = runs.join(format!("{now}-{command}.jsonl"));
+        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(
+            |error| Failure::host(format!("cannot write {}", path.display())).because(error),
+        )?;
+        Ok(Self { file, path })
+    }
+
+    /// Progress ticks and machines' output are for the eyes and the logs, not for the record.
+    pub fn append(&mut self, stamped: &Stamped) -> std::io::Result<()> {
+        if matches!(stamped.event, Event::TaskProgress { .. } | Event::Output { .. }) {
+            return Ok(());
+        }
+        let mut line = serde_json::to_vec(stamped)?;
+        line.push(b'\n');
+        self.file.write_all(&line)
+    }
+}
+
+/// The events of a run. A last line that was cut off is passed over.
+pub fn read(path: &Path) -> std::io::Result<Vec<Stamped>> {
+    let text = fs::read_to_string(path)?;
+    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
+/// How long each task took when it last changed something, for the estimate of what is left.
+pub fn learned_durations(runs: &Path) -> BTreeMap<TaskId, Duration> {
+    let mut learned = BTreeMap::new();
+    for path in files(runs) {
+        for stamped in read(&path).unwrap_or_default() {
+            if let Event::TaskFinished { task, outcome: Outcome::Changed, elapsed_ms, .. } =
+                stamped.event
+            {
+                learned.insert(task, Duration::from_millis(elapsed_ms));
+            }
+        }
+    }
+    learned
+}
+
+fn forget_old(runs: &Path) {
+    let files = files(runs);
+    for path in files.iter().take(files.len().saturating_sub(KEPT_RUNS - 1)) {
+        // What cannot be removed is one file too many, no more.
+        let _ = fs::remove_file(path);
+    }
+}
+
+/// Oldest first.
+fn files(runs: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(runs) else { return Vec::new() };
+    let mut paths: Vec<PathBuf> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "jsonl"))
+        .collect();
+    paths.sort();
+    paths
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finished(elapsed_ms: u64) -> Stamped {
+        Stamped {
+            at: Timestamp::now(),
+            event: Event::TaskFinished {
+                task: "etcd@m".into(),
+                attempt: 1,
+                outcome: Outcome::Changed,
+                changes: vec!["x".into()],
+                elapsed_ms,
+            },
+        }
+    }
+
+    #[test]
+    fn a_torn_last_line_loses_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut journal = Journal::begin(directory.path(), "up").unwrap();
+        journal.append(&finished(1200)).unwrap();
+        journal.file.write_all(b"{\"at\":\"20").unwrap();
+        assert_eq!(read(&journal.path).unwrap().len(), 1);
+        let learned = learned_durations(directory.path());
+        assert_eq!(learned["etcd@m"], Duration::from_millis(1200));
+    }
+}

@@ -1,0 +1,101 @@
+//! Everything kdiy created outside its own directory, so that `destroy` can take it away and
+//! prove that it is gone.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::atomic;
+use crate::failure::{Failure, Result};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum What {
+    Machine,
+    Network,
+    Image,
+    /// A context that was merged into the user's kubeconfig.
+    Kubeconfig,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Entry {
+    pub what: What,
+    /// As the provider knows it.
+    pub id: String,
+    pub provider: String,
+    pub since: Timestamp,
+}
+
+/// An entry is written before the thing is made, and removed once the thing is proven gone.
+#[derive(Debug)]
+pub struct Ledger {
+    path: PathBuf,
+    entries: Vec<Entry>,
+}
+
+impl Ledger {
+    pub fn open(directory: &Path) -> Result<Self> {
+        let path = directory.join("ledger.json");
+        let entries = match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
+                Failure::host(format!("{} is not what kdiy wrote there", path.display()))
+                    .because(error)
+            })?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => {
+                return Err(Failure::host(format!("cannot read {}", path.display())).because(error));
+            }
+        };
+        Ok(Self { path, entries })
+    }
+
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Enters things about to be made; those that are entered already stay as they are.
+    pub fn add(&mut self, provider: &str, what: What, ids: &[String]) -> Result<()> {
+        let before = self.entries.len();
+        for id in ids {
+            if !self.entries.iter().any(|entry| entry.what == what && entry.id == *id) {
+                self.entries.push(Entry {
+                    what,
+                    id: id.clone(),
+                    provider: provider.to_owned(),
+                    since: Timestamp::now(),
+                });
+            }
+        }
+        if self.entries.len() == before { Ok(()) } else { self.write() }
+    }
+
+    pub fn remove(&mut self, what: What, id: &str) -> Result<()> {
+        self.entries.retain(|entry| !(entry.what == what && entry.id == id));
+        self.write()
+    }
+
+    fn write(&self) -> Result<()> {
+        atomic::write_json(&self.path, &self.entries)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_survive_and_are_not_doubled() {
+        let directory = tempfile::tempdir().unwrap();
+        let ids = ["a".to_owned(), "b".to_owned()];
+        Ledger::open(directory.path()).unwrap().add("docker", What::Machine, &ids).unwrap();
+        let mut ledger = Ledger::open(directory.path()).unwrap();
+        ledger.add("docker", What::Machine, &ids).unwrap();
+        assert_eq!(ledger.entries().len(), 2);
+        ledger.remove(What::Machine, "a").unwrap();
+        assert_eq!(Ledger::open(directory.path()).unwrap().entries()[0].id, "b");
+    }
+}

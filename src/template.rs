@@ -1,0 +1,118 @@
+//! Handlebars, made strict: a variable that does not exist is an error, and nothing is escaped
+//! for HTML.
+
+use handlebars::{
+    Context, Handlebars, Helper, HelperResult, Output, RenderContext, RenderError,
+    RenderErrorReason, handlebars_helper, no_escape,
+};
+use serde_json::Value;
+
+use crate::config::Span;
+use crate::failure::{Failure, Result};
+
+pub struct Templates(Handlebars<'static>);
+
+handlebars_helper!(join: |list: Json, separator: str| joined(list, separator));
+handlebars_helper!(indent: |width: u64, text: str| indented(width, text));
+
+impl Templates {
+    pub fn new() -> Self {
+        let mut registry = Handlebars::new();
+        registry.set_strict_mode(true);
+        registry.register_escape_fn(no_escape);
+        registry.register_helper("join", Box::new(join));
+        registry.register_helper("indent", Box::new(indent));
+        registry.register_helper("times", Box::new(times));
+        Self(registry)
+    }
+
+    /// `name` is what the user can find: the file, or the field of a playbook.
+    pub fn render(&self, name: &str, text: &str, context: &Value) -> Result<String> {
+        self.0.render_template(text, context).map_err(|error| {
+            Failure::input(format!("the template {name} does not render")).because(error)
+        })
+    }
+}
+
+impl Default for Templates {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn joined(list: &Value, separator: &str) -> String {
+    let parts: Vec<String> = list
+        .as_array()
+        .map(|items| {
+            items
+                .iter()
+                .map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned))
+                .collect()
+        })
+        .unwrap_or_default();
+    parts.join(separator)
+}
+
+fn indented(width: u64, text: &str) -> String {
+    let pad = " ".repeat(usize::try_from(width).unwrap_or(0));
+    let lines: Vec<String> = text
+        .lines()
+        .map(|line| if line.is_empty() { String::new() } else { format!("{pad}{line}") })
+        .collect();
+    lines.join("\n")
+}
+
+/// `{{times "100ms" settings.slowMachines}}`: a duration, multiplied.
+fn times(
+    helper: &Helper<'_>,
+    _: &Handlebars<'_>,
+    _: &Context,
+    _: &mut RenderContext<'_, '_>,
+    out: &mut dyn Output,
+) -> HelperResult {
+    let usage = || {
+        RenderError::from(RenderErrorReason::Other(
+            "`times` takes a duration such as \"15s\" and a whole number".into(),
+        ))
+    };
+    let span: Span = helper
+        .param(0)
+        .and_then(|param| param.value().as_str())
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(usage)?;
+    let factor = helper
+        .param(1)
+        .and_then(|param| param.value().as_u64())
+        .and_then(|factor| u32::try_from(factor).ok())
+        .ok_or_else(usage)?;
+    out.write(&span.times(factor).to_string())?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn render(text: &str) -> Result<String> {
+        Templates::new().render("test", text, &json!({"list": ["a", "b"], "html": "<&>", "n": 3}))
+    }
+
+    #[test]
+    fn text_is_not_escaped_and_helpers_work() {
+        let text = "{{html}} {{join list \",\"}} {{times \"100ms\" n}} [{{indent 2 \"x\\ny\"}}]";
+        assert_eq!(render(text).unwrap(), "<&> a,b 300ms [  x\n  y]");
+    }
+
+    #[test]
+    fn a_missing_variable_names_the_template() {
+        let failure = render("{{lisst}}").unwrap_err().to_string();
+        assert!(failure.contains("template test") && failure.contains("lisst"), "{failure}");
+    }
+
+    #[test]
+    fn a_nonsense_duration_is_refused() {
+        assert!(render("{{times \"soon\" n}}").is_err());
+    }
+}

@@ -1,0 +1,90 @@
+//! This computer as a machine, with the rights of whoever runs kdiy.
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+
+use async_trait::async_trait;
+use tokio::process::Command;
+
+use super::{LineSink, Output, Script, Transport, TransportError, lines};
+
+pub struct Local {
+    name: String,
+}
+
+impl Local {
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into() }
+    }
+
+    fn lost(&self, source: std::io::Error) -> TransportError {
+        TransportError::Lost { machine: self.name.clone(), source: Box::new(source) }
+    }
+
+    async fn exchange(&self, script: Script, sink: LineSink<'_>) -> Result<Output, TransportError> {
+        let (arguments, input) = lines::Source::of(script).await?;
+        let mut child = Command::new("/bin/sh")
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| self.lost(error))?;
+        let ((), stdout, stderr) = tokio::join!(
+            lines::feed(child.stdin.take(), input),
+            lines::collect(child.stdout.take(), sink),
+            lines::collect(child.stderr.take(), sink),
+        );
+        let status = child.wait().await.map_err(|error| self.lost(error))?;
+        Ok(Output { status: status.code().unwrap_or(-1), stdout, stderr })
+    }
+}
+
+#[async_trait]
+impl Transport for Local {
+    fn machine(&self) -> &str {
+        &self.name
+    }
+
+    async fn run_with(&self, script: Script, sink: LineSink<'_>) -> Result<Output, TransportError> {
+        let after = script.timeout;
+        tokio::time::timeout(after, self.exchange(script, sink))
+            .await
+            .map_err(|_| TransportError::Timeout { machine: self.name.clone(), after })?
+    }
+
+    async fn forward(&self, target: SocketAddr) -> Result<SocketAddr, TransportError> {
+        Ok(target)
+    }
+
+    async fn close(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::transport::Input;
+
+    #[tokio::test]
+    async fn a_script_without_input_cannot_eat_itself() {
+        let output = Local::new("here").run(Script::new("cat\necho after")).await.unwrap();
+        assert_eq!((output.status, output.stdout.as_str()), (0, "after\n"));
+    }
+
+    #[tokio::test]
+    async fn input_reaches_the_script() {
+        let script = Script::new("cat; exit 3").with_input(Input::Bytes(b"hello".to_vec()));
+        let output = Local::new("here").run(script).await.unwrap();
+        assert_eq!((output.status, output.stdout.as_str()), (3, "hello"));
+    }
+
+    #[tokio::test]
+    async fn a_deadline_ends_a_script() {
+        let script = Script::new("sleep 30").timeout(Duration::from_millis(50));
+        let error = Local::new("here").run(script).await.unwrap_err();
+        assert!(error.is_transient(), "{error}");
+    }
+}

@@ -1,0 +1,150 @@
+//! What templates can see: the cluster, and the machine that is rendered for.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::config::{ClusterConfig, Cni, EtcdTopology, LoadBalancerMode};
+use crate::facts::Facts;
+use crate::failure::{Failure, Result};
+use crate::playbook::Condition;
+use crate::topology::{ETCD_CLIENT_PORT, ETCD_PEER_PORT, Group, Machine, Topology};
+
+/// Everything about a cluster that is known before a machine is touched.
+#[derive(Debug, Clone)]
+pub struct World {
+    pub config: ClusterConfig,
+    pub topology: Topology,
+    /// By artifact or image name.
+    pub versions: BTreeMap<String, String>,
+    /// Full references, by image name.
+    pub images: BTreeMap<String, String>,
+    /// Names of the images that the mirror carries.
+    pub mirrored_images: Vec<String>,
+    pub bootstrap_tokens: Vec<BootstrapToken>,
+    pub vrrp_password: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BootstrapToken {
+    pub machine: String,
+    /// Six characters; public.
+    pub id: String,
+    /// Sixteen characters.
+    pub secret: String,
+}
+
+impl World {
+    /// The context of templates that belong to a machine.
+    pub fn for_machine(&self, machine: &Machine, facts: &Facts) -> Result<Value> {
+        let mut context = self.shared()?;
+        let others: Vec<&Machine> = self
+            .topology
+            .group(Group::Nodes)
+            .into_iter()
+            .filter(|other| other.name != machine.name)
+            .collect();
+        context["machine"] = encode(machine)?;
+        context["others"] = encode(&others)?;
+        context["facts"] = encode(facts)?;
+        context["vrrp"] = self.vrrp(machine);
+        Ok(context)
+    }
+
+    /// The context of manifests, which belong to the cluster as a whole.
+    pub fn for_cluster(&self) -> Result<Value> {
+        let mut context = self.shared()?;
+        context["bootstrapTokens"] = encode(&self.bootstrap_tokens)?;
+        Ok(context)
+    }
+
+    fn shared(&self) -> Result<Value> {
+        let topology = &self.topology;
+        let network = &self.config.network;
+        Ok(json!({
+            "cluster": {
+                "name": topology.cluster,
+                "endpoint": {
+                    "host": topology.endpoint.host,
+                    "port": topology.endpoint.port,
+                    "url": topology.endpoint.url(),
+                },
+                "vip": topology.vip,
+                "apiService": topology.api_service,
+                "dnsService": topology.dns_service,
+                "dnsDomain": network.dns_domain,
+                "podNetwork": network.pods,
+                "serviceNetwork": network.services,
+                "machineNetwork": topology.machine_network,
+                "prefixLength": topology.machine_network.prefix_len(),
+            },
+            "machines": topology.machines,
+            "masters": topology.group(Group::Masters),
+            "workers": topology.group(Group::Workers),
+            "nodes": topology.group(Group::Nodes),
+            "etcd": topology.group(Group::Etcd),
+            "loadBalancers": topology.group(Group::LoadBalancers),
+            "etcdCluster": {
+                "initialCluster": self.etcd_list(|m| {
+                    format!("{}=https://{}:{ETCD_PEER_PORT}", m.name, m.address)
+                }),
+                "endpoints": self.etcd_list(|m| {
+                    format!("https://{}:{ETCD_CLIENT_PORT}", m.address)
+                }),
+            },
+            "versions": self.versions,
+            "images": self.images,
+            "settings": encode(&self.config)?,
+        }))
+    }
+
+    fn etcd_list(&self, each: impl Fn(&Machine) -> String) -> String {
+        let parts: Vec<String> = self.topology.group(Group::Etcd).into_iter().map(each).collect();
+        parts.join(",")
+    }
+
+    /// VRRP separates the clusters of one network by router id, and orders the machines of one
+    /// cluster by priority (RFC 5798, 1 to 254).
+    fn vrrp(&self, machine: &Machine) -> Value {
+        let router_id = self.topology.vip.map_or(1, |vip| vip.octets()[3].max(1));
+        let rank = self
+            .topology
+            .group(Group::LoadBalancers)
+            .iter()
+            .position(|other| other.name == machine.name)
+            .unwrap_or(0);
+        json!({
+            "routerId": router_id,
+            "priority": 150 - rank.min(100),
+            "password": self.vrrp_password,
+        })
+    }
+
+    pub fn holds(&self, condition: Condition) -> bool {
+        let config = &self.config;
+        let local_path = |addon: &String| addon == "local-path";
+        match condition {
+            Condition::Vip => self.topology.vip.is_some(),
+            Condition::EtcdStacked => config.etcd.topology == EtcdTopology::Stacked,
+            Condition::EtcdExternal => config.etcd.topology == EtcdTopology::External,
+            Condition::LbStacked => self.topology.load_balancer == LoadBalancerMode::Stacked,
+            Condition::LbDedicated => self.topology.load_balancer == LoadBalancerMode::Dedicated,
+            Condition::CniBridge => config.network.cni == Cni::Bridge,
+            Condition::CniFlannel => config.network.cni == Cni::Flannel,
+            Condition::CniAny => config.network.cni != Cni::None,
+            Condition::AddonLocalPath => config.addons.iter().any(local_path),
+            Condition::AddonManifests => !config.addons.iter().all(local_path),
+            Condition::MastersTainted => !config.control_plane.schedulable,
+            Condition::ImagesMirrored => !self.mirrored_images.is_empty(),
+        }
+    }
+
+    pub fn all_hold(&self, conditions: &[Condition]) -> bool {
+        conditions.iter().all(|condition| self.holds(*condition))
+    }
+}
+
+fn encode(value: &(impl Serialize + ?Sized)) -> Result<Value> {
+    serde_json::to_value(value).map_err(|error| Failure::bug("a template context").because(error))
+}
