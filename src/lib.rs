@@ -4,6 +4,7 @@
 //! graph of steps on machines; the [`engine`] runs the plan over a [`transport`]; each step ends
 //! in a [`gate`] that proves the cluster got healthier; everything that happened is an [`event`].
 
+pub mod artifacts;
 pub mod bundle;
 pub mod config;
 pub mod engine;
@@ -13,11 +14,13 @@ pub mod failure;
 pub mod fleet;
 pub mod gate;
 pub mod kube_api;
+pub mod machines;
 pub mod pki;
 pub mod plan;
 pub mod playbook;
 pub mod state;
 pub mod template;
+pub mod tls;
 pub mod topology;
 pub mod transport;
 pub mod world;

@@ -1,1 +1,132 @@
-fn main() {}
+//! `cargo lab`: everything that kdiy needs to be tried on one computer without the internet.
+
+mod docker;
+mod host;
+mod mirror;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use docker::Engine;
+use mirror::Mirror;
+
+/// The lab: real machines, a real cluster, no internet.
+#[derive(Parser)]
+#[command(bin_name = "cargo lab")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Lab,
+}
+
+#[derive(Subcommand)]
+enum Lab {
+    /// Install what the lab needs on this computer
+    Prepare,
+    /// Build the mirror of the release servers and print where it is
+    Mirror,
+    /// Build the image of the lab's machines and print its tag
+    Image,
+    /// Prepare everything, then run `kdiy up` with these arguments
+    Up {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Run kdiy in the lab's environment
+    Kdiy {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Destroy the default cluster and stop what the lab started
+    Down,
+}
+
+fn main() -> ExitCode {
+    match carry_out(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn carry_out(command: Lab) -> Result<()> {
+    let cache = host::cache()?;
+    match command {
+        Lab::Prepare => host::prepare(),
+        Lab::Mirror => {
+            host::prepare()?;
+            println!("{}", mirror::build(&cache)?.root.display());
+            Ok(())
+        }
+        Lab::Image => {
+            host::prepare()?;
+            println!("{}", Engine::ensure(&cache)?.image(&cache)?);
+            Ok(())
+        }
+        Lab::Up { arguments } => {
+            let lab = Ready::make(&cache)?;
+            host::show(lab.up().args(arguments))
+        }
+        Lab::Kdiy { arguments } => {
+            let engine = Engine::ensure(&cache)?;
+            let mut kdiy = Command::new(build_kdiy()?);
+            engine.set(&mut kdiy);
+            host::show(kdiy.args(arguments))
+        }
+        Lab::Down => {
+            let engine = Engine::ensure(&cache)?;
+            let mut kdiy = Command::new(build_kdiy()?);
+            engine.set(&mut kdiy);
+            host::show(kdiy.args(["destroy", "--yes"]))?;
+            docker::stop(&cache)
+        }
+    }
+}
+
+/// Everything `kdiy up` needs in the lab.
+struct Ready {
+    kdiy: PathBuf,
+    engine: Engine,
+    image: String,
+    mirror: Mirror,
+}
+
+impl Ready {
+    fn make(cache: &Path) -> Result<Self> {
+        host::prepare()?;
+        let kdiy = build_kdiy()?;
+        let engine = Engine::ensure(cache)?;
+        let image = engine.image(cache)?;
+        let mirror = mirror::build(cache)?;
+        Ok(Self { kdiy, engine, image, mirror })
+    }
+
+    fn up(&self) -> Command {
+        let mut up = Command::new(&self.kdiy);
+        self.engine.set(&mut up);
+        up.args(["up", "--provider", "docker", "--yes", "--image", &self.image])
+            .arg("--mirror")
+            .arg(&self.mirror.root)
+            .arg("--digests")
+            .arg(self.mirror.digests());
+        up
+    }
+}
+
+/// The release build of kdiy beside the lab's own program.
+fn build_kdiy() -> Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    host::show(Command::new(env!("CARGO")).current_dir(&root).args([
+        "build",
+        "--release",
+        "--quiet",
+        "--package",
+        "kdiy",
+    ]))?;
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    Ok(target.join("release/kdiy"))
+}

@@ -1,0 +1,27 @@
+//! Release files: which there are, where they come from, and having them here, checked.
+
+pub mod catalogue;
+pub mod digest;
+pub mod fetch;
+pub mod source;
+
+use std::path::PathBuf;
+
+pub use catalogue::Catalogue;
+pub use fetch::Store;
+pub use source::Source;
+
+/// A file that is to be on machines, ready on this computer with its digest checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Installable {
+    /// Name in the catalogue.
+    pub artifact: String,
+    /// Absolute path on the machine.
+    pub to: String,
+    pub local: PathBuf,
+    /// Of this very file, hex.
+    pub sha256: String,
+    pub bytes: u64,
+    /// Four octal digits.
+    pub mode: String,
+}

@@ -1,0 +1,400 @@
+//! Having release files on this computer: downloaded once, resumed where a download broke off,
+//! and never used before their digest was checked.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
+use flate2::read::GzDecoder;
+use futures::StreamExt;
+use reqwest::StatusCode;
+use reqwest::header::{CONTENT_RANGE, RANGE};
+use tokio::io::AsyncWriteExt;
+
+use super::Installable;
+use super::catalogue::Item;
+use super::digest::Digests;
+use super::source::{Location, Source};
+use crate::event::Events;
+use crate::failure::{Failure, Result};
+use crate::state::atomic;
+
+/// Without a byte for this long a download has stalled, and is resumed.
+const STALL: Duration = Duration::from_secs(30);
+const ATTEMPTS: usize = 5;
+/// How often a download says how far it is, in bytes.
+const TELL_EVERY: u64 = 2 * 1024 * 1024;
+
+pub struct Store {
+    cache: PathBuf,
+    source: Source,
+    digests: Digests,
+    /// Digests that an origin published when its file was first used, by URL.
+    pins: PathBuf,
+    client: reqwest::Client,
+}
+
+impl Store {
+    /// `cache` is shared by all clusters; `state` is the cluster's own.
+    pub fn open(cache: &Path, state: &Path, source: Source) -> Result<Self> {
+        atomic::private_directory(cache)?;
+        let client = reqwest::Client::builder()
+            .connect_timeout(Duration::from_secs(10))
+            .read_timeout(STALL)
+            .user_agent(concat!("kdiy/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| Failure::host("cannot make HTTPS requests").because(error))?;
+        Ok(Self {
+            cache: cache.to_owned(),
+            source,
+            digests: Digests::open(cache.join("digests.json")),
+            pins: state.join("artifacts.lock.json"),
+            client,
+        })
+    }
+
+    /// Every file that a local mirror lacks, so that all are reported before anything is done.
+    pub fn missing(&self, items: &[Item]) -> Vec<String> {
+        items
+            .iter()
+            .filter_map(|item| match self.source.locate(&item.url) {
+                Location::File(path) if !path.is_file() => Some(path.display().to_string()),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// The item's files, ready to be installed.
+    pub async fn ensure(
+        &self,
+        item: &Item,
+        events: &Events,
+        task: &str,
+    ) -> Result<Vec<Installable>> {
+        let location = self.source.locate(&item.url);
+        let expected = self.expected_digest(item).await?;
+        let file = self.have(&item.url, &location, &expected, events, task).await?;
+        let (item, cache) = (item.clone(), self.cache.clone());
+        let extracted = blocking(move || extract(&cache, &item, &file, &expected)).await??;
+        let mut installables = Vec::new();
+        for (local, to, mode) in extracted.files {
+            let sha256 = self.digest(&local).await?;
+            let bytes = fs::metadata(&local).map_err(|error| unreadable(&local, error))?.len();
+            let artifact = extracted.name.clone();
+            installables.push(Installable { artifact, to, local, sha256, bytes, mode });
+        }
+        Ok(installables)
+    }
+
+    /// An image file that the mirror carries.
+    pub async fn ensure_image(
+        &self,
+        name: &str,
+        file: &str,
+        events: &Events,
+        task: &str,
+    ) -> Result<Installable> {
+        let location = self.source.in_mirror(file).ok_or_else(|| {
+            Failure::bug(format!("the image {name} was to come from a mirror that is not there"))
+        })?;
+        let expected = self.source.replaced_digest(file)?.unwrap_or_default().to_owned();
+        let local = self.have(file, &location, &expected, events, task).await?;
+        let sha256 = self.digest(&local).await?;
+        let bytes = fs::metadata(&local).map_err(|error| unreadable(&local, error))?.len();
+        Ok(Installable {
+            artifact: name.to_owned(),
+            to: format!("/var/lib/kdiy/images/{name}.tar"),
+            local,
+            sha256,
+            bytes,
+            mode: "0644".into(),
+        })
+    }
+
+    async fn expected_digest(&self, item: &Item) -> Result<String> {
+        if let Some(digest) = self.source.replaced_digest(&item.url)? {
+            return Ok(digest.to_owned());
+        }
+        if let Some(pinned) = &item.pinned {
+            return Ok(pinned.clone());
+        }
+        if let Some(pinned) = self.pins()?.get(&item.url) {
+            return Ok(pinned.clone());
+        }
+        let url = item
+            .published
+            .as_deref()
+            .ok_or_else(|| Failure::bug(format!("no digest for {} {}", item.name, item.version)))?;
+        let text = self.text(&Location::Url(url.to_owned())).await?;
+        let digest = text
+            .split_whitespace()
+            .find(|word| word.len() == 64 && word.bytes().all(|b| b.is_ascii_hexdigit()))
+            .ok_or_else(|| Failure::host(format!("{url} holds no SHA-256 digest")))?
+            .to_ascii_lowercase();
+        let mut pins = self.pins()?;
+        pins.insert(item.url.clone(), digest.clone());
+        atomic::write_json(&self.pins, &pins)?;
+        Ok(digest)
+    }
+
+    fn pins(&self) -> Result<BTreeMap<String, String>> {
+        match fs::read(&self.pins) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
+                Failure::host(format!("{} is damaged", self.pins.display())).because(error)
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+            Err(error) => Err(unreadable(&self.pins, error)),
+        }
+    }
+
+    /// The file at `location`, with the digest that it must have; empty takes any, which only
+    /// images of a mirror without a list of digests are given.
+    async fn have(
+        &self,
+        name: &str,
+        location: &Location,
+        expected: &str,
+        events: &Events,
+        task: &str,
+    ) -> Result<PathBuf> {
+        let path = match location {
+            Location::File(path) if path.is_file() => path.clone(),
+            Location::File(path) => {
+                return Err(Failure::input(format!(
+                    "artifacts.mirror: it lacks {}",
+                    path.display()
+                ))
+                .hint("complete the mirror, or leave it out to fetch from the origin"));
+            }
+            Location::Url(url) => {
+                let path = self.cache.join("files").join(name.trim_start_matches("https://"));
+                if !path.is_file() || self.digest(&path).await? != expected {
+                    self.download(url, &path, events, task).await?;
+                }
+                path
+            }
+        };
+        let digest = self.digest(&path).await?;
+        if !expected.is_empty() && digest != expected {
+            if matches!(location, Location::Url(_)) {
+                // A bad file in the cache would fail every later run as well.
+                let _ = fs::remove_file(&path);
+            }
+            return Err(Failure::host(format!("{location} is not what was released"))
+                .cause(format!("expected sha256 {expected}, got {digest}"))
+                .hint("nothing of it was installed; try again, or look at who serves it")
+                .hint("for a mirror of files that you built yourself, give --digests"));
+        }
+        Ok(path)
+    }
+
+    async fn digest(&self, path: &Path) -> Result<String> {
+        // Known files cost a stat; only fresh ones are worth a thread.
+        let path = path.to_owned();
+        tokio::task::block_in_place(|| {
+            self.digests.of(&path).map_err(|error| unreadable(&path, error))
+        })
+    }
+
+    async fn text(&self, location: &Location) -> Result<String> {
+        match location {
+            Location::File(path) => {
+                fs::read_to_string(path).map_err(|error| unreadable(path, error))
+            }
+            Location::Url(url) => {
+                let get = || async {
+                    self.client.get(url).send().await?.error_for_status()?.text().await
+                };
+                get.retry(backoff()).when(is_transient).await.map_err(|error| unfetched(url, error))
+            }
+        }
+    }
+
+    async fn download(&self, url: &str, to: &Path, events: &Events, task: &str) -> Result<()> {
+        let directory = to.parent().unwrap_or(&self.cache);
+        atomic::private_directory(directory)?;
+        // One process one part: two kdiys on one cache do not write into each other's file.
+        let part = to.with_extension(format!("part-{}", std::process::id()));
+        let adopted = adopt_part(to, &part);
+        tracing::debug!(url, adopted, "download");
+        let attempt = || self.download_once(url, &part, events, task);
+        attempt
+            .retry(backoff())
+            .when(|error| matches!(error, DownloadError::Http(error) if is_transient(error)))
+            .await
+            .map_err(|error| match error {
+                DownloadError::Http(error) => unfetched(url, error),
+                DownloadError::File(error) => {
+                    Failure::host(format!("cannot write {}", part.display()))
+                        .because(error)
+                        .hint("is the disk full?")
+                }
+            })?;
+        fs::rename(&part, to)
+            .map_err(|error| Failure::host(format!("cannot write {}", to.display())).because(error))
+    }
+
+    async fn download_once(
+        &self,
+        url: &str,
+        part: &Path,
+        events: &Events,
+        task: &str,
+    ) -> Result<(), DownloadError> {
+        let mut file = tokio::fs::OpenOptions::new().create(true).append(true).open(part).await?;
+        let mut have = file.metadata().await?.len();
+        let mut request = self.client.get(url);
+        if have > 0 {
+            request = request.header(RANGE, format!("bytes={have}-"));
+        }
+        let response = request.send().await?;
+        if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
+            // All of it is here already, or it is not the same file any more; the digest tells.
+            return Ok(());
+        }
+        let response = response.error_for_status()?;
+        if have > 0 && response.headers().get(CONTENT_RANGE).is_none() {
+            file.set_len(0).await?;
+            have = 0;
+        }
+        let total = have + response.content_length().unwrap_or(0);
+        let mut told = 0;
+        let mut stream = response.bytes_stream();
+        while let Some(chunk) = stream.next().await {
+            let chunk = chunk?;
+            file.write_all(&chunk).await?;
+            have += chunk.len() as u64;
+            if have - told >= TELL_EVERY {
+                events.bytes(task, "downloading", have, total);
+                told = have;
+            }
+        }
+        file.sync_all().await?;
+        Ok(())
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum DownloadError {
+    #[error(transparent)]
+    Http(#[from] reqwest::Error),
+    #[error(transparent)]
+    File(#[from] io::Error),
+}
+
+/// Takes over what a process that is gone has downloaded of this file.
+fn adopt_part(to: &Path, part: &Path) -> bool {
+    let (Some(directory), Some(stem)) = (to.parent(), to.file_stem()) else { return false };
+    let prefix = format!("{}.part-", stem.to_string_lossy());
+    let Ok(entries) = fs::read_dir(directory) else { return false };
+    entries
+        .flatten()
+        .filter(|entry| {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            name.strip_prefix(&prefix)
+                .is_some_and(|process| !Path::new("/proc").join(process).exists())
+        })
+        .any(|entry| fs::rename(entry.path(), part).is_ok())
+}
+
+fn backoff() -> ExponentialBuilder {
+    ExponentialBuilder::default().with_max_times(ATTEMPTS).with_jitter()
+}
+
+/// Whether the same request may go through later: not for what the server refused.
+fn is_transient(error: &reqwest::Error) -> bool {
+    match error.status() {
+        Some(status) => {
+            status.is_server_error()
+                || status == StatusCode::TOO_MANY_REQUESTS
+                || status == StatusCode::REQUEST_TIMEOUT
+        }
+        None => error.is_timeout() || error.is_connect() || error.is_body() || error.is_request(),
+    }
+}
+
+fn unfetched(url: &str, error: reqwest::Error) -> Failure {
+    let failure = Failure::host(format!("cannot fetch {url}"));
+    let failure = match error.status() {
+        Some(StatusCode::NOT_FOUND) => failure.hint("does that version exist?"),
+        _ => failure
+            .hint("what was downloaded so far is kept; the same command goes on from there")
+            .hint("without internet, give a mirror: --mirror DIR or URL"),
+    };
+    failure.because(error)
+}
+
+fn unreadable(path: &Path, error: io::Error) -> Failure {
+    Failure::host(format!("cannot read {}", path.display())).because(error)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Failure::bug("a worker thread ended").because(error))
+}
+
+struct Extracted {
+    name: String,
+    /// (local file, path on the machine, mode).
+    files: Vec<(PathBuf, String, String)>,
+}
+
+/// Unpacks the members that are installed, once per archive, into a directory named by the
+/// archive's digest.
+fn extract(cache: &Path, item: &Item, file: &Path, digest: &str) -> Result<Extracted> {
+    let mut files = Vec::new();
+    let members: Vec<&String> =
+        item.install.iter().filter_map(|(from, ..)| from.as_ref()).collect();
+    let directory = cache.join("extracted").join(digest);
+    if !members.is_empty() && !directory.is_dir() {
+        unpack(&directory, file, &members).map_err(|error| {
+            Failure::host(format!("cannot unpack {}", file.display())).because(error)
+        })?;
+    }
+    for (from, to, mode) in &item.install {
+        let local = match from {
+            None => file.to_owned(),
+            Some(member) => directory.join(plain(Path::new(member))),
+        };
+        if !local.is_file() {
+            return Err(Failure::host(format!("{} has no member {local:?}", file.display()))
+                .hint("playbooks/artifacts.yaml says which members are installed"));
+        }
+        files.push((local, to.clone(), mode.clone()));
+    }
+    Ok(Extracted { name: item.name.clone(), files })
+}
+
+fn unpack(directory: &Path, file: &Path, members: &[&String]) -> io::Result<()> {
+    let wanted: Vec<PathBuf> = members.iter().map(|member| plain(Path::new(member))).collect();
+    let parent = directory.parent().unwrap_or(directory);
+    fs::create_dir_all(parent)?;
+    let temporary = tempfile::tempdir_in(parent)?;
+    let mut archive = tar::Archive::new(GzDecoder::new(fs::File::open(file)?));
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        // Only regular files under the very names that were asked for are written, so an
+        // archive cannot name a place of its own.
+        let name = plain(&entry.path()?);
+        if entry.header().entry_type().is_file() && wanted.contains(&name) {
+            let to = temporary.path().join(&name);
+            fs::create_dir_all(to.parent().unwrap_or(temporary.path()))?;
+            io::copy(&mut entry, &mut fs::File::create(&to)?)?;
+        }
+    }
+    match fs::rename(temporary.path(), directory) {
+        // Another kdiy was faster, with the same archive.
+        Err(_) if directory.is_dir() => Ok(()),
+        result => result,
+    }
+}
+
+/// A path without `.`, `..` and a root.
+fn plain(path: &Path) -> PathBuf {
+    path.components().filter(|part| matches!(part, Component::Normal(_))).collect()
+}

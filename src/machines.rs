@@ -1,0 +1,87 @@
+//! Where machines come from: Vagrant with one of its providers, or they exist already.
+
+pub mod docker;
+pub mod existing;
+pub mod host;
+pub mod keys;
+pub mod vagrant;
+
+use async_trait::async_trait;
+
+use crate::config::{ClusterConfig, ProviderChoice};
+use crate::event::Events;
+use crate::failure::{Failure, Result};
+use crate::state::StateDir;
+use crate::state::ledger::{Ledger, What};
+use crate::topology::Topology;
+use crate::transport::target::SshTarget;
+
+/// Something about this computer that stands in the way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    pub what: String,
+    /// The command or action that mends it.
+    pub mend: String,
+}
+
+/// A thing that kdiy made, as `destroy` lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owned {
+    pub what: What,
+    pub id: String,
+}
+
+#[async_trait]
+pub trait Provider: Send + Sync {
+    /// As Vagrant spells it; `existing` for machines that are there already.
+    fn name(&self) -> &'static str;
+
+    /// What on this computer is missing for this topology. Changes nothing.
+    async fn check_host(&self, topology: &Topology) -> Vec<Finding>;
+
+    /// Everything [`Provider::up`] is going to make, for the ledger.
+    fn makes(&self, topology: &Topology) -> Vec<Owned>;
+
+    /// Makes the machines that are missing and starts those that are off. Returns one line for
+    /// each that it touched.
+    async fn up(&self, topology: &Topology, events: &Events, task: &str) -> Result<Vec<String>>;
+
+    /// How to reach a machine. May be called before the machine is there.
+    fn ssh_target(&self, topology: &Topology, machine: &str) -> Result<SshTarget>;
+
+    /// Removes what is in the ledger; what is gone already is no error.
+    async fn destroy(&self, topology: &Topology, ledger: &Ledger, events: &Events) -> Result<()>;
+
+    /// What of the ledger is still there. Empty is the proof of a destroy.
+    async fn leftovers(&self, ledger: &Ledger) -> Result<Vec<Owned>>;
+}
+
+/// The provider of the cluster file, or the first usable one.
+pub async fn provider(config: &ClusterConfig, state: &StateDir) -> Result<Box<dyn Provider>> {
+    let made = |choice| -> Box<dyn Provider> {
+        match choice {
+            ProviderChoice::Existing => Box::new(existing::Existing::new(config, state)),
+            ProviderChoice::Docker => Box::new(docker::Docker::new(config, state)),
+            _ => Box::new(vagrant::Virtual::new(choice, config, state)),
+        }
+    };
+    if config.provider != ProviderChoice::Auto {
+        return Ok(made(config.provider));
+    }
+    let mut reasons = Vec::new();
+    for choice in [
+        ProviderChoice::Libvirt,
+        ProviderChoice::Virtualbox,
+        ProviderChoice::VmwareDesktop,
+        ProviderChoice::Parallels,
+        ProviderChoice::Docker,
+    ] {
+        match host::usable(choice).await {
+            Ok(()) => return Ok(made(choice)),
+            Err(finding) => reasons.push(format!("{}; {}", finding.what, finding.mend)),
+        }
+    }
+    Err(Failure::host("there is no way to make machines on this computer")
+        .tail(reasons)
+        .hint("install one of these, or name machines that exist: provider: existing, hosts: …"))
+}

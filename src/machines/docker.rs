@@ -1,0 +1,262 @@
+//! System containers, made by Vagrant's docker provider.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use include_dir::{Dir, include_dir};
+use serde_json::json;
+
+use super::vagrant::{Vagrant, direct};
+use super::{Finding, Owned, Provider, host, keys};
+use crate::bundle::sha256;
+use crate::config::{ClusterConfig, ProviderChoice};
+use crate::event::Events;
+use crate::failure::{Failure, Result};
+use crate::state::StateDir;
+use crate::state::ledger::{Ledger, What};
+use crate::topology::{Role, Topology};
+use crate::transport::target::SshTarget;
+
+/// The definition of the image that machines are made from.
+static DEFINITION: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/vagrant/docker");
+
+/// Marks containers that belong to a cluster, whatever happens to Vagrant's own records.
+const LABEL: &str = "dev.kdiy.cluster";
+
+/// Memory that components were seen to take, in MiB, by role: 3 masters and 2 workers of
+/// Kubernetes 1.36 take 1.7 GB in all; the rest is for the first pods.
+const MASTER_MEMORY: u64 = 800;
+const WORKER_MEMORY: u64 = 400;
+
+/// Rights that a machine needs where `--privileged` is not to be had: everything the engine
+/// itself has, a /proc and /sys without masks, and every device.
+const UNPRIVILEGED: &[&str] = &[
+    "--cap-add",
+    "ALL",
+    "--cap-drop",
+    "SYS_RESOURCE",
+    "--security-opt",
+    "seccomp=unconfined",
+    "--security-opt",
+    "apparmor=unconfined",
+    "--security-opt",
+    "systempaths=unconfined",
+    "--device-cgroup-rule=a *:* rwm",
+    "--device",
+    "/dev/fuse",
+    "--device",
+    "/dev/net/tun",
+];
+
+pub struct Docker {
+    vagrant: Vagrant,
+    config: ClusterConfig,
+    state: StateDir,
+}
+
+impl Docker {
+    pub fn new(config: &ClusterConfig, state: &StateDir) -> Self {
+        Self {
+            vagrant: Vagrant::new("docker", state),
+            config: config.clone(),
+            state: state.clone(),
+        }
+    }
+
+    /// State (`running`, `exited`, …) of the cluster's containers by name.
+    async fn containers(&self, cluster: &str) -> Result<BTreeMap<String, String>> {
+        let label = format!("label={LABEL}={cluster}");
+        let format = "{{.Names}}\t{{.State}}";
+        let text =
+            host::ask("docker", &["ps", "-a", "--filter", &label, "--format", format]).await?;
+        Ok(text
+            .lines()
+            .filter_map(|line| line.split_once('\t'))
+            .map(|(name, state)| (name.to_owned(), state.to_owned()))
+            .collect())
+    }
+
+    /// The image to make machines from, built from the embedded definition where the user named
+    /// none.
+    async fn image(&self, events: &Events, task: &str) -> Result<String> {
+        if let Some(image) = &self.config.machines.image {
+            return Ok(image.clone());
+        }
+        let tag = own_image();
+        if host::ask("docker", &["image", "inspect", &tag]).await.is_ok() {
+            return Ok(tag);
+        }
+        events.progress(task, "building the image of the machines (once)");
+        let context = tempfile::tempdir()
+            .map_err(|error| Failure::host("cannot make a directory").because(error))?;
+        DEFINITION
+            .extract(context.path())
+            .map_err(|error| Failure::host("cannot write the image's files").because(error))?;
+        let path = context.path().to_string_lossy().into_owned();
+        let output = tokio::process::Command::new("docker")
+            .args(["build", "--tag", &tag, &path])
+            .output()
+            .await
+            .map_err(|error| Failure::host("cannot run docker").because(error))?;
+        if output.status.success() {
+            return Ok(tag);
+        }
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        Err(Failure::host("docker build of the machines' image failed")
+            .tail(lines[lines.len().saturating_sub(15)..].to_vec())
+            .hint("without internet, name an image that is here: --image"))
+    }
+
+    /// Whether this engine may give containers every right.
+    async fn privileged(image: &str) -> bool {
+        let arguments = ["run", "--rm", "--privileged", "--entrypoint", "/bin/true", image];
+        host::ask("docker", &arguments).await.is_ok()
+    }
+
+    fn create_arguments(&self, topology: &Topology, privileged: bool) -> Vec<String> {
+        let mut arguments: Vec<String> = Vec::new();
+        let mut add =
+            |words: &[&str]| arguments.extend(words.iter().map(|word| (*word).to_owned()));
+        if privileged {
+            add(&["--privileged"]);
+        } else {
+            add(UNPRIVILEGED);
+        }
+        add(&["--cgroupns=private"]);
+        add(&["--tmpfs", "/run", "--tmpfs", "/run/lock", "--tmpfs", "/tmp"]);
+        // containerd's and etcd's files are written a lot; a volume spares them the overlay.
+        add(&["-v", "/var/lib/containerd", "-v", "/var/lib/etcd"]);
+        let key = keys::authorized(&self.state);
+        add(&["-v", &format!("{}:/etc/kdiy-authorized_keys:ro", key.display())]);
+        add(&["--label", &format!("{LABEL}={}", topology.cluster)]);
+        arguments
+    }
+}
+
+/// Tag of the image that the embedded definition describes.
+fn own_image() -> String {
+    let mut text = String::new();
+    for file in DEFINITION.files() {
+        text.push_str(&sha256(file.contents()));
+    }
+    format!("kdiy/machine:{}", &sha256(text.as_bytes())[..12])
+}
+
+/// As Vagrant names the network of `private_network`.
+fn network_name(topology: &Topology) -> String {
+    format!("vagrant_network_{}", topology.machine_network)
+}
+
+#[async_trait]
+impl Provider for Docker {
+    fn name(&self) -> &'static str {
+        "docker"
+    }
+
+    async fn check_host(&self, topology: &Topology) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        if let Err(finding) = host::usable(ProviderChoice::Docker).await {
+            return vec![finding];
+        }
+        let there = self.containers(&topology.cluster).await.unwrap_or_default();
+        let missing = topology.machines.iter().filter(|machine| !there.contains_key(&machine.name));
+        let needed: u64 = missing
+            .map(|machine| match machine.role {
+                Role::Master => MASTER_MEMORY,
+                _ => WORKER_MEMORY,
+            })
+            .sum();
+        if let Some(free) = host::available_memory()
+            && free < needed
+        {
+            findings.push(Finding {
+                what: format!(
+                    "the machines take about {needed} MiB of memory, {free} MiB are free"
+                ),
+                mend: "close something, or make fewer machines".into(),
+            });
+        }
+        if let Some(image) = &self.config.machines.image
+            && host::ask("docker", &["image", "inspect", image]).await.is_err()
+        {
+            findings.push(Finding {
+                what: format!("machines.image: Docker has no image {image}"),
+                mend: "leave it out to have kdiy build one".into(),
+            });
+        }
+        findings
+    }
+
+    fn makes(&self, topology: &Topology) -> Vec<Owned> {
+        let mut owned: Vec<Owned> = topology
+            .machines
+            .iter()
+            .map(|machine| Owned { what: What::Machine, id: machine.name.clone() })
+            .collect();
+        owned.push(Owned { what: What::Network, id: network_name(topology) });
+        owned
+    }
+
+    async fn up(&self, topology: &Topology, events: &Events, task: &str) -> Result<Vec<String>> {
+        let there = self.containers(&topology.cluster).await?;
+        let running = |name: &String| there.get(name).is_some_and(|state| state == "running");
+        let touched: Vec<String> = topology
+            .machines
+            .iter()
+            .filter(|machine| !running(&machine.name))
+            .map(|machine| {
+                let verb = if there.contains_key(&machine.name) { "started" } else { "made" };
+                format!("{verb} {}", machine.name)
+            })
+            .collect();
+        if touched.is_empty() {
+            return Ok(touched);
+        }
+        let image = self.image(events, task).await?;
+        let privileged = Self::privileged(&image).await;
+        let extra = json!({
+            "image": image,
+            "privateKey": keys::private(&self.state),
+            "createArgs": self.create_arguments(topology, privileged),
+        });
+        self.vagrant.write(topology, &self.config, extra)?;
+        self.vagrant.run(&["up", "--provider", "docker"], events, task).await?;
+        Ok(touched)
+    }
+
+    fn ssh_target(&self, topology: &Topology, machine: &str) -> Result<SshTarget> {
+        direct(topology, machine, &self.state)
+    }
+
+    /// Works on containers by their label, so that it does not need Vagrant to be sane.
+    async fn destroy(&self, topology: &Topology, ledger: &Ledger, events: &Events) -> Result<()> {
+        let there = self.containers(&topology.cluster).await?;
+        if !there.is_empty() {
+            let mut arguments = vec!["rm", "--force", "--volumes"];
+            arguments.extend(there.keys().map(String::as_str));
+            events.progress("destroy", format!("removing {} containers", there.len()));
+            host::ask("docker", &arguments).await?;
+        }
+        let left = self.leftovers(ledger).await?;
+        for network in left.iter().filter(|owned| owned.what == What::Network) {
+            host::ask("docker", &["network", "rm", &network.id]).await?;
+        }
+        Ok(())
+    }
+
+    async fn leftovers(&self, ledger: &Ledger) -> Result<Vec<Owned>> {
+        let containers = host::ask("docker", &["ps", "-a", "--format", "{{.Names}}"]).await?;
+        let networks = host::ask("docker", &["network", "ls", "--format", "{{.Name}}"]).await?;
+        Ok(ledger
+            .entries()
+            .iter()
+            .filter(|entry| match entry.what {
+                What::Machine => containers.lines().any(|name| name == entry.id),
+                What::Network => networks.lines().any(|name| name == entry.id),
+                What::Image | What::Kubeconfig => false,
+            })
+            .map(|entry| Owned { what: entry.what, id: entry.id.clone() })
+            .collect())
+    }
+}

@@ -1,0 +1,80 @@
+//! Machines that exist already and are only reached.
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+
+use super::{Finding, Owned, Provider, host};
+use crate::config::{ClusterConfig, HostSsh};
+use crate::event::Events;
+use crate::failure::{Failure, Result};
+use crate::state::StateDir;
+use crate::state::ledger::Ledger;
+use crate::topology::Topology;
+use crate::transport::target::SshTarget;
+
+pub struct Existing {
+    config: ClusterConfig,
+    home: Option<PathBuf>,
+}
+
+impl Existing {
+    pub fn new(config: &ClusterConfig, _: &StateDir) -> Self {
+        Self { config: config.clone(), home: etcetera::home_dir().ok() }
+    }
+}
+
+#[async_trait]
+impl Provider for Existing {
+    fn name(&self) -> &'static str {
+        "existing"
+    }
+
+    async fn check_host(&self, _: &Topology) -> Vec<Finding> {
+        if host::present("ssh") {
+            return Vec::new();
+        }
+        vec![Finding {
+            what: "the OpenSSH client is not installed".into(),
+            mend: "apt-get install openssh-client".into(),
+        }]
+    }
+
+    fn makes(&self, _: &Topology) -> Vec<Owned> {
+        Vec::new()
+    }
+
+    async fn up(&self, _: &Topology, _: &Events, _: &str) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
+    /// The user's own ssh settings and known hosts are what counts.
+    fn ssh_target(&self, topology: &Topology, machine: &str) -> Result<SshTarget> {
+        let position = topology.machines.iter().position(|other| other.name == machine);
+        let entry = position
+            .and_then(|position| self.config.hosts.get(position))
+            .ok_or_else(|| Failure::input(format!("there is no machine {machine}")))?;
+        let HostSsh { host, user, port, key, jump } = entry.ssh.clone();
+        let ssh = self.home.clone().unwrap_or_default().join(".ssh");
+        Ok(SshTarget {
+            machine: machine.to_owned(),
+            host: host.unwrap_or_else(|| entry.address.to_string()),
+            port,
+            user,
+            keys: key.into_iter().collect(),
+            known_hosts: ssh.join("known_hosts"),
+            accept_new_host_key: false,
+            config_file: Some(ssh.join("config")).filter(|path| path.is_file()),
+            jump,
+        })
+    }
+
+    async fn destroy(&self, _: &Topology, _: &Ledger, _: &Events) -> Result<()> {
+        Err(Failure::input("destroy: machines that exist already are not kdiy's to remove")
+            .hint("reset them by hand: stop the units that `kdiy plan` lists, or reinstall"))
+    }
+
+    async fn leftovers(&self, _: &Ledger) -> Result<Vec<Owned>> {
+        Ok(Vec::new())
+    }
+}

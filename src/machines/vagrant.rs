@@ -1,0 +1,333 @@
+//! Driving Vagrant, and the providers that make virtual machines with it.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::Command;
+
+use super::{Finding, Owned, Provider, host, keys};
+use crate::config::{ClusterConfig, ProviderChoice};
+use crate::event::Events;
+use crate::failure::{Failure, Result};
+use crate::state::ledger::{Ledger, What};
+use crate::state::{StateDir, atomic};
+use crate::template::Templates;
+use crate::topology::Topology;
+use crate::transport::target::SshTarget;
+
+const VAGRANTFILE: &str = include_str!("../../vagrant/Vagrantfile.hbs");
+const BOXES: &str = include_str!("../../vagrant/boxes.yaml");
+
+/// A directory with a Vagrantfile.
+pub struct Vagrant {
+    state: StateDir,
+    pub provider: &'static str,
+}
+
+impl Vagrant {
+    pub fn new(provider: &'static str, state: &StateDir) -> Self {
+        Self { state: state.clone(), provider }
+    }
+
+    /// Writes the Vagrantfile for a topology. `extra` are the provider's own variables.
+    pub fn write(&self, topology: &Topology, config: &ClusterConfig, extra: Value) -> Result<()> {
+        let text = render(self.provider, topology, config, extra)?;
+        atomic::private_directory(&self.state.vagrant())?;
+        atomic::write(&self.state.vagrant().join("Vagrantfile"), text.as_bytes(), 0o600)
+    }
+
+    pub fn written(&self) -> bool {
+        self.state.vagrant().join("Vagrantfile").exists()
+    }
+
+    /// Vagrant knows a machine by this file.
+    pub fn knows(&self, machine: &str) -> bool {
+        self.machine_directory(machine).join("id").exists()
+    }
+
+    pub fn machine_directory(&self, machine: &str) -> PathBuf {
+        self.state.vagrant().join(".vagrant/machines").join(machine).join(self.provider)
+    }
+
+    /// Runs Vagrant to its end. Its output goes to the log, line by line to the events, and its
+    /// last lines into the failure.
+    pub async fn run(&self, arguments: &[&str], events: &Events, task: &str) -> Result<()> {
+        let log_path = self.state.machine_log("vagrant");
+        let mut log =
+            tokio::fs::OpenOptions::new().create(true).append(true).open(&log_path).await.map_err(
+                |error| {
+                    Failure::host(format!("cannot write {}", log_path.display())).because(error)
+                },
+            )?;
+        let mut child = Command::new("vagrant")
+            .args(arguments)
+            .current_dir(self.state.vagrant())
+            .env("VAGRANT_CHECKPOINT_DISABLE", "1")
+            .env("VAGRANT_DOTFILE_PATH", self.state.vagrant().join(".vagrant"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // Ctrl-C is for kdiy, which lets Vagrant finish.
+            .process_group(0)
+            .spawn()
+            .map_err(|error| {
+                Failure::host("cannot run vagrant")
+                    .because(error)
+                    .hint("install it: apt-get install vagrant, or developer.hashicorp.com/vagrant")
+            })?;
+        let mut tail: Vec<String> = Vec::new();
+        let mut out = child.stdout.take().map(|stream| BufReader::new(stream).lines());
+        let mut err = child.stderr.take().map(|stream| BufReader::new(stream).lines());
+        while out.is_some() || err.is_some() {
+            let line = tokio::select! {
+                line = next(&mut out), if out.is_some() => line,
+                line = next(&mut err), if err.is_some() => line,
+            };
+            let Some(line) = line else { continue };
+            // A log that cannot be written must not stop what it is about.
+            let _ = log.write_all(format!("{line}\n").as_bytes()).await;
+            let line = line.trim_start_matches("==> ").trim();
+            if !line.is_empty() {
+                events.progress(task, line);
+                tail.push(line.to_owned());
+                if tail.len() > 20 {
+                    tail.remove(0);
+                }
+            }
+        }
+        let status = child
+            .wait()
+            .await
+            .map_err(|error| Failure::host("vagrant went away").because(error))?;
+        if status.success() {
+            return Ok(());
+        }
+        Err(Failure::host(format!("vagrant {} failed", arguments.join(" ")))
+            .tail(tail)
+            .log(log_path)
+            .hint("the same command tries again and keeps the machines that are there"))
+    }
+}
+
+type Lines<T> = tokio::io::Lines<BufReader<T>>;
+
+/// The next line; at the end of the stream the stream is dropped.
+async fn next<T: tokio::io::AsyncRead + Unpin>(stream: &mut Option<Lines<T>>) -> Option<String> {
+    let line = match stream {
+        Some(lines) => lines.next_line().await.ok().flatten(),
+        None => None,
+    };
+    if line.is_none() {
+        *stream = None;
+    }
+    line
+}
+
+fn render(
+    provider: &'static str,
+    topology: &Topology,
+    config: &ClusterConfig,
+    extra: Value,
+) -> Result<String> {
+    let mut context = json!({
+        "cluster": topology.cluster,
+        "machines": topology.machines,
+        "netmask": topology.machine_network.netmask(),
+        "prefixLength": topology.machine_network.prefix_len(),
+        "network": format!("kdiy-{}", topology.cluster),
+        // Vagrant's own default is 300 s; emulated machines take minutes.
+        "bootTimeout": 300 * config.slow_machines,
+        "box": "",
+        "image": "",
+        "createArgs": [],
+        "privateKey": "",
+        "emulated": false,
+    });
+    for known in ["docker", "virtualbox", "libvirt", "vmware_desktop", "parallels"] {
+        context[known] = (known == provider).into();
+    }
+    if let (Value::Object(context), Value::Object(extra)) = (&mut context, extra) {
+        context.extend(extra);
+    }
+    Templates::new().render("vagrant/Vagrantfile.hbs", VAGRANTFILE, &context)
+}
+
+/// Real virtual machines.
+pub struct Virtual {
+    vagrant: Vagrant,
+    choice: ProviderChoice,
+    config: ClusterConfig,
+    state: StateDir,
+}
+
+impl Virtual {
+    pub fn new(choice: ProviderChoice, config: &ClusterConfig, state: &StateDir) -> Self {
+        let name = match choice {
+            ProviderChoice::Virtualbox => "virtualbox",
+            ProviderChoice::VmwareDesktop => "vmware_desktop",
+            ProviderChoice::Parallels => "parallels",
+            _ => "libvirt",
+        };
+        Self {
+            vagrant: Vagrant::new(name, state),
+            choice,
+            config: config.clone(),
+            state: state.clone(),
+        }
+    }
+
+    fn vagrant_box(&self) -> Result<String> {
+        if let Some(own) = &self.config.machines.r#box {
+            return Ok(own.clone());
+        }
+        default_box(self.vagrant.provider, host_arch())
+    }
+}
+
+fn host_arch() -> &'static str {
+    if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
+}
+
+fn default_box(provider: &str, arch: &str) -> Result<String> {
+    let boxes: std::collections::BTreeMap<String, std::collections::BTreeMap<String, String>> =
+        serde_saphyr::from_str(BOXES)
+            .map_err(|error| Failure::bug("vagrant/boxes.yaml").because(error))?;
+    boxes.get(provider).and_then(|by_arch| by_arch.get(arch)).cloned().ok_or_else(|| {
+        Failure::host(format!("no box is known for {provider} on {arch}"))
+            .hint("name one with machines.box (--box), or take another provider")
+    })
+}
+
+#[async_trait]
+impl Provider for Virtual {
+    fn name(&self) -> &'static str {
+        self.vagrant.provider
+    }
+
+    async fn check_host(&self, topology: &Topology) -> Vec<Finding> {
+        let mut findings: Vec<Finding> =
+            host::usable(self.choice).await.err().into_iter().collect();
+        if let Err(failure) = self.vagrant_box() {
+            findings.push(Finding { what: failure.what, mend: failure.hints.join("; ") });
+        }
+        let needed: u64 = topology.machines.iter().map(|m| u64::from(m.memory_mebibytes)).sum();
+        if let Some(free) = host::available_memory()
+            && !topology.machines.iter().all(|machine| self.vagrant.knows(&machine.name))
+            && free < needed
+        {
+            findings.push(Finding {
+                what: format!("the machines take {needed} MiB of memory, {free} MiB are free"),
+                mend: "make fewer or smaller ones (machines.*.memoryMebibytes)".into(),
+            });
+        }
+        findings
+    }
+
+    fn makes(&self, topology: &Topology) -> Vec<Owned> {
+        let machines = topology
+            .machines
+            .iter()
+            .map(|machine| Owned { what: What::Machine, id: machine.name.clone() });
+        machines.collect()
+    }
+
+    async fn up(&self, topology: &Topology, events: &Events, task: &str) -> Result<Vec<String>> {
+        let emulated = self.choice == ProviderChoice::Libvirt && !kvm_is_usable();
+        let extra = json!({"box": self.vagrant_box()?, "emulated": emulated});
+        self.vagrant.write(topology, &self.config, extra)?;
+        let fresh: Vec<String> = topology
+            .machines
+            .iter()
+            .filter(|machine| !self.vagrant.knows(&machine.name))
+            .map(|machine| format!("made {}", machine.name))
+            .collect();
+        let off = join_answers(topology).await;
+        if fresh.is_empty() && off.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.vagrant.run(&["up", "--provider", self.vagrant.provider], events, task).await?;
+        Ok(if fresh.is_empty() { off } else { fresh })
+    }
+
+    fn ssh_target(&self, topology: &Topology, machine: &str) -> Result<SshTarget> {
+        let mut target = direct(topology, machine, &self.state)?;
+        target.keys = vec![self.vagrant.machine_directory(machine).join("private_key")];
+        Ok(target)
+    }
+
+    async fn destroy(&self, _: &Topology, ledger: &Ledger, events: &Events) -> Result<()> {
+        if self.vagrant.written() && !ledger.entries().is_empty() {
+            self.vagrant.run(&["destroy", "--force"], events, "destroy").await?;
+        }
+        Ok(())
+    }
+
+    async fn leftovers(&self, ledger: &Ledger) -> Result<Vec<Owned>> {
+        let listed = match self.choice {
+            ProviderChoice::Virtualbox => host::ask("VBoxManage", &["list", "vms"]).await?,
+            ProviderChoice::VmwareDesktop => host::ask("vmrun", &["list"]).await?,
+            ProviderChoice::Parallels => host::ask("prlctl", &["list", "--all"]).await?,
+            _ => host::ask("virsh", &["-c", "qemu:///system", "list", "--all", "--name"]).await?,
+        };
+        let there = |id: &str| listed.lines().any(|line| line.contains(id));
+        Ok(ledger
+            .entries()
+            .iter()
+            .filter(|entry| entry.what == What::Machine && there(&entry.id))
+            .map(|entry| Owned { what: entry.what, id: entry.id.clone() })
+            .collect())
+    }
+}
+
+/// Machines that do not answer, as lines of what has to be done.
+async fn join_answers(topology: &Topology) -> Vec<String> {
+    let asked = topology.machines.iter().map(|machine| async move {
+        (!host::answers(machine.address).await).then(|| format!("started {}", machine.name))
+    });
+    futures::future::join_all(asked).await.into_iter().flatten().collect()
+}
+
+fn kvm_is_usable() -> bool {
+    std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok()
+}
+
+/// Straight to the machine's address on the cluster network.
+pub fn direct(topology: &Topology, machine: &str, state: &StateDir) -> Result<SshTarget> {
+    let address = topology
+        .machine(machine)
+        .map(|machine| machine.address)
+        .ok_or_else(|| Failure::input(format!("there is no machine {machine}")))?;
+    Ok(SshTarget {
+        machine: machine.to_owned(),
+        host: address.to_string(),
+        port: None,
+        user: Some("vagrant".into()),
+        keys: vec![keys::private(state)],
+        known_hosts: keys::known_hosts(state),
+        accept_new_host_key: true,
+        config_file: Some(keys::settings(state)),
+        jump: None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_provider_has_a_vagrantfile_and_a_box() {
+        let config = ClusterConfig::default();
+        let topology = Topology::build(&config, "192.168.56.0/24".parse().unwrap()).unwrap();
+        for provider in ["virtualbox", "libvirt", "vmware_desktop", "parallels"] {
+            let vagrant_box =
+                default_box(provider, "amd64").or_else(|_| default_box(provider, "arm64")).unwrap();
+            let text = render(provider, &topology, &config, json!({"box": vagrant_box})).unwrap();
+            assert!(text.contains(&format!("node.vm.provider \"{provider}\"")), "{text}");
+            assert!(text.contains("192.168.56.13"), "{text}");
+            assert!(!text.contains("provider \"docker\""), "{text}");
+        }
+    }
+}

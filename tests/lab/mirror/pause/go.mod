@@ -1,0 +1,3 @@
+module kdiy/lab/pause
+
+go 1.26.0

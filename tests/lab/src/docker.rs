@@ -1,0 +1,169 @@
+//! The container lab's engine and its machine image.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
+
+use crate::host::run;
+
+const STARTS_WITHIN: Duration = Duration::from_secs(30);
+const STOPS_WITHIN: Duration = Duration::from_secs(20);
+
+/// A Docker engine, and the address to give to clients where it is not the default one.
+pub struct Engine {
+    pub host: Option<String>,
+}
+
+impl Engine {
+    /// The engine that answers already, or one of the lab's own.
+    pub fn ensure(cache: &Path) -> Result<Self> {
+        let default = Self { host: None };
+        if default.answers() {
+            return Ok(default);
+        }
+        let own = Own::of(cache);
+        let engine = Self { host: Some(own.address()) };
+        if !engine.answers() {
+            println!("lab: starting a Docker engine");
+            own.start()?;
+            let began = Instant::now();
+            while !engine.answers() {
+                if began.elapsed() > STARTS_WITHIN {
+                    bail!("dockerd did not start; see {}", own.log().display());
+                }
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        }
+        Ok(engine)
+    }
+
+    pub fn command(&self) -> Command {
+        let mut docker = Command::new("docker");
+        self.set(&mut docker);
+        docker
+    }
+
+    pub fn set(&self, command: &mut Command) {
+        if let Some(host) = &self.host {
+            command.env("DOCKER_HOST", host);
+        }
+    }
+
+    fn answers(&self) -> bool {
+        self.command()
+            .arg("info")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+    }
+
+    /// The machine image, built once per definition. Returns its tag.
+    pub fn image(&self, cache: &Path) -> Result<String> {
+        let definition = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../vagrant/docker");
+        let mut hash = Sha256::new();
+        for file in ["Dockerfile", "entrypoint.sh", "packages"] {
+            hash.update(fs::read(definition.join(file))?);
+        }
+        let tag = format!("kdiy-lab/machine:{}", &hex::encode(hash.finalize())[..12]);
+        let known = self.command().args(["image", "inspect", &tag]).output()?;
+        if known.status.success() {
+            return Ok(tag);
+        }
+        println!("lab: building the machine image {tag}");
+        let base = self.base(cache, &definition)?;
+        run(self
+            .command()
+            .env("DOCKER_BUILDKIT", "0")
+            .args(["build", "--build-arg", &format!("BASE={base}"), "--tag", &tag])
+            .arg(&definition))?;
+        Ok(tag)
+    }
+
+    /// A root file system with every package, so that the build itself needs no network.
+    fn base(&self, cache: &Path, definition: &Path) -> Result<String> {
+        let packages = fs::read_to_string(definition.join("packages"))?;
+        let list = packages.split_whitespace().collect::<Vec<_>>().join(",");
+        let digest = hex::encode(Sha256::digest(&list));
+        let tarball = cache.join(format!("base-{}.tar", &digest[..12]));
+        if !tarball.exists() {
+            let temporary = tarball.with_extension("part");
+            run(Command::new("mmdebstrap")
+                .args(["--format=tar", "--variant=minbase"])
+                .arg(format!("--include={list}"))
+                .arg("bookworm")
+                .arg(&temporary))?;
+            fs::rename(&temporary, &tarball)?;
+        }
+        let tag = format!("kdiy-lab/base:{}", &digest[..12]);
+        run(self.command().arg("import").arg(&tarball).arg(&tag))?;
+        Ok(tag)
+    }
+}
+
+/// Stops the engine that the lab started; leaves any other alone.
+pub fn stop(cache: &Path) -> Result<()> {
+    let own = Own::of(cache);
+    let Ok(pid) = fs::read_to_string(own.pid()) else { return Ok(()) };
+    let pid = pid.trim();
+    let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    if comm.trim() != "dockerd" {
+        return Ok(());
+    }
+    run(Command::new("kill").arg(pid))?;
+    let began = Instant::now();
+    while Path::new("/proc").join(pid).exists() {
+        if began.elapsed() > STOPS_WITHIN {
+            bail!("dockerd, process {pid}, does not stop");
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    println!("lab: stopped the Docker engine");
+    Ok(())
+}
+
+struct Own {
+    root: PathBuf,
+}
+
+impl Own {
+    fn of(cache: &Path) -> Self {
+        Self { root: cache.join("docker") }
+    }
+
+    fn address(&self) -> String {
+        format!("unix://{}", self.root.join("docker.sock").display())
+    }
+
+    fn pid(&self) -> PathBuf {
+        self.root.join("docker.pid")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.root.join("dockerd.log")
+    }
+
+    fn start(&self) -> Result<()> {
+        fs::create_dir_all(&self.root)?;
+        let log = fs::File::create(self.log())?;
+        Command::new("setsid")
+            .arg("dockerd")
+            .arg("--data-root")
+            .arg(self.root.join("data"))
+            .arg("--exec-root")
+            .arg(self.root.join("exec"))
+            .arg("--pidfile")
+            .arg(self.pid())
+            .args(["--host", &self.address()])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("cannot start dockerd")?;
+        Ok(())
+    }
+}
