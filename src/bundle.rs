@@ -77,7 +77,7 @@ pub struct BundleReady {
 }
 
 /// Where a bundle gets certificates, keys and kubeconfigs from.
-pub trait Secrets {
+pub trait Secrets: Sync {
     fn certificate(&self, identity: &str, machine: &Machine) -> Result<String>;
     fn key(&self, identity: &str, machine: &Machine) -> Result<String>;
     fn kubeconfig(&self, identity: &str, machine: &Machine, server: &str) -> Result<String>;

@@ -1,35 +1,43 @@
 //! Probes that prove the cluster got healthier. A probe changes nothing that lasts and answers
 //! with what it asked and what it saw.
 
+mod api;
+mod blame;
+mod controllers;
+mod etcd;
+pub mod hold;
+mod load_balancer;
+mod machines;
+mod network;
+mod nodes;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
 use crate::config::ClusterConfig;
 use crate::event::Evidence;
-use crate::kube_api::ApiAccess;
-use crate::topology::Topology;
-use crate::transport::Transport;
+use crate::fleet::Fleet;
+use crate::kube_api::{ApiAccess, chain};
+use crate::topology::{Group, Machine, Topology};
+use crate::transport::Script;
 
 /// Everything a probe may look at.
 pub struct GateContext {
     pub config: ClusterConfig,
     pub topology: Topology,
-    pub transports: BTreeMap<String, Arc<dyn Transport>>,
-    pub api: ApiAccess,
+    pub fleet: Arc<Fleet>,
+    pub api: Arc<ApiAccess>,
+    /// Full references, by image name.
+    pub images: BTreeMap<String, String>,
 }
 
 /// One look at the cluster.
 #[derive(Debug, Clone, Default)]
 pub struct Verdict {
     pub evidence: Vec<Evidence>,
-    /// The machine that is really at fault, where the evidence allows to say so.
-    pub culprit: Option<String>,
-    /// What to try; each a sentence or a command.
-    pub advice: Vec<String>,
-    /// The culprit's last journal lines or similar.
-    pub tail: Vec<String>,
 }
 
 impl Verdict {
@@ -61,22 +69,56 @@ pub trait Gate: Send + Sync {
     /// As playbooks name it in `gate:`.
     fn name(&self) -> &'static str;
 
-    /// Units (systemd) whose restarts would belie a green verdict, by machine group.
-    fn watches(&self) -> &'static [&'static str];
+    /// Units whose restarts would belie a green verdict, and the machines that run them.
+    fn watches(&self) -> (Group, &'static [&'static str]);
+
+    /// The port that the watched machines serve each other on, for finding the culprit.
+    fn port(&self) -> Option<u16>;
 
     /// Looks once. Errors of reaching things are evidence, not errors.
     async fn probe(&self, context: &GateContext) -> Verdict;
-
-    /// Called once, after the deadline: probes all pairs, reads journals, and names the culprit
-    /// and the advice in a copy of the last verdict.
-    async fn diagnose(&self, context: &GateContext, last: Verdict) -> Verdict;
 }
 
 /// Every gate that playbooks may name.
 pub fn all() -> Vec<Box<dyn Gate>> {
-    Vec::new()
+    vec![
+        Box::new(machines::Machines),
+        Box::new(etcd::Etcd),
+        Box::new(api::ApiServers),
+        Box::new(load_balancer::LoadBalancer),
+        Box::new(controllers::Controllers),
+        Box::new(nodes::Nodes),
+        Box::new(network::Network),
+    ]
 }
 
 pub fn by_name(name: &str) -> Option<Box<dyn Gate>> {
     all().into_iter().find(|gate| gate.name() == name)
+}
+
+impl GateContext {
+    /// Runs a script on each machine of a group at the same time. A machine that does not answer
+    /// has an `Err` with the reason.
+    pub async fn ask(
+        &self,
+        group: Group,
+        script: impl Fn(&Machine) -> String,
+    ) -> Vec<(&Machine, Result<String, String>)> {
+        let asked = self.topology.group(group).into_iter().map(|machine| {
+            let script = Script::new(script(machine)).timeout(self.patience());
+            async move {
+                let answer = match self.fleet.transport(&machine.name).await {
+                    Ok(transport) => transport.run(script).await.map_err(|error| chain(&error)),
+                    Err(failure) => Err(failure.to_string()),
+                };
+                (machine, answer.map(|output| output.stdout))
+            }
+        });
+        futures::future::join_all(asked).await
+    }
+
+    /// How long one script of a probe may take.
+    fn patience(&self) -> Duration {
+        Duration::from_secs(15) * self.config.slow_machines
+    }
 }

@@ -1,18 +1,171 @@
-//! Clients of the cluster's api, over every path that a client may use.
+//! Clients of the cluster's api, by every way that a client may take.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::topology::Topology;
-use crate::transport::Transport;
+use kube::Client;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
 
-/// Makes clients for one api-server or for the load balancer, directly where this computer
-/// reaches the address and through SSH where it does not.
+use crate::failure::{Failure, Result};
+use crate::fleet::Fleet;
+use crate::topology::{API_PORT, Group, Topology};
+
+/// Whether this computer reaches an address is settled this fast on any network that a cluster
+/// would live in.
+const DIRECT_WITHIN: Duration = Duration::from_secs(2);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ApiPath {
+    /// What users and kubelets use: the load balancer, or the only master.
+    Endpoint,
+    /// One api-server itself.
+    Master(String),
+}
+
+/// Makes clients, straight to the address where this computer reaches it and through SSH where
+/// it does not. TLS is always verified against the cluster's own authority.
 pub struct ApiAccess {
-    pub topology: Topology,
-    pub transports: BTreeMap<String, Arc<dyn Transport>>,
-    /// PEM: the Kubernetes CA, and the certificate and key to authenticate with.
-    pub ca_pem: String,
-    pub certificate_pem: String,
-    pub key_pem: String,
+    topology: Topology,
+    fleet: Arc<Fleet>,
+    /// A kubeconfig whose server is replaced by each path's own.
+    kubeconfig: String,
+    clients: Mutex<BTreeMap<ApiPath, Client>>,
+}
+
+impl ApiAccess {
+    pub fn new(topology: Topology, fleet: Arc<Fleet>, kubeconfig: String) -> Self {
+        Self { topology, fleet, kubeconfig, clients: Mutex::default() }
+    }
+
+    /// A client for one path; kept for later calls.
+    pub async fn client(&self, path: &ApiPath) -> Result<Client> {
+        if let Some(client) = self.clients.lock().await.get(path) {
+            return Ok(client.clone());
+        }
+        let (host, port) = self.address(path)?;
+        let server = match self.reachable(&host, port).await {
+            Some(server) => server,
+            None => self.forwarded(&host, port).await?,
+        };
+        let client = self.connect(&server).await?;
+        self.clients.lock().await.insert(path.clone(), client.clone());
+        Ok(client)
+    }
+
+    /// The endpoint's client or, when the endpoint does not answer, that of the first api-server
+    /// that does: no machine is special.
+    pub async fn any(&self) -> Result<Client> {
+        let mut paths = vec![ApiPath::Endpoint];
+        let masters = self.topology.group(Group::Masters);
+        paths.extend(masters.iter().map(|master| ApiPath::Master(master.name.clone())));
+        let mut last = None;
+        for path in paths {
+            let client = self.client(&path).await?;
+            match raw(&client, "/readyz").await {
+                Ok((200, _)) => return Ok(client),
+                Ok((status, _)) => last = Some(format!("/readyz answered {status}")),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(Failure::host("no api-server is ready")
+            .cause(last.unwrap_or_default())
+            .hint("look at the gates of the last run, or run `kdiy up` again"))
+    }
+
+    fn address(&self, path: &ApiPath) -> Result<(String, u16)> {
+        match path {
+            ApiPath::Endpoint => {
+                Ok((self.topology.endpoint.host.clone(), self.topology.endpoint.port))
+            }
+            ApiPath::Master(name) => self
+                .topology
+                .machine(name)
+                .map(|machine| (machine.address.to_string(), API_PORT))
+                .ok_or_else(|| Failure::bug(format!("there is no master {name}"))),
+        }
+    }
+
+    /// The URL to use when a connection comes about, or is refused: then the address is within
+    /// reach, and nobody listens yet.
+    async fn reachable(&self, host: &str, port: u16) -> Option<String> {
+        let answer =
+            tokio::time::timeout(DIRECT_WITHIN, TcpStream::connect((host, port))).await.ok()?;
+        match answer {
+            Ok(_) => Some(format!("https://{host}:{port}")),
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                Some(format!("https://{host}:{port}"))
+            }
+            Err(_) => None,
+        }
+    }
+
+    async fn forwarded(&self, host: &str, port: u16) -> Result<String> {
+        let transports = self.fleet.transports().await;
+        let address: IpAddr = host.parse().map_err(|_| {
+            Failure::host(format!("{host}:{port} is out of reach of this computer"))
+        })?;
+        for transport in transports.values() {
+            if let Ok(local) = transport.forward(SocketAddr::new(address, port)).await {
+                return Ok(format!("https://{local}"));
+            }
+        }
+        Err(Failure::host(format!("{host}:{port} is out of reach, over SSH as well")))
+    }
+
+    async fn connect(&self, server: &str) -> Result<Client> {
+        let unusable = |error: &dyn std::error::Error| {
+            Failure::bug("the kubeconfig is unusable").cause(error.to_string())
+        };
+        let mut kubeconfig: Kubeconfig =
+            Kubeconfig::from_yaml(&self.kubeconfig).map_err(|error| unusable(&error))?;
+        for cluster in &mut kubeconfig.clusters {
+            if let Some(cluster) = &mut cluster.cluster {
+                cluster.server = Some(server.to_owned());
+                // A name that every api-server's certificate has, whatever the way to it.
+                cluster.tls_server_name = Some("kubernetes".into());
+            }
+        }
+        let mut config =
+            kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+                .await
+                .map_err(|error| unusable(&error))?;
+        config.connect_timeout = Some(DIRECT_WITHIN);
+        config.read_timeout = Some(REQUEST_TIMEOUT);
+        config.write_timeout = Some(REQUEST_TIMEOUT);
+        Client::try_from(config).map_err(|error| unusable(&error))
+    }
+}
+
+/// GETs a path such as `/readyz?verbose`. `Err` holds why no answer came.
+pub async fn raw(client: &Client, path: &str) -> std::result::Result<(u16, String), String> {
+    use http_body_util::BodyExt as _;
+    let request = http::Request::get(path)
+        .body(kube::client::Body::empty())
+        .map_err(|error| error.to_string())?;
+    let answer = tokio::time::timeout(REQUEST_TIMEOUT, client.send(request))
+        .await
+        .map_err(|_| format!("no answer within {} s", REQUEST_TIMEOUT.as_secs()))?
+        .map_err(|error| chain(&error))?;
+    let status = answer.status().as_u16();
+    let body = answer.into_body().collect().await.map_err(|error| chain(&error))?;
+    Ok((status, String::from_utf8_lossy(&body.to_bytes()).into_owned()))
+}
+
+/// An error with what caused it, on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let line = inner.to_string();
+        if !text.contains(&line) {
+            text = format!("{text}: {line}");
+        }
+        source = inner.source();
+    }
+    text
 }

@@ -6,6 +6,9 @@
 
 pub mod artifacts;
 pub mod bundle;
+pub mod cli;
+pub mod cluster;
+pub mod commands;
 pub mod config;
 pub mod engine;
 pub mod event;
@@ -18,9 +21,11 @@ pub mod machines;
 pub mod pki;
 pub mod plan;
 pub mod playbook;
+pub mod runner;
 pub mod state;
 pub mod template;
 pub mod tls;
 pub mod topology;
 pub mod transport;
+pub mod ui;
 pub mod world;

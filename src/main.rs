@@ -1,5 +1,22 @@
 //! Arguments in, exit code out.
 
-fn main() -> std::process::ExitCode {
-    std::process::ExitCode::FAILURE
+use std::process::ExitCode;
+
+use clap::Parser;
+use kdiy::cli::Cli;
+use kdiy::commands;
+use kdiy::ui::Ui;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    kdiy::tls::install_provider();
+    let ui = Ui::new(cli.output, cli.verbose);
+    match commands::run(cli, ui).await {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            ui.failure(&failure);
+            ExitCode::from(failure.exit_code())
+        }
+    }
 }

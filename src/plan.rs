@@ -60,7 +60,7 @@ pub fn gate(step: &str) -> TaskId {
 pub fn build(playbooks: &Playbooks, world: &World, circumstances: &Circumstances) -> Result<Plan> {
     let steps: Vec<&Step> =
         playbooks.steps().map(|(_, step)| step).filter(|step| world.all_hold(&step.when)).collect();
-    let mut builder = Builder { playbooks, world, tasks: Vec::new() };
+    let mut builder = Builder { playbooks, world, tasks: Vec::new(), fetches: BTreeSet::new() };
     builder.machines();
     builder.fetches(&steps);
     for step in &steps {
@@ -73,6 +73,7 @@ struct Builder<'a> {
     playbooks: &'a Playbooks,
     world: &'a World,
     tasks: Vec<Task>,
+    fetches: BTreeSet<TaskId>,
 }
 
 impl Builder<'_> {
@@ -105,6 +106,7 @@ impl Builder<'_> {
             .flat_map(|step| step.artifacts.iter().chain(self.carried_images(step)))
             .collect();
         for name in names {
+            self.fetches.insert(fetch(name));
             self.tasks.push(Task {
                 id: fetch(name),
                 kind: TaskKind::Fetch,
@@ -132,8 +134,11 @@ impl Builder<'_> {
         for machine in &machines {
             let mut needs = self.needs(step, Some(machine));
             needs.insert(reach(machine));
-            needs.extend(step.artifacts.iter().map(|name| fetch(name)));
-            needs.extend(self.carried_images(step).map(|name| fetch(name)));
+            // A file that is not what was released stops everything before anything is
+            // installed, so nothing is sent before all are checked.
+            if !step.artifacts.is_empty() || self.carried_images(step).next().is_some() {
+                needs.extend(self.fetches.iter().cloned());
+            }
             if step.rolling && live {
                 needs.extend(before.take());
             }

@@ -267,9 +267,7 @@ pub struct GateRef {
 pub enum Action {
     /// Approves kubelet certificate requests that match the topology.
     ApproveNodeCertificates,
-    /// Gives each Node the pod network that the topology assigns.
-    AssignPodNetworks,
-    /// Labels and taints nodes by their role.
+    /// Gives each Node its role label, taint and the pod network that the topology assigns.
     MarkNodes,
     /// Applies the manifests in `addons:`.
     ApplyAddons,

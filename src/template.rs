@@ -13,6 +13,7 @@ use crate::failure::{Failure, Result};
 pub struct Templates(Handlebars<'static>);
 
 handlebars_helper!(join: |list: Json, separator: str| joined(list, separator));
+handlebars_helper!(mebibytes: |count: u64| (count * 1024 * 1024).to_string());
 handlebars_helper!(indent: |width: u64, text: str| indented(width, text));
 
 impl Templates {
@@ -22,7 +23,9 @@ impl Templates {
         registry.register_escape_fn(no_escape);
         registry.register_helper("join", Box::new(join));
         registry.register_helper("indent", Box::new(indent));
+        registry.register_helper("mebibytes", Box::new(mebibytes));
         registry.register_helper("times", Box::new(times));
+        registry.register_helper("milliseconds", Box::new(milliseconds));
         Self(registry)
     }
 
@@ -70,10 +73,28 @@ fn times(
     _: &mut RenderContext<'_, '_>,
     out: &mut dyn Output,
 ) -> HelperResult {
+    out.write(&multiplied(helper)?.to_string())?;
+    Ok(())
+}
+
+/// The same as a bare number of milliseconds.
+fn milliseconds(
+    helper: &Helper<'_>,
+    _: &Handlebars<'_>,
+    _: &Context,
+    _: &mut RenderContext<'_, '_>,
+    out: &mut dyn Output,
+) -> HelperResult {
+    out.write(&multiplied(helper)?.get().as_millis().to_string())?;
+    Ok(())
+}
+
+fn multiplied(helper: &Helper<'_>) -> Result<Span, RenderError> {
     let usage = || {
-        RenderError::from(RenderErrorReason::Other(
-            "`times` takes a duration such as \"15s\" and a whole number".into(),
-        ))
+        RenderError::from(RenderErrorReason::Other(format!(
+            "`{}` takes a duration such as \"15s\" and a whole number",
+            helper.name()
+        )))
     };
     let span: Span = helper
         .param(0)
@@ -85,8 +106,7 @@ fn times(
         .and_then(|param| param.value().as_u64())
         .and_then(|factor| u32::try_from(factor).ok())
         .ok_or_else(usage)?;
-    out.write(&span.times(factor).to_string())?;
-    Ok(())
+    Ok(span.times(factor))
 }
 
 #[cfg(test)]

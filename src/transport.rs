@@ -117,6 +117,9 @@ pub trait Transport: Send + Sync {
     /// The forward lives as long as the transport.
     async fn forward(&self, target: SocketAddr) -> Result<SocketAddr, TransportError>;
 
+    /// Whether the connection still stands, as far as this end knows.
+    async fn is_alive(&self) -> bool;
+
     /// Ends the connection. Afterwards every call fails.
     async fn close(&self);
 }

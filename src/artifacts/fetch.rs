@@ -114,6 +114,16 @@ impl Store {
         })
     }
 
+    /// The text of a manifest that the user named: a file, or an https URL.
+    pub async fn read_manifest(&self, place: &str) -> Result<String> {
+        let location = if place.starts_with("https://") {
+            Location::Url(place.to_owned())
+        } else {
+            Location::File(PathBuf::from(place))
+        };
+        self.text(&location).await
+    }
+
     async fn expected_digest(&self, item: &Item) -> Result<String> {
         if let Some(digest) = self.source.replaced_digest(&item.url)? {
             return Ok(digest.to_owned());

@@ -58,6 +58,10 @@ impl Transport for Local {
         Ok(target)
     }
 
+    async fn is_alive(&self) -> bool {
+        true
+    }
+
     async fn close(&self) {}
 }
 

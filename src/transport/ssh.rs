@@ -122,6 +122,13 @@ impl Transport for Ssh {
         Ok(local)
     }
 
+    async fn is_alive(&self) -> bool {
+        match self.session().await {
+            Ok(session) => session.check().await.is_ok(),
+            Err(_) => false,
+        }
+    }
+
     async fn close(&self) {
         let session = self.session.write().await.take();
         if let Some(session) = session.and_then(Arc::into_inner) {

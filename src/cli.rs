@@ -1,0 +1,121 @@
+//! Arguments. No logic.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::flags::UpFlags;
+use crate::ui::Format;
+
+/// A highly available Kubernetes cluster, the hard way and in the open.
+///
+/// Examples:
+///   kdiy up                            3 masters, 2 workers
+///   kdiy up --masters 1 --workers 1    the smallest that teaches something
+///   kdiy kubectl -- get nodes
+///   kdiy destroy
+#[derive(Debug, Parser)]
+#[command(name = "kdiy", version, verbatim_doc_comment)]
+pub struct Cli {
+    /// How to say what happens
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub output: Format,
+    /// Show the machines' own output as well
+    #[arg(long, short, global = true)]
+    pub verbose: bool,
+    /// Playbooks laid over the built-in ones
+    #[arg(long, global = true, value_name = "DIR")]
+    pub playbooks: Option<PathBuf>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make the cluster, or make it right again
+    Up(Up),
+    /// Take the cluster away without a trace
+    Destroy(Destroy),
+    /// The cluster file: write one, its schema, what is in force
+    #[command(subcommand)]
+    Config(Config),
+    /// Print the kubeconfig, or merge it into yours
+    Kubeconfig(Kubeconfig),
+    /// Run kubectl against the cluster
+    Kubectl(Passed),
+    /// Log in to a machine, or run a command there
+    Ssh(Ssh),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Up {
+    #[command(flatten)]
+    pub flags: UpFlags,
+    /// Steps that change machines at the same time
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub parallel: u16,
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Which {
+    /// Name of the cluster
+    #[arg(long, default_value = "kdiy")]
+    pub name: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Destroy {
+    #[command(flatten)]
+    pub which: Which,
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Config {
+    /// Write a commented cluster file to start from
+    Init {
+        #[arg(default_value = "cluster.yaml")]
+        path: PathBuf,
+        /// Replace a file that is there
+        #[arg(long)]
+        force: bool,
+    },
+    /// Print the JSON schema of the cluster file, for editors
+    Schema,
+    /// Print the cluster file with every default and flag in it
+    Show(Box<UpFlags>),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Kubeconfig {
+    #[command(flatten)]
+    pub which: Which,
+    /// Merge it into ~/.kube/config ($KUBECONFIG) instead of printing it
+    #[arg(long)]
+    pub merge: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Passed {
+    #[command(flatten)]
+    pub which: Which,
+    /// kubectl's own arguments, after --
+    #[arg(last = true)]
+    pub arguments: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Ssh {
+    #[command(flatten)]
+    pub which: Which,
+    /// The machine, with or without the cluster's name: kdiy-master-1 or master-1
+    pub machine: String,
+    /// The command, after --
+    #[arg(last = true)]
+    pub command: Vec<String>,
+}

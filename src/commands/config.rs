@@ -1,0 +1,36 @@
+//! `kdiy config`: the cluster file.
+
+use crate::cli::Config;
+use crate::config::sample;
+use crate::failure::{Failure, Result};
+use crate::state::atomic;
+use crate::ui::Ui;
+
+pub fn run(command: Config, ui: Ui) -> Result<u8> {
+    match command {
+        Config::Init { path, force } => {
+            if path.exists() && !force {
+                return Err(Failure::input(format!("{} is there already", path.display()))
+                    .hint("--force replaces it"));
+            }
+            atomic::write(&path, sample::commented().as_bytes(), 0o644)?;
+            ui.result(
+                &format!("wrote {}; `kdiy up` reads it", path.display()),
+                &serde_json::json!({"wrote": path}),
+            );
+        }
+        Config::Schema => {
+            let schema = sample::schema();
+            let text = serde_json::to_string_pretty(&schema)
+                .map_err(|error| Failure::bug("the schema").because(error))?;
+            ui.result(&text, &schema);
+        }
+        Config::Show(flags) => {
+            let config = super::up::effective(&flags)?;
+            let text = serde_saphyr::to_string(&config)
+                .map_err(|error| Failure::bug("the cluster file").because(error))?;
+            ui.result(&text, &config);
+        }
+    }
+    Ok(0)
+}

@@ -1,0 +1,189 @@
+//! Flags of `kdiy up` that change the cluster file's values.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::{ClusterConfig, EtcdTopology, LoadBalancerMode, ProviderChoice};
+use crate::failure::{Failure, Result};
+
+/// What to build, where it differs from the cluster file.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct UpFlags {
+    /// The cluster file [default: ./cluster.yaml, if there is one]
+    #[arg(long, short, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Name of the cluster [default: kdiy]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Control-plane machines: 1, 3, 5 or 7 [default: 3]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub masters: Option<i64>,
+    /// Machines that run workloads only [default: 2]
+    #[arg(long, value_name = "M", allow_negative_numbers = true)]
+    pub workers: Option<i64>,
+    /// Where machines come from [default: auto]
+    #[arg(long, value_enum)]
+    pub provider: Option<ProviderChoice>,
+    /// etcd on the masters or on machines of its own: stacked, external or external:N
+    #[arg(long, value_name = "TOPOLOGY")]
+    pub etcd: Option<EtcdFlag>,
+    /// In front of the api-servers: stacked, dedicated, dedicated:N, external:HOST:PORT or none
+    #[arg(long, value_name = "MODE")]
+    pub lb: Option<LbFlag>,
+    /// Kubernetes version, such as 1.36.4
+    #[arg(long, value_name = "VERSION")]
+    pub kubernetes: Option<String>,
+    /// Directory or URL laid out like the release servers: <mirror>/<host>/<path>
+    #[arg(long, value_name = "URL|DIR")]
+    pub mirror: Option<String>,
+    /// sha256sum-style list that replaces the pinned digests, for a mirror of rebuilt files
+    #[arg(long, value_name = "FILE")]
+    pub digests: Option<PathBuf>,
+    /// Image of the machines, for the docker provider
+    #[arg(long)]
+    pub image: Option<String>,
+    /// Vagrant box of the machines, for the other providers
+    #[arg(long)]
+    pub r#box: Option<String>,
+    /// Multiply every deadline, for emulated or very old machines
+    #[arg(long, value_name = "FACTOR")]
+    pub slow_machines: Option<u32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EtcdFlag(EtcdTopology, Option<u32>);
+
+impl FromStr for EtcdFlag {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once(':') {
+            None if text == "stacked" => Ok(Self(EtcdTopology::Stacked, None)),
+            None if text == "external" => Ok(Self(EtcdTopology::External, None)),
+            Some(("external", count)) => count
+                .parse()
+                .map(|count| Self(EtcdTopology::External, Some(count)))
+                .map_err(|_| format!("`{count}` is not a number of members")),
+            _ => Err("write stacked, external or external:N".into()),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LbFlag {
+    mode: LoadBalancerMode,
+    machines: Option<u32>,
+    address: Option<String>,
+}
+
+impl FromStr for LbFlag {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let plain = |mode| Ok(Self { mode, machines: None, address: None });
+        match text.split_once(':') {
+            None => match text {
+                "stacked" => plain(LoadBalancerMode::Stacked),
+                "dedicated" => plain(LoadBalancerMode::Dedicated),
+                "none" => plain(LoadBalancerMode::None),
+                "external" => Err("say where it is: external:HOST:PORT".into()),
+                _ => {
+                    Err("write stacked, dedicated, dedicated:N, external:HOST:PORT or none".into())
+                }
+            },
+            Some(("dedicated", count)) => count
+                .parse()
+                .map(|count| Self {
+                    mode: LoadBalancerMode::Dedicated,
+                    machines: Some(count),
+                    address: None,
+                })
+                .map_err(|_| format!("`{count}` is not a number of machines")),
+            Some(("external", address)) => Ok(Self {
+                mode: LoadBalancerMode::External,
+                machines: None,
+                address: Some(address.to_owned()),
+            }),
+            _ => Err("write stacked, dedicated, dedicated:N, external:HOST:PORT or none".into()),
+        }
+    }
+}
+
+impl UpFlags {
+    /// The file's values with the flags laid over them; not yet checked.
+    pub fn over(&self, mut config: ClusterConfig) -> Result<ClusterConfig> {
+        if let Some(name) = &self.name {
+            config.name.clone_from(name);
+        }
+        if let Some(masters) = self.masters {
+            config.masters = count("--masters", masters)?;
+        }
+        if let Some(workers) = self.workers {
+            config.workers = count("--workers", workers)?;
+        }
+        if let Some(provider) = self.provider {
+            config.provider = provider;
+        }
+        if let Some(EtcdFlag(topology, members)) = &self.etcd {
+            config.etcd.topology = *topology;
+            config.etcd.members = members.unwrap_or(config.etcd.members);
+        }
+        if let Some(flag) = &self.lb {
+            config.load_balancer.mode = flag.mode;
+            config.load_balancer.machines = flag.machines.unwrap_or(config.load_balancer.machines);
+            config.load_balancer.address.clone_from(&flag.address);
+        }
+        if let Some(version) = &self.kubernetes {
+            version.clone_into(&mut config.kubernetes);
+        }
+        if let Some(mirror) = &self.mirror {
+            config.artifacts.mirror = Some(mirror.clone());
+        }
+        if let Some(digests) = &self.digests {
+            config.artifacts.digests = Some(digests.clone());
+        }
+        if let Some(image) = &self.image {
+            config.machines.image = Some(image.clone());
+        }
+        if let Some(name) = &self.r#box {
+            config.machines.r#box = Some(name.clone());
+        }
+        if let Some(factor) = self.slow_machines {
+            config.slow_machines = factor;
+        }
+        Ok(config)
+    }
+}
+
+fn count(flag: &str, value: i64) -> Result<u32> {
+    u32::try_from(value).map_err(|_| {
+        Failure::input(format!("{flag}: {value} is not a number of machines"))
+            .hint(format!("for example {flag} 3"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compound_flags_are_read() {
+        assert_eq!("external:5".parse(), Ok(EtcdFlag(EtcdTopology::External, Some(5))));
+        let lb: LbFlag = "external:10.0.0.1:6443".parse().unwrap();
+        assert_eq!(lb.address.as_deref(), Some("10.0.0.1:6443"));
+        for nonsense in ["externl", "external:x", "stacked:2"] {
+            assert!(nonsense.parse::<EtcdFlag>().is_err(), "{nonsense}");
+        }
+        assert!("external".parse::<LbFlag>().is_err());
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_negative_counts_are_refused() {
+        let flags = UpFlags { masters: Some(5), ..UpFlags::default() };
+        let config = flags.over(ClusterConfig::default()).unwrap();
+        assert_eq!((config.masters, config.workers), (5, 2));
+        let flags = UpFlags { workers: Some(-1), ..UpFlags::default() };
+        let failure = flags.over(ClusterConfig::default()).unwrap_err().to_string();
+        assert!(failure.contains("--workers"), "{failure}");
+    }
+}

@@ -1,0 +1,98 @@
+//! Reading a cluster file.
+
+use std::path::Path;
+
+use super::ClusterConfig;
+use crate::failure::{Failure, Result};
+
+/// A cluster file is a page; what is larger is something else.
+const LARGEST: u64 = 1024 * 1024;
+/// Words further apart than this are no misspelling of each other.
+const ALIKE: f64 = 0.75;
+
+pub fn read(path: &Path) -> Result<ClusterConfig> {
+    let unreadable = |error: std::io::Error| {
+        Failure::input(format!("cannot read the cluster file {}", path.display()))
+            .because(error)
+            .hint("`kdiy config init` writes one to start from")
+    };
+    let size = std::fs::metadata(path).map_err(unreadable)?.len();
+    if size > LARGEST {
+        return Err(Failure::input(format!("{} is {size} bytes large", path.display()))
+            .hint("a cluster file is about a page; is this the right file?"));
+    }
+    let text = std::fs::read_to_string(path).map_err(unreadable)?;
+    parse(&path.display().to_string(), &text)
+}
+
+pub fn parse(name: &str, text: &str) -> Result<ClusterConfig> {
+    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+        return Ok(ClusterConfig::default());
+    }
+    serde_saphyr::from_str(text).map_err(|error| {
+        let message = error.to_string();
+        let failure = Failure::input(format!("{name} is not a cluster file"));
+        let failure = match suggestion(&message) {
+            Some(suggestion) => failure.hint(format!("did you mean `{suggestion}`?")),
+            None => failure.hint("`kdiy config schema` says what may be in it"),
+        };
+        failure.tail(message.lines().map(str::to_owned).collect())
+    })
+}
+
+/// From "unknown field `x`, expected one of y, z" the one most like it.
+fn suggestion(message: &str) -> Option<String> {
+    let (_, rest) = message
+        .split_once("unknown field `")
+        .or_else(|| message.split_once("unknown variant `"))?;
+    let (unknown, rest) = rest.split_once('`')?;
+    let (_, known) = rest.lines().next()?.split_once("expected one of ")?;
+    known
+        .split(", ")
+        .map(|known| known.trim_matches('`'))
+        .map(|known| (strsim::jaro_winkler(unknown, known), known))
+        .filter(|(alike, _)| *alike >= ALIKE)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, known)| known.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_empty_file_is_the_defaults() {
+        assert_eq!(parse("x", "# nothing\n").unwrap(), ClusterConfig::default());
+    }
+
+    #[test]
+    fn what_is_written_reads_back() {
+        let config = ClusterConfig { masters: 5, ..ClusterConfig::default() };
+        let text = serde_saphyr::to_string(&config).unwrap();
+        assert_eq!(parse("x", &text).unwrap(), config);
+    }
+
+    #[test]
+    fn a_misspelt_key_is_recognised() {
+        let text =
+            parse("my.yaml", "masters: 3\nnetwork:\n  cin: bridge\n").unwrap_err().to_string();
+        assert!(text.contains("my.yaml") && text.contains("did you mean `cni`"), "{text}");
+    }
+
+    #[test]
+    fn a_key_given_twice_and_a_wrong_type_are_refused_with_their_line() {
+        let twice = parse("x", "masters: 3\nmasters: 5\n").unwrap_err().to_string();
+        assert!(twice.contains("masters") && twice.contains('2'), "{twice}");
+        let wrong = parse("x", "masters: three\n").unwrap_err().to_string();
+        assert!(wrong.contains("1"), "{wrong}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_breaks_the_parser(text in "(?s).{0,200}") {
+            let _ = parse("x", &text);
+        }
+    }
+}

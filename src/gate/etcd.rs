@@ -1,0 +1,315 @@
+//! All members agree on one leader, and what is written through each is read through every other.
+//!
+//! `etcdctl endpoint health` would not do: it reads and never writes (etcdctl/v3,
+//! `ep_command.go`), and a member's status needs no quorum at all.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use async_trait::async_trait;
+use serde::Deserialize;
+
+use super::{Gate, GateContext, Verdict};
+use crate::topology::{ETCD_PEER_PORT, Group, Quorum};
+
+pub struct Etcd;
+
+const ETCDCTL: &str = "etcdctl --cacert /etc/etcd/pki/ca.crt --cert /etc/etcd/pki/client.crt \
+    --key /etc/etcd/pki/client.key --dial-timeout 2s --command-timeout 5s";
+const PREFIX: &str = "/kdiy/gate/";
+
+#[derive(Debug, Deserialize)]
+struct EndpointStatus {
+    #[serde(rename = "Status")]
+    status: Status,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Status {
+    header: Header,
+    leader: u64,
+    #[serde(rename = "raftTerm")]
+    term: u64,
+    #[serde(default, rename = "isLearner")]
+    learner: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Header {
+    cluster_id: u64,
+    member_id: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Members {
+    members: Vec<Member>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Member {
+    #[serde(default)]
+    name: String,
+    #[serde(default, rename = "isLearner")]
+    learner: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct Alarms {
+    #[serde(default)]
+    alarms: Vec<serde_json::Value>,
+}
+
+/// What one member said of itself and of the others.
+#[derive(Debug)]
+struct Answer {
+    status: Status,
+    members: BTreeSet<String>,
+    learners: usize,
+    alarms: usize,
+    wrote: bool,
+    /// Mean time of a write to the write-ahead log, in ms.
+    fsync_ms: Option<f64>,
+}
+
+#[async_trait]
+impl Gate for Etcd {
+    fn name(&self) -> &'static str {
+        "etcd"
+    }
+
+    fn watches(&self) -> (Group, &'static [&'static str]) {
+        (Group::Etcd, &["etcd.service"])
+    }
+
+    fn port(&self) -> Option<u16> {
+        Some(ETCD_PEER_PORT)
+    }
+
+    async fn probe(&self, context: &GateContext) -> Verdict {
+        let nonce = format!("{:016x}", rand::random::<u64>());
+        let wanted: BTreeSet<String> =
+            context.topology.group(Group::Etcd).iter().map(|m| m.name.clone()).collect();
+        let mut verdict = Verdict::default();
+        let mut answers = BTreeMap::new();
+        for (machine, answer) in
+            context.ask(Group::Etcd, |machine| first_round(&machine.name, &nonce)).await
+        {
+            match answer.and_then(|text| parse(&text)) {
+                Ok(answer) => {
+                    answers.insert(machine.name.clone(), answer);
+                }
+                Err(error) => {
+                    verdict.record(Some(&machine.name), "member status", "an answer", error, false);
+                }
+            }
+        }
+        judge(&mut verdict, &wanted, &answers);
+        if verdict.passed() {
+            let read = context.ask(Group::Etcd, |_| second_round()).await;
+            for (machine, answer) in read {
+                let text = answer.unwrap_or_else(|error| error);
+                let seen = text.lines().filter(|line| *line == nonce).count();
+                verdict.record(
+                    Some(&machine.name),
+                    "reads what was written through each member",
+                    format!("{0} of {0}", wanted.len()),
+                    format!("{seen} of {}", wanted.len()),
+                    seen == wanted.len(),
+                );
+            }
+            self.clean(context).await;
+        }
+        verdict
+    }
+}
+
+impl Etcd {
+    async fn clean(&self, context: &GateContext) {
+        let first = context.topology.group(Group::Etcd).first().map(|m| m.name.clone());
+        let script = format!("{ETCDCTL} del --prefix {PREFIX} >/dev/null");
+        let _ = context
+            .ask(Group::Etcd, |machine| {
+                if Some(&machine.name) == first.as_ref() { script.clone() } else { ":".into() }
+            })
+            .await;
+    }
+}
+
+fn judge(verdict: &mut Verdict, wanted: &BTreeSet<String>, answers: &BTreeMap<String, Answer>) {
+    let list = |names: &BTreeSet<String>| names.iter().cloned().collect::<Vec<_>>().join(" ");
+    for (name, answer) in answers {
+        let machine = Some(name.as_str());
+        verdict.record(
+            machine,
+            "members",
+            list(wanted),
+            list(&answer.members),
+            answer.members == *wanted,
+        );
+        verdict.record(
+            machine,
+            "learners",
+            "0",
+            answer.learners.to_string(),
+            answer.learners == 0 && !answer.status.learner,
+        );
+        verdict.record(machine, "alarms", "0", answer.alarms.to_string(), answer.alarms == 0);
+        verdict.record(
+            machine,
+            "a write through this member",
+            "done",
+            if answer.wrote { "done" } else { "refused" },
+            answer.wrote,
+        );
+        if let Some(fsync) = answer.fsync_ms {
+            verdict.record(
+                machine,
+                "mean fsync of the log",
+                "reported",
+                format!("{fsync:.1} ms"),
+                true,
+            );
+        }
+    }
+    let agree = |verdict: &mut Verdict, asked: &str, values: BTreeSet<u64>| {
+        let saw: Vec<String> = values.iter().map(|value| format!("{value:x}")).collect();
+        verdict.record(None, asked, "the same from all", saw.join(", "), values.len() == 1);
+    };
+    agree(verdict, "cluster id", answers.values().map(|a| a.status.header.cluster_id).collect());
+    agree(verdict, "term", answers.values().map(|a| a.status.term).collect());
+    let leaders: BTreeSet<u64> = answers.values().map(|a| a.status.leader).collect();
+    let leader = answers.iter().find(|(_, answer)| {
+        leaders.len() == 1 && leaders.contains(&answer.status.header.member_id)
+    });
+    verdict.record(
+        None,
+        "leader",
+        "one, a member",
+        leader.map_or("none that all agree on", |(name, _)| name),
+        leader.is_some(),
+    );
+    let quorum = Quorum { members: u32::try_from(wanted.len()).unwrap_or(u32::MAX) };
+    verdict.record(
+        None,
+        "members that answer",
+        format!(
+            "all {} (quorum {}, {} may fail)",
+            wanted.len(),
+            quorum.needed(),
+            quorum.tolerance()
+        ),
+        answers.len().to_string(),
+        answers.len() == wanted.len(),
+    );
+}
+
+fn first_round(name: &str, nonce: &str) -> String {
+    format!(
+        r#"e='{ETCDCTL}'
+echo @status; $e endpoint status -w json
+echo @members; $e member list -w json
+echo @alarms; $e alarm list -w json
+echo @write; $e put {PREFIX}{name} {nonce}
+echo @fsync; curl -s --max-time 2 --cacert /etc/etcd/pki/ca.crt --cert /etc/etcd/pki/client.crt --key /etc/etcd/pki/client.key \
+  https://127.0.0.1:2379/metrics | awk '/^etcd_disk_wal_fsync_duration_seconds_sum/ {{s=$2}} /^etcd_disk_wal_fsync_duration_seconds_count/ {{if ($2 > 0) print s/$2*1000}}'
+"#
+    )
+}
+
+/// Reads are linearizable, etcdctl's default: the member asks a quorum before it answers.
+fn second_round() -> String {
+    format!("{ETCDCTL} get --prefix {PREFIX} --print-value-only")
+}
+
+fn parse(text: &str) -> Result<Answer, String> {
+    let mut sections: BTreeMap<&str, String> = BTreeMap::new();
+    let mut current = "";
+    for line in text.lines() {
+        match line.strip_prefix('@') {
+            Some(name) => current = name,
+            None => {
+                let section = sections.entry(current).or_default();
+                section.push_str(line);
+                section.push('\n');
+            }
+        }
+    }
+    let section = |name: &str| sections.get(name).map(String::as_str).unwrap_or_default();
+    let statuses: Vec<EndpointStatus> = decode("status", section("status"))?;
+    let status = statuses.into_iter().next().ok_or("no status")?.status;
+    let members: Members = decode("members", section("members"))?;
+    let alarms: Alarms = decode("alarms", section("alarms"))?;
+    Ok(Answer {
+        status,
+        learners: members.members.iter().filter(|member| member.learner).count(),
+        members: members.members.into_iter().map(|member| member.name).collect(),
+        alarms: alarms.alarms.len(),
+        wrote: section("write").trim() == "OK",
+        fsync_ms: section("fsync").trim().parse().ok(),
+    })
+}
+
+fn decode<'a, T: Deserialize<'a>>(name: &str, text: &'a str) -> Result<T, String> {
+    serde_json::from_str(text).map_err(|_| match text.trim() {
+        "" => format!("no {name}: the member does not answer"),
+        _ => format!("the {name} make no sense"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As etcdctl 3.6.14 prints it.
+    fn text(member: u64, leader: u64, term: u64) -> String {
+        format!(
+            "@status\n[{{\"Endpoint\":\"127.0.0.1:2379\",\"Status\":{{\"header\":{{\"cluster_id\":7,\
+             \"member_id\":{member},\"revision\":4,\"raft_term\":{term}}},\"version\":\"3.6.14\",\
+             \"dbSize\":20480,\"leader\":{leader},\"raftIndex\":9,\"raftTerm\":{term}}}}}]\n\
+             @members\n{{\"header\":{{\"cluster_id\":7}},\"members\":[{{\"ID\":1,\"name\":\"a\"}},\
+             {{\"ID\":2,\"name\":\"b\"}}]}}\n@alarms\n{{\"header\":{{}}}}\n@write\nOK\n@fsync\n1.5\n"
+        )
+    }
+
+    fn verdict(answers: [(&str, String); 2]) -> Verdict {
+        let wanted = BTreeSet::from(["a".to_owned(), "b".to_owned()]);
+        let answers = answers
+            .into_iter()
+            .map(|(name, text)| (name.to_owned(), parse(&text).unwrap()))
+            .collect();
+        let mut verdict = Verdict::default();
+        judge(&mut verdict, &wanted, &answers);
+        verdict
+    }
+
+    fn red(verdict: &Verdict) -> Vec<&str> {
+        let red = verdict.evidence.iter().filter(|evidence| !evidence.ok);
+        red.map(|evidence| evidence.asked.as_str()).collect()
+    }
+
+    #[test]
+    fn agreement_is_green() {
+        let verdict = verdict([("a", text(1, 2, 3)), ("b", text(2, 2, 3))]);
+        assert!(verdict.passed(), "{:?}", red(&verdict));
+    }
+
+    #[test]
+    fn two_leaders_two_terms_and_a_refused_write_are_red() {
+        let split = verdict([("a", text(1, 1, 3)), ("b", text(2, 2, 4))]);
+        assert_eq!(red(&split), ["term", "leader"]);
+        let refused = text(2, 2, 3).replace("@write\nOK", "@write\n");
+        let verdict = verdict([("a", text(1, 2, 3)), ("b", refused)]);
+        assert_eq!(red(&verdict), ["a write through this member"]);
+    }
+
+    #[test]
+    fn a_member_that_is_down_says_so() {
+        assert!(parse("@status\n@members\n").unwrap_err().contains("does not answer"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_answer_breaks_the_reader(text in "(?s).*") {
+            let _ = parse(&text);
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Every machine is itself, has the right time, and reaches every other.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+
+use super::{Gate, GateContext, Verdict};
+use crate::topology::Group;
+
+pub struct Machines;
+
+/// Leases and certificates stand clocks that are this far apart; etcd warns at one second
+/// (etcd's `rafthttp` clock-difference check).
+const SKEW_SECONDS: f64 = 1.0;
+
+#[async_trait]
+impl Gate for Machines {
+    fn name(&self) -> &'static str {
+        "machines"
+    }
+
+    fn watches(&self) -> (Group, &'static [&'static str]) {
+        (Group::All, &[])
+    }
+
+    fn port(&self) -> Option<u16> {
+        Some(22)
+    }
+
+    async fn probe(&self, context: &GateContext) -> Verdict {
+        let all: Vec<String> =
+            context.topology.machines.iter().map(|m| m.address.to_string()).collect();
+        let answers =
+            context.ask(Group::All, |machine| script(&machine.address.to_string(), &all)).await;
+        let mut verdict = Verdict::default();
+        let mut seen: BTreeMap<(&str, String), String> = BTreeMap::new();
+        let mut times = Vec::new();
+        for (machine, answer) in &answers {
+            let name = machine.name.as_str();
+            let text = match answer {
+                Ok(text) => text,
+                Err(error) => {
+                    verdict.record(Some(name), "an answer over SSH", "one", error, false);
+                    continue;
+                }
+            };
+            let fields: BTreeMap<&str, &str> =
+                text.lines().filter_map(|line| line.split_once('=')).collect();
+            let field = |key: &str| fields.get(key).copied().unwrap_or_default();
+            let hostname = field("hostname");
+            verdict.record(Some(name), "hostname", name, hostname, hostname == name);
+            for key in ["machine_id", "mac"] {
+                let value = field(key).to_owned();
+                let other = seen.insert((key, value.clone()), name.to_owned());
+                let unique = !value.is_empty() && other.is_none();
+                let saw = match (value.is_empty(), other) {
+                    (true, _) => "none".to_owned(),
+                    (false, Some(other)) => format!("{value}, as on {other}"),
+                    (false, None) => value,
+                };
+                verdict.record(Some(name), key, "one of its own", saw, unique);
+            }
+            let holders = field("interfaces");
+            verdict.record(
+                Some(name),
+                format!("interfaces with {}", machine.address),
+                "1",
+                holders,
+                holders == "1",
+            );
+            verdict.record(
+                Some(name),
+                "swap areas in use",
+                "0",
+                field("swap"),
+                field("swap") == "0",
+            );
+            let unreached = field("unreached");
+            verdict.record(
+                Some(name),
+                "reaches every other machine",
+                "all",
+                if unreached.is_empty() { "all" } else { unreached },
+                fields.contains_key("unreached") && unreached.is_empty(),
+            );
+            times.extend(field("time").parse::<f64>().ok().map(|time| (name, time)));
+        }
+        record_skew(&mut verdict, &times);
+        verdict
+    }
+}
+
+fn record_skew(verdict: &mut Verdict, times: &[(&str, f64)]) {
+    let mut sorted: Vec<(&str, f64)> = times.to_vec();
+    sorted.sort_by(|a, b| a.1.total_cmp(&b.1));
+    let Some((_, median)) = sorted.get(sorted.len() / 2).copied() else { return };
+    for (name, time) in times {
+        let skew = time - median;
+        verdict.record(
+            Some(name),
+            "clock",
+            format!("within {SKEW_SECONDS} s of the others (answers are not quite simultaneous)"),
+            format!("{skew:+.2} s"),
+            skew.abs() <= SKEW_SECONDS * 2.0,
+        );
+    }
+}
+
+fn script(own: &str, all: &[String]) -> String {
+    let others: Vec<&str> = all.iter().map(String::as_str).filter(|other| *other != own).collect();
+    format!(
+        r#"echo "time=$(date +%s.%N)"
+echo "hostname=$(hostname)"
+echo "machine_id=$(cat /etc/machine-id)"
+device=$(ip -o -4 addr show | awk '{{split($4, p, "/"); if (p[1] == "{own}") {{print $2; exit}}}}')
+echo "mac=$(cat "/sys/class/net/$device/address")"
+echo "interfaces=$(ip -o -4 addr show | awk '{{split($4, p, "/"); if (p[1] == "{own}") n++}} END {{print n+0}}')"
+echo "swap=$(($(wc -l </proc/swaps) - 1))"
+unreached=
+for a in {others}; do ping -c 1 -W 2 -q "$a" >/dev/null 2>&1 || unreached="$unreached $a"; done
+echo "unreached=$unreached"
+"#,
+        others = others.join(" ")
+    )
+}

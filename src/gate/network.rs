@@ -1,0 +1,255 @@
+//! From a pod on every node: every other pod, a Service, the api and names; from every machine a
+//! NodePort; and for every node logs and exec, without which a cluster cannot be looked after.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use kube::api::{Api, AttachParams, DeleteParams, ListParams, LogParams};
+use kube::{Client, ResourceExt};
+use serde_json::{Value, json};
+use tokio::io::AsyncReadExt;
+
+use super::{Gate, GateContext, Verdict};
+use crate::cluster::manifests;
+use crate::kube_api::chain;
+use crate::topology::Group;
+
+pub struct Network;
+
+const NAMESPACE: &str = "kdiy-probe";
+const PORT: u16 = 8080;
+const EXEC_WITHIN: Duration = Duration::from_secs(20);
+
+#[async_trait]
+impl Gate for Network {
+    fn name(&self) -> &'static str {
+        "network"
+    }
+
+    fn watches(&self) -> (Group, &'static [&'static str]) {
+        (Group::Nodes, &[])
+    }
+
+    fn port(&self) -> Option<u16> {
+        Some(10250)
+    }
+
+    async fn probe(&self, context: &GateContext) -> Verdict {
+        let mut verdict = Verdict::default();
+        let client = match context.api.any().await {
+            Ok(client) => client,
+            Err(failure) => {
+                verdict.record(None, "an api-server", "ready", failure.to_string(), false);
+                return verdict;
+            }
+        };
+        let pods = match started(&client, context, &mut verdict).await {
+            Some(pods) => pods,
+            None => return verdict,
+        };
+        let port = look(&client, context, &pods, &mut verdict).await;
+        if let Some(port) = port {
+            node_port(context, port, &mut verdict).await;
+        }
+        if verdict.passed() {
+            // A namespace that stays behind is adopted by the next look.
+            let api: Api<Namespace> = Api::all(client);
+            let _ = api.delete(NAMESPACE, &DeleteParams::background()).await;
+        }
+        verdict
+    }
+}
+
+/// Pod name and address by node, once every node runs one.
+type Pods = BTreeMap<String, (String, String)>;
+
+async fn started(client: &Client, context: &GateContext, verdict: &mut Verdict) -> Option<Pods> {
+    let text: Vec<String> = objects(context).iter().map(Value::to_string).collect();
+    if let Err(failure) = manifests::apply(client, "the probe", &text.join("\n---\n")).await {
+        verdict.record(None, "the probe's pods", "created", failure.to_string(), false);
+        return None;
+    }
+    let api: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
+    let listed = api.list(&ListParams::default().labels("app=probe")).await;
+    let mut pods = Pods::new();
+    for pod in listed.map(|list| list.items).unwrap_or_default() {
+        let name = pod.name_any();
+        let gone = pod.metadata.deletion_timestamp.is_some();
+        let (Some(spec), Some(status)) = (pod.spec, pod.status) else { continue };
+        let ready = status
+            .conditions
+            .iter()
+            .flatten()
+            .any(|condition| condition.type_ == "Ready" && condition.status == "True");
+        if let (Some(node), Some(ip), true, false) = (spec.node_name, status.pod_ip, ready, gone) {
+            pods.insert(node, (name, ip));
+        }
+    }
+    let nodes = context.topology.group(Group::Nodes);
+    for node in &nodes {
+        let runs = pods.contains_key(&node.name);
+        let saw = if runs { "runs" } else { "not yet" };
+        verdict.record(Some(&node.name), "a pod on the node", "runs", saw, runs);
+    }
+    (pods.len() == nodes.len()).then_some(pods)
+}
+
+/// Runs one script in each pod. Returns the NodePort.
+async fn look(
+    client: &Client,
+    context: &GateContext,
+    pods: &Pods,
+    verdict: &mut Verdict,
+) -> Option<i32> {
+    let services: Api<Service> = Api::namespaced(client.clone(), NAMESPACE);
+    let service = services.get("probe").await.ok().and_then(|service| service.spec)?;
+    let service_ip = service.cluster_ip.unwrap_or_default();
+    let addresses: Vec<&str> = pods.values().map(|(_, ip)| ip.as_str()).collect();
+    let script = script(&addresses, &service_ip, context);
+    let api: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
+    let asked =
+        pods.iter().map(|(node, (pod, _))| {
+            let (api, script) = (&api, &script);
+            async move {
+                (node, exec(api, pod, script).await, api.logs(pod, &LogParams::default()).await)
+            }
+        });
+    for (node, answer, logs) in futures::future::join_all(asked).await {
+        let machine = Some(node.as_str());
+        match answer {
+            Ok(text) => {
+                for what in ["pods", "service", "api", "names"] {
+                    let missing: Vec<&str> = text
+                        .lines()
+                        .filter_map(|line| line.strip_prefix(&format!("{what}: ")))
+                        .collect();
+                    verdict.record(
+                        machine,
+                        asked_of(what),
+                        "all answer",
+                        if missing.is_empty() {
+                            "all answer".to_owned()
+                        } else {
+                            missing.join(", ")
+                        },
+                        missing.is_empty(),
+                    );
+                }
+                verdict.record(machine, "exec", "works", "works", text.contains("done"));
+            }
+            Err(error) => verdict.record(machine, "exec", "works", error, false),
+        }
+        let (saw, ok) = match logs {
+            Ok(text) => ("works".to_owned(), text.contains("serving")),
+            Err(error) => (chain(&error), false),
+        };
+        verdict.record(machine, "logs", "works", saw, ok);
+    }
+    service.ports?.first()?.node_port
+}
+
+fn asked_of(what: &str) -> &'static str {
+    match what {
+        "pods" => "from its pod, every pod on every node",
+        "service" => "from its pod, a Service",
+        "api" => "from its pod, the api's Service",
+        _ => "from its pod, cluster names",
+    }
+}
+
+/// Prints a line for each thing that did not answer.
+fn script(addresses: &[&str], service_ip: &str, context: &GateContext) -> String {
+    let domain = &context.config.network.dns_domain;
+    format!(
+        "for a in {pods}; do wget -q -O /dev/null -T 3 http://$a:{PORT}/ || echo \"pods: no $a\"; done\n\
+         wget -q -O /dev/null -T 3 http://{service_ip}:{PORT}/ || echo 'service: no {service_ip}'\n\
+         nc -w 3 {api} 443 </dev/null || echo 'api: no {api}'\n\
+         nslookup kubernetes.default.svc.{domain} >/dev/null 2>&1 || echo 'names: no kubernetes.default'\n\
+         wget -q -O /dev/null -T 3 http://probe.{NAMESPACE}.svc.{domain}:{PORT}/ || echo 'names: no probe'\n\
+         echo done",
+        pods = addresses.join(" "),
+        api = context.topology.api_service,
+    )
+}
+
+async fn exec(api: &Api<Pod>, pod: &str, script: &str) -> Result<String, String> {
+    let params = AttachParams::default().stdout(true).stderr(false);
+    let run = async {
+        let mut process =
+            api.exec(pod, ["sh", "-c", script], &params).await.map_err(|error| chain(&error))?;
+        let mut text = String::new();
+        if let Some(mut stdout) = process.stdout() {
+            stdout.read_to_string(&mut text).await.map_err(|error| error.to_string())?;
+        }
+        Ok(text)
+    };
+    tokio::time::timeout(EXEC_WITHIN, run)
+        .await
+        .map_err(|_| format!("no end within {} s", EXEC_WITHIN.as_secs()))?
+}
+
+async fn node_port(context: &GateContext, port: i32, verdict: &mut Verdict) {
+    let addresses: Vec<String> =
+        context.topology.group(Group::Nodes).iter().map(|node| node.address.to_string()).collect();
+    let script = format!(
+        "for a in {}; do curl -s -o /dev/null --max-time 3 http://$a:{port}/ || echo \"$a\"; done; echo done",
+        addresses.join(" ")
+    );
+    for (machine, answer) in context.ask(Group::Nodes, |_| script.clone()).await {
+        let text = answer.unwrap_or_else(|error| error);
+        let missing: Vec<&str> = text.lines().filter(|line| *line != "done").collect();
+        verdict.record(
+            Some(&machine.name),
+            "from the machine, a NodePort on every node",
+            "all answer",
+            if missing.is_empty() {
+                "all answer".to_owned()
+            } else {
+                format!("not {}", missing.join(", "))
+            },
+            missing.is_empty() && text.contains("done"),
+        );
+    }
+}
+
+fn objects(context: &GateContext) -> [Value; 3] {
+    let serve = format!(
+        "mkdir -p /tmp/www && hostname >/tmp/www/index.html && echo serving && exec httpd -f -p {PORT} -h /tmp/www"
+    );
+    [
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}),
+        json!({
+            "apiVersion": "apps/v1", "kind": "DaemonSet",
+            "metadata": {"name": "probe", "namespace": NAMESPACE},
+            "spec": {
+                "selector": {"matchLabels": {"app": "probe"}},
+                "template": {
+                    "metadata": {"labels": {"app": "probe"}},
+                    "spec": {
+                        "tolerations": [{"operator": "Exists"}],
+                        "terminationGracePeriodSeconds": 0,
+                        "automountServiceAccountToken": false,
+                        "containers": [{
+                            "name": "probe",
+                            "image": context.images.get("busybox"),
+                            "imagePullPolicy": "IfNotPresent",
+                            "command": ["sh", "-c", serve],
+                            "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1},
+                        }],
+                    },
+                },
+            },
+        }),
+        json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": "probe", "namespace": NAMESPACE},
+            "spec": {
+                "type": "NodePort",
+                "selector": {"app": "probe"},
+                "ports": [{"port": PORT, "targetPort": PORT}],
+            },
+        }),
+    ]
+}

@@ -1,0 +1,217 @@
+//! Applying one step on one machine.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use super::{Runner, lost};
+use crate::artifacts::Installable;
+use crate::bundle::observe::ARTIFACT_STAMPS;
+use crate::bundle::script::{BOOTSTRAP, Line, quote};
+use crate::bundle::{Bundle, sha256};
+use crate::engine::{Done, Failed};
+use crate::event::Event;
+use crate::failure::{Failure, Kind, Result};
+use crate::fleet::Reached;
+use crate::plan::Task;
+use crate::transport::{Input, Script, Transport};
+
+/// A file of 100 MB over a slow network; multiplied by `slowMachines`.
+const PUSHED_WITHIN: Duration = Duration::from_secs(300);
+/// Installing distribution packages is the slowest thing a step does; multiplied likewise.
+const APPLIED_WITHIN: Duration = Duration::from_secs(600);
+const TAIL: usize = 20;
+
+impl Runner {
+    pub(super) async fn apply(&self, task: &Task) -> Result<Done, Failed> {
+        let machine = self.machine(task)?.name.clone();
+        let reached = self.fleet.reached(&machine).await?;
+        let bundle = reached
+            .bundles
+            .get(&task.step)
+            .ok_or_else(|| Failure::bug(format!("nothing was rendered for {}", task.id)))?;
+        let mut changes = self.install(task, &machine, bundle, &reached).await?;
+        let restarts = bundle.depends_on_any(reached.changed.lock().await.iter());
+        if bundle.differences(&reached.observed).is_empty() && !restarts && changes.is_empty() {
+            return Ok(Done::default());
+        }
+        if restarts {
+            self.mark_pending(task, &machine, bundle, &reached).await?;
+        }
+        let transport = self.connected(&machine).await?;
+        let log = MachineLog::open(&self.state.machine_log(&machine))?;
+        log.line(&format!("==== {} ====", task.id));
+        let answer = Mutex::new(Answer::default());
+        let listen = |line: &str| {
+            log.line(line);
+            let mut answer = answer.lock().unwrap_or_else(PoisonError::into_inner);
+            match Line::parse(line) {
+                Line::Did(what) => answer.did.push(what.to_owned()),
+                Line::Doing(what) => self.events.progress(&task.id, what),
+                Line::Fail(what) => answer.failed = Some(what.to_owned()),
+                Line::Other(text) => {
+                    answer.tail.push(text.to_owned());
+                    self.events.send(Event::Output {
+                        machine: machine.clone(),
+                        task: task.id.clone(),
+                        line: text.to_owned(),
+                    });
+                }
+            }
+        };
+        let script = Script::new(BOOTSTRAP)
+            .with_input(Input::Bytes(bundle.archive()?))
+            .timeout(self.slowly(APPLIED_WITHIN));
+        let result = transport.run_with(script, &listen).await;
+        let answer = answer.into_inner().unwrap_or_else(PoisonError::into_inner);
+        // Also what was done before a failure counts for the units of later steps.
+        let written = answer.did.iter().filter_map(|did| did.strip_prefix("wrote "));
+        reached.changed.lock().await.extend(written.map(str::to_owned));
+        let output = result.map_err(|error| lost(&task.step, &error))?;
+        if output.success() {
+            changes.extend(answer.did);
+            return Ok(Done { changes });
+        }
+        let what = answer.failed.unwrap_or_else(|| format!("ended with status {}", output.status));
+        let tail = answer.tail[answer.tail.len().saturating_sub(TAIL)..].to_vec();
+        Err(Failure::new(Kind::Step, what)
+            .on(&machine)
+            .in_step(&task.step)
+            .tail(tail)
+            .log(self.state.machine_log(&machine))
+            .hint(format!("look at the machine: kdiy ssh {machine}"))
+            .hint("`kdiy up` goes on from here once the cause is mended")
+            .into())
+    }
+
+    /// Sends the artifacts and images of a step that the machine does not have.
+    async fn install(
+        &self,
+        task: &Task,
+        machine: &str,
+        bundle: &Bundle,
+        reached: &Reached,
+    ) -> Result<Vec<String>, Failed> {
+        let mut missing = Vec::new();
+        let fetched = self.fetched.by_name.lock().await;
+        for name in bundle.artifacts.iter().chain(&bundle.images) {
+            let files =
+                fetched.get(name).ok_or_else(|| Failure::bug(format!("{name} was not fetched")))?;
+            let has = |file: &&Installable| {
+                reached.observed.artifacts.get(&file.to) != Some(&file.sha256)
+            };
+            missing.extend(files.iter().filter(has).cloned());
+        }
+        drop(fetched);
+        let mut changes = Vec::new();
+        let total: u64 = missing.iter().map(|file| file.bytes).sum();
+        let mut done = 0;
+        for file in missing {
+            let name = file.to.rsplit('/').next().unwrap_or(&file.to).to_owned();
+            self.events.bytes(&task.id, format!("sending {name}"), done, total);
+            self.push(task, machine, &file).await?;
+            done += file.bytes;
+            reached.changed.lock().await.insert(file.to.clone());
+            changes.push(format!("installed {}", file.to));
+        }
+        Ok(changes)
+    }
+
+    /// Sends one file, which the machine puts in place only when its digest is right.
+    async fn push(&self, task: &Task, machine: &str, file: &Installable) -> Result<(), Failed> {
+        let transport = self.connected(machine).await?;
+        let stamp = format!("{ARTIFACT_STAMPS}/{}", &sha256(file.to.as_bytes())[..16]);
+        let text = format!(
+            "set -eu; umask 077; to={to}; mkdir -p \"${{to%/*}}\" {stamps}; chmod 0755 \"${{to%/*}}\"; \
+             cat >\"$to.kdiy-new\"; \
+             echo \"{digest}  $to.kdiy-new\" | sha256sum --check --status || \
+             {{ rm -f \"$to.kdiy-new\"; echo 'the file arrived damaged' >&2; exit 65; }}; \
+             chmod {mode} \"$to.kdiy-new\"; mv -f \"$to.kdiy-new\" \"$to\"; \
+             echo \"$to {digest} $(stat -c '%s %Y' \"$to\")\" >{stamp}",
+            to = quote(&file.to),
+            stamps = ARTIFACT_STAMPS,
+            digest = file.sha256,
+            mode = file.mode,
+        );
+        let script = Script::new(text)
+            .with_input(Input::File(file.local.clone()))
+            .timeout(self.slowly(PUSHED_WITHIN));
+        let output = transport.run(script).await.map_err(|error| lost(&task.step, &error))?;
+        if output.success() {
+            return Ok(());
+        }
+        Err(Failure::new(Kind::Step, format!("could not install {}", file.to))
+            .on(machine)
+            .in_step(&task.step)
+            .tail(output.tail(TAIL))
+            .hint("is the disk full?")
+            .into())
+    }
+
+    /// Notes on the machine which units have to restart because a file of another step changed,
+    /// so that an interruption does not forget it.
+    async fn mark_pending(
+        &self,
+        task: &Task,
+        machine: &str,
+        bundle: &Bundle,
+        reached: &Reached,
+    ) -> Result<(), Failed> {
+        let changed = reached.changed.lock().await;
+        let marks: Vec<String> = bundle
+            .units
+            .iter()
+            .filter(|unit| unit.depends_on.iter().any(|path| changed.contains(path)))
+            .map(|unit| quote(&format!("/var/lib/kdiy/pending/{}", unit.name)))
+            .collect();
+        drop(changed);
+        let script =
+            Script::new(format!("mkdir -p /var/lib/kdiy/pending && touch {}", marks.join(" ")));
+        let transport = self.connected(machine).await?;
+        transport.run(script).await.map_err(|error| lost(&task.step, &error))?;
+        Ok(())
+    }
+
+    /// The machine's connection, made anew when it is gone.
+    async fn connected(&self, machine: &str) -> Result<std::sync::Arc<dyn Transport>, Failed> {
+        let transport = self.fleet.transport(machine).await?;
+        if transport.is_alive().await {
+            return Ok(transport);
+        }
+        let target = self.provider.ssh_target(&self.world.topology, machine)?;
+        Ok(self.fleet.connect(&target, self.slowly(super::REACHED_WITHIN)).await?)
+    }
+}
+
+#[derive(Default)]
+struct Answer {
+    did: Vec<String>,
+    failed: Option<String>,
+    tail: Vec<String>,
+}
+
+/// The log of one machine, in which every command's output is kept.
+struct MachineLog(Mutex<std::fs::File>);
+
+impl MachineLog {
+    fn open(path: &Path) -> Result<Self> {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(path)
+            .map(|file| Self(Mutex::new(file)))
+            .map_err(|error| {
+                Failure::host(format!("cannot write {}", path.display())).because(error)
+            })
+    }
+
+    fn line(&self, line: &str) {
+        let now = jiff::Timestamp::now();
+        let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A log that cannot be written must not stop what it is about.
+        let _ = writeln!(file, "{now:.3} {line}");
+    }
+}

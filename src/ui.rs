@@ -1,0 +1,159 @@
+//! The terminal: the only place that prints. It knows events and results, and decides nothing.
+//!
+//! Results go to standard output, so that they can be piped; everything else to standard error.
+
+mod bars;
+mod failure;
+mod plain;
+pub mod summary;
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::JoinHandle;
+
+use crate::event::{Stamped, TaskId};
+use crate::failure::{Failure, Result};
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// Progress for people; plain lines where there is no terminal
+    #[default]
+    Human,
+    /// One JSON document a line
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Bars,
+    Plain,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Ui {
+    mode: Mode,
+    verbose: bool,
+}
+
+impl Ui {
+    pub fn new(format: Format, verbose: bool) -> Self {
+        let dumb = std::env::var("TERM").is_ok_and(|term| term == "dumb")
+            || std::env::var_os("CI").is_some();
+        let mode = match format {
+            Format::Json => Mode::Json,
+            Format::Human if std::io::stderr().is_terminal() && !dumb => Mode::Bars,
+            Format::Human => Mode::Plain,
+        };
+        Self { mode, verbose }
+    }
+
+    /// Shows events until there are no more senders. `record` sees each of them first.
+    pub fn follow(
+        self,
+        mut events: UnboundedReceiver<Stamped>,
+        learned: BTreeMap<TaskId, Duration>,
+        mut record: impl FnMut(&Stamped) + Send + 'static,
+    ) -> JoinHandle<()> {
+        tokio::spawn(async move {
+            let mut renderer: Box<dyn Renderer> = match self.mode {
+                Mode::Json => Box::new(Json),
+                Mode::Plain => Box::new(plain::Plain::new(self.verbose)),
+                Mode::Bars => Box::new(bars::Bars::new(self.verbose, learned)),
+            };
+            while let Some(event) = events.recv().await {
+                record(&event);
+                renderer.show(&event);
+            }
+            renderer.finish();
+        })
+    }
+
+    /// A result for people, or the same as JSON.
+    pub fn result(self, text: &str, value: &impl Serialize) {
+        match self.mode {
+            Mode::Json => print_json(value),
+            _ => out(text.trim_end()),
+        }
+    }
+
+    pub fn note(self, text: &str) {
+        if self.mode != Mode::Json {
+            err(text);
+        }
+    }
+
+    pub fn failure(self, failure: &Failure) {
+        match self.mode {
+            Mode::Json => print_json(&serde_json::json!({"error": failure})),
+            _ => err(&failure::render(failure)),
+        }
+    }
+
+    /// Asks for a yes. Without somebody to ask, only `--yes` is one.
+    pub fn confirm(self, question: &str, yes: bool) -> Result<()> {
+        if yes {
+            return Ok(());
+        }
+        if !std::io::stdin().is_terminal() || self.mode == Mode::Json {
+            return Err(Failure::input("there is nobody to ask")
+                .cause(question.to_owned())
+                .hint("say --yes to go ahead without being asked"));
+        }
+        let _ = write!(anstream::stderr(), "{question} [y/N] ");
+        let mut answer = String::new();
+        let read = std::io::stdin().read_line(&mut answer);
+        if read.is_ok() && ["y", "yes"].contains(&answer.trim().to_lowercase().as_str()) {
+            Ok(())
+        } else {
+            Err(Failure::new(crate::failure::Kind::Interrupted, "nothing was changed"))
+        }
+    }
+}
+
+/// Turns events into something to look at.
+trait Renderer: Send {
+    fn show(&mut self, event: &Stamped);
+    fn finish(&mut self);
+}
+
+struct Json;
+
+impl Renderer for Json {
+    fn show(&mut self, event: &Stamped) {
+        print_json(event);
+    }
+
+    fn finish(&mut self) {}
+}
+
+fn print_json(value: &impl Serialize) {
+    if let Ok(text) = serde_json::to_string(value) {
+        out(&text);
+    }
+}
+
+/// A reader that went away is no reason to stop.
+fn out(text: &str) {
+    let _ = writeln!(anstream::stdout(), "{text}");
+}
+
+fn err(text: &str) {
+    let _ = writeln!(anstream::stderr(), "{text}");
+}
+
+/// `850 ms`, `3.2 s`, `1 min 04 s`.
+pub fn duration(duration: Duration) -> String {
+    let seconds = duration.as_secs_f64();
+    if seconds < 1.0 {
+        format!("{} ms", duration.as_millis())
+    } else if seconds < 60.0 {
+        format!("{seconds:.1} s")
+    } else {
+        format!("{} min {:02} s", duration.as_secs() / 60, duration.as_secs() % 60)
+    }
+}
