@@ -5,8 +5,8 @@ set -eu
 # The kubelet reads the kernel log; a container has no /dev/kmsg unless it is privileged.
 [ -e /dev/kmsg ] || mknod /dev/kmsg c 1 11
 
-# cgroup v1 hierarchies arrive read-only in an unprivileged container.
-awk '$3 == "cgroup" {print $2}' /proc/mounts | while read -r hierarchy; do
+# cgroup hierarchies, of either version, arrive read-only in an unprivileged container.
+awk '$3 ~ /^cgroup2?$/ {print $2}' /proc/mounts | while read -r hierarchy; do
   mount -o remount,bind,rw "$hierarchy" 2>/dev/null || true
 done
 
