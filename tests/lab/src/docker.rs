@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
-use crate::host::run;
+use crate::host::{self, run};
 
 const STARTS_WITHIN: Duration = Duration::from_secs(30);
 const STOPS_WITHIN: Duration = Duration::from_secs(20);
@@ -21,6 +21,7 @@ pub struct Engine {
 impl Engine {
     /// The engine that answers already, or one of the lab's own.
     pub fn ensure(cache: &Path) -> Result<Self> {
+        let _lock = host::lock(cache, "engine")?;
         let default = Self { host: None };
         if default.answers() {
             return Ok(default);
@@ -28,12 +29,19 @@ impl Engine {
         let own = Own::of(cache);
         let engine = Self { host: Some(own.address()) };
         if !engine.answers() {
-            println!("lab: starting a Docker engine");
+            if !host::is_root() {
+                bail!(
+                    "no Docker engine answers, and only root can start one: \
+                     start Docker and let this user talk to it, or run the lab as root"
+                );
+            }
+            eprintln!("lab: starting a Docker engine");
             own.start()?;
             let began = Instant::now();
             while !engine.answers() {
                 if began.elapsed() > STARTS_WITHIN {
-                    bail!("dockerd did not start; see {}", own.log().display());
+                    let said = host::tail(&fs::read(own.log()).unwrap_or_default(), 10);
+                    bail!("dockerd did not start; the end of {}:\n{said}", own.log().display());
                 }
                 std::thread::sleep(Duration::from_millis(200));
             }
@@ -64,6 +72,7 @@ impl Engine {
 
     /// The machine image, built once per definition. Returns its tag.
     pub fn image(&self, cache: &Path) -> Result<String> {
+        let _lock = host::lock(cache, "image")?;
         let definition = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../vagrant/docker");
         let mut hash = Sha256::new();
         for file in ["Dockerfile", "entrypoint.sh", "packages"] {
@@ -74,7 +83,7 @@ impl Engine {
         if known.status.success() {
             return Ok(tag);
         }
-        println!("lab: building the machine image {tag}");
+        eprintln!("lab: building the machine image {tag}");
         let base = self.base(cache, &definition)?;
         run(self
             .command()
@@ -122,7 +131,7 @@ pub fn stop(cache: &Path) -> Result<()> {
         }
         std::thread::sleep(Duration::from_millis(200));
     }
-    println!("lab: stopped the Docker engine");
+    eprintln!("lab: stopped the Docker engine");
     Ok(())
 }
 

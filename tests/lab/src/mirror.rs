@@ -5,24 +5,25 @@
 //! a `SHA256SUMS` over everything, because what is rebuilt has other digests than what was
 //! released.
 
+mod busybox;
 mod image;
+mod pack;
+mod record;
 mod upstream;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
-use flate2::Compression;
-use flate2::write::GzEncoder;
+use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
-use crate::host::run;
-use upstream::{Packed, UPSTREAMS, Upstream};
-
-/// The time of every file in an archive, so that the same build gives the same bytes.
-const EPOCH: u64 = 1_767_225_600;
+use crate::host::{self, run};
+use pack::Shelf;
+use record::Record;
+use upstream::{Source, UPSTREAMS, Upstream};
 
 pub struct Mirror {
     pub root: PathBuf,
@@ -35,139 +36,83 @@ impl Mirror {
 }
 
 /// Builds what is missing. What was built before is used as long as its recipe and its pinned
-/// modules are the same.
+/// modules are the same; a build that was interrupted goes on where it was.
 pub fn build(cache: &Path) -> Result<Mirror> {
-    let root = cache.join("mirror");
-    let mut fresh = false;
+    let _lock = host::lock(cache, "mirror")?;
+    let mirror = Mirror { root: cache.join("mirror") };
+    let shelf = Shelf::open(&mirror.root, &cache.join("partial"))?;
+    let records = cache.join("built");
+    fs::create_dir_all(&records)?;
+    let mut digests = BTreeMap::new();
     for upstream in UPSTREAMS {
+        let path = records.join(upstream.name);
         let key = key(upstream)?;
-        let stamp = cache.join("built").join(upstream.name);
-        if fs::read_to_string(&stamp).is_ok_and(|built| built == key) {
-            continue;
-        }
-        println!("lab: building {} {} (once)", upstream.name, upstream.version);
-        let binaries = compile(cache, upstream)?;
-        pack(&root, upstream, &binaries)
-            .with_context(|| format!("cannot pack {}", upstream.name))?;
-        fs::create_dir_all(cache.join("built"))?;
-        fs::write(&stamp, key)?;
-        fresh = true;
+        let before = Record::read(&path);
+        let record = match before {
+            Some(record) if record.key == key && record.complete(&mirror.root) => record,
+            before => {
+                let record = Record { key, files: make(&shelf, upstream)? };
+                record.write(&path, &shelf)?;
+                if let Some(before) = before {
+                    before.remove_what_is_not_in(&record, &mirror.root)?;
+                }
+                record
+            }
+        };
+        digests.extend(record.files);
     }
-    let mirror = Mirror { root };
-    if fresh || !mirror.digests().exists() {
-        write_digests(&mirror)?;
-    }
+    // From the records, not from what lies around: a list that an interruption left behind is
+    // put right here.
+    shelf.write(&mirror.digests(), record::lines(&digests).as_bytes())?;
     Ok(mirror)
+}
+
+/// Builds one upstream and publishes its files. Returns their digests by path below the root.
+fn make(shelf: &Shelf, upstream: &Upstream) -> Result<BTreeMap<String, String>> {
+    eprintln!("lab: building {} {} (once)", upstream.name, upstream.version);
+    let began = Instant::now();
+    let output = shelf.scratch()?;
+    match &upstream.source {
+        Source::Go { cgo, tags, ldflags, package } => {
+            let mut go = Command::new("go");
+            go.current_dir(modules().join(upstream.name))
+                .env("CGO_ENABLED", if *cgo { "1" } else { "0" })
+                .env("GOFLAGS", "-mod=readonly -buildvcs=false")
+                .args(["build", "-trimpath", "-tags", tags, "-ldflags", ldflags])
+                .arg("-o")
+                .arg(format!("{}/", output.path().display()))
+                .arg(package);
+            run(&mut go).with_context(|| format!("cannot build {}", upstream.name))?;
+        }
+        Source::DebianBusybox => busybox::fetch(output.path())?,
+    }
+    let files = pack::publish(shelf, upstream, output.path())
+        .with_context(|| format!("cannot pack {}", upstream.name))?;
+    eprintln!("lab: built {} in {:.0} s", upstream.name, began.elapsed().as_secs_f64());
+    Ok(files)
 }
 
 fn modules() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("mirror")
 }
 
-/// Everything that decides what comes out.
+/// Everything that decides what comes out: the recipe, the pinned modules and how they are packed.
 fn key(upstream: &Upstream) -> Result<String> {
     let mut hash = Sha256::new();
     hash.update(format!("{upstream:?}"));
-    let directory = modules().join(upstream.name);
-    if upstream.name != "busybox" {
-        for file in ["go.mod", "go.sum", "main.go"] {
-            // Not every module has all three.
-            hash.update(fs::read(directory.join(file)).unwrap_or_default());
+    for code in [include_str!("mirror/pack.rs"), include_str!("mirror/image.rs")] {
+        hash.update(code);
+    }
+    if matches!(upstream.source, Source::Go { .. }) {
+        let directory = modules().join(upstream.name);
+        let mut names: Vec<_> = fs::read_dir(&directory)
+            .with_context(|| format!("cannot read {}", directory.display()))?
+            .map(|entry| Ok(entry?.path()))
+            .collect::<Result<_>>()?;
+        names.sort();
+        for path in names {
+            hash.update(fs::read(path)?);
         }
     }
     Ok(hex::encode(hash.finalize()))
-}
-
-fn compile(cache: &Path, upstream: &Upstream) -> Result<PathBuf> {
-    if upstream.name == "busybox" {
-        return Ok(PathBuf::from("/usr/bin"));
-    }
-    let output = cache.join("build").join(upstream.name);
-    fs::create_dir_all(&output)?;
-    let mut go = Command::new("go");
-    go.current_dir(modules().join(upstream.name))
-        .env("CGO_ENABLED", if upstream.cgo { "1" } else { "0" })
-        .env("GOFLAGS", "-mod=readonly -buildvcs=false")
-        .args(["build", "-trimpath", "-tags", upstream.tags, "-ldflags", upstream.ldflags])
-        .arg("-o")
-        .arg(format!("{}/", output.display()))
-        .arg(if upstream.name == "pause" { "." } else { "tool" });
-    run(&mut go).with_context(|| format!("cannot build {}", upstream.name))?;
-    Ok(output)
-}
-
-fn pack(root: &Path, upstream: &Upstream, binaries: &Path) -> Result<()> {
-    for packed in upstream.packed {
-        match packed {
-            Packed::File { from, to } => {
-                let to = root.join(to);
-                write(&to, &fs::read(binaries.join(from))?)?;
-            }
-            Packed::Archive { to, members } => {
-                let bytes = archive(binaries, members)?;
-                write(&root.join(to), &bytes)?;
-            }
-            Packed::Image(recipe) => {
-                let bytes = image::build(binaries, recipe)?;
-                write(&root.join("images").join(recipe.file), &bytes)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-fn archive(binaries: &Path, members: &[(&str, &str)]) -> Result<Vec<u8>> {
-    let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
-    for (from, name) in members {
-        append(&mut tar, name, &fs::read(binaries.join(from))?, 0o755)?;
-    }
-    Ok(tar.into_inner()?.finish()?)
-}
-
-fn append(
-    tar: &mut tar::Builder<impl std::io::Write>,
-    name: &str,
-    bytes: &[u8],
-    mode: u32,
-) -> Result<()> {
-    let mut header = tar::Header::new_gnu();
-    header.set_size(bytes.len() as u64);
-    header.set_mode(mode);
-    header.set_mtime(EPOCH);
-    header.set_cksum();
-    tar.append_data(&mut header, name, bytes)?;
-    Ok(())
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let directory = path.parent().context("a path without a directory")?;
-    fs::create_dir_all(directory)?;
-    let temporary = directory.join(".part");
-    fs::write(&temporary, bytes)?;
-    fs::rename(&temporary, path)?;
-    Ok(())
-}
-
-fn write_digests(mirror: &Mirror) -> Result<()> {
-    let mut digests = BTreeMap::new();
-    collect(&mirror.root, &mirror.root, &mut digests)?;
-    if digests.is_empty() {
-        bail!("the mirror {} is empty", mirror.root.display());
-    }
-    let lines: Vec<String> =
-        digests.iter().map(|(path, digest)| format!("{digest}  {path}\n")).collect();
-    write(&mirror.digests(), lines.concat().as_bytes())
-}
-
-fn collect(root: &Path, at: &Path, digests: &mut BTreeMap<String, String>) -> Result<()> {
-    for entry in fs::read_dir(at)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            collect(root, &path, digests)?;
-        } else if path.file_name().is_some_and(|name| name != "SHA256SUMS") {
-            let name = path.strip_prefix(root)?.to_string_lossy().into_owned();
-            digests.insert(name, hex::encode(Sha256::digest(fs::read(&path)?)));
-        }
-    }
-    Ok(())
 }

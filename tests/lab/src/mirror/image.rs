@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::{EPOCH, append};
+use super::pack::{EPOCH, append};
 
 #[derive(Debug)]
 pub struct Recipe {

@@ -4,13 +4,24 @@ use super::image::Recipe;
 
 #[derive(Debug)]
 pub struct Upstream {
-    /// Directory of its Go module below `mirror/`.
     pub name: &'static str,
     pub version: &'static str,
-    pub cgo: bool,
-    pub tags: &'static str,
-    pub ldflags: &'static str,
+    pub source: Source,
     pub packed: &'static [Packed],
+}
+
+/// Where the binaries come from.
+#[derive(Debug)]
+pub enum Source {
+    /// The Go module `mirror/<name>`.
+    Go {
+        cgo: bool,
+        tags: &'static str,
+        ldflags: &'static str,
+        /// `tool`: what go.mod names as tools; `.`: the module itself.
+        package: &'static str,
+    },
+    DebianBusybox,
 }
 
 #[derive(Debug)]
@@ -18,6 +29,8 @@ pub enum Packed {
     File {
         from: &'static str,
         to: &'static str,
+        /// With a digest beside it, as the origin has one.
+        published: bool,
     },
     /// A gzipped tar of (binary, name in the archive).
     Archive {
@@ -45,6 +58,7 @@ macro_rules! kubernetes {
         Packed::File {
             from: $name,
             to: concat!("dl.k8s.io/release/v1.36.4/bin/linux/", arch!(), "/", $name),
+            published: true,
         }
     };
 }
@@ -53,9 +67,7 @@ pub const UPSTREAMS: &[Upstream] = &[
     Upstream {
         name: "etcd",
         version: "3.6.14",
-        cgo: false,
-        tags: "",
-        ldflags: "-s -w",
+        source: Source::Go { cgo: false, tags: "", ldflags: "-s -w", package: "tool" },
         packed: &[Packed::Archive {
             to: concat!(
                 "github.com/etcd-io/etcd/releases/download/v3.6.14/etcd-v3.6.14-linux-",
@@ -72,14 +84,17 @@ pub const UPSTREAMS: &[Upstream] = &[
     Upstream {
         name: "kubernetes",
         version: "1.36.4",
-        cgo: false,
-        tags: "",
-        ldflags: "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.4 \
+        source: Source::Go {
+            cgo: false,
+            tags: "",
+            ldflags: "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.4 \
             -X k8s.io/component-base/version.gitMajor=1 \
             -X k8s.io/component-base/version.gitMinor=36 \
             -X k8s.io/component-base/version.gitTreeState=clean \
             -X k8s.io/component-base/version.gitCommit=unknown \
             -X k8s.io/component-base/version.buildDate=2026-08-21T00:00:00Z",
+            package: "tool",
+        },
         packed: &[
             kubernetes!("kube-apiserver"),
             kubernetes!("kube-controller-manager"),
@@ -92,10 +107,13 @@ pub const UPSTREAMS: &[Upstream] = &[
     Upstream {
         name: "containerd",
         version: "2.3.4",
-        cgo: false,
-        tags: "",
-        ldflags: "-s -w -X github.com/containerd/containerd/v2/version.Version=v2.3.4 \
+        source: Source::Go {
+            cgo: false,
+            tags: "",
+            ldflags: "-s -w -X github.com/containerd/containerd/v2/version.Version=v2.3.4 \
             -X github.com/containerd/containerd/v2/version.Package=github.com/containerd/containerd/v2",
+            package: "tool",
+        },
         packed: &[Packed::Archive {
             to: concat!(
                 "github.com/containerd/containerd/releases/download/v2.3.4/containerd-2.3.4-linux-",
@@ -112,21 +130,28 @@ pub const UPSTREAMS: &[Upstream] = &[
     Upstream {
         name: "runc",
         version: "1.4.3",
-        cgo: true,
-        tags: "seccomp netgo osusergo",
-        ldflags: "-s -w -extldflags -static -X main.version=1.4.3",
+        source: Source::Go {
+            cgo: true,
+            tags: "seccomp,netgo,osusergo",
+            ldflags: "-s -w -extldflags -static -X main.version=1.4.3",
+            package: "tool",
+        },
         packed: &[Packed::File {
             from: "runc",
             to: concat!("github.com/opencontainers/runc/releases/download/v1.4.3/runc.", arch!()),
+            published: false,
         }],
     },
     Upstream {
         name: "cni-plugins",
         version: "1.9.1",
-        cgo: false,
-        tags: "",
-        ldflags: "-s -w \
+        source: Source::Go {
+            cgo: false,
+            tags: "",
+            ldflags: "-s -w \
             -X github.com/containernetworking/plugins/pkg/utils/buildversion.BuildVersion=v1.9.1",
+            package: "tool",
+        },
         packed: &[Packed::Archive {
             to: concat!(
                 "github.com/containernetworking/plugins/releases/download/v1.9.1/cni-plugins-linux-",
@@ -144,9 +169,12 @@ pub const UPSTREAMS: &[Upstream] = &[
     Upstream {
         name: "crictl",
         version: "1.36.0",
-        cgo: false,
-        tags: "",
-        ldflags: "-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=v1.36.0",
+        source: Source::Go {
+            cgo: false,
+            tags: "",
+            ldflags: "-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=v1.36.0",
+            package: "tool",
+        },
         packed: &[Packed::Archive {
             to: concat!(
                 "github.com/kubernetes-sigs/cri-tools/releases/download/v1.36.0/crictl-v1.36.0-linux-",
@@ -156,12 +184,31 @@ pub const UPSTREAMS: &[Upstream] = &[
             members: &[("crictl", "crictl")],
         }],
     },
+    // With cgo, which its udp backend needs on amd64; a newer tencentcloud module than flannel's
+    // own go.mod asks for, because that one is not to be had.
+    Upstream {
+        name: "flannel",
+        version: "0.28.4",
+        source: Source::Go {
+            cgo: true,
+            tags: "netgo,osusergo",
+            ldflags: "-s -w -extldflags -static \
+                -X github.com/flannel-io/flannel/pkg/version.Version=v0.28.4",
+            package: "tool",
+        },
+        packed: &[Packed::File {
+            from: "flannel",
+            to: concat!(
+                "github.com/flannel-io/flannel/releases/download/v0.28.4/flanneld-",
+                arch!()
+            ),
+            published: true,
+        }],
+    },
     Upstream {
         name: "coredns",
         version: "1.14.2",
-        cgo: false,
-        tags: "",
-        ldflags: "-s -w",
+        source: Source::Go { cgo: false, tags: "", ldflags: "-s -w", package: "tool" },
         packed: &[Packed::Image(Recipe {
             file: "coredns.tar",
             reference: "registry.k8s.io/coredns/coredns:v1.14.2",
@@ -174,9 +221,12 @@ pub const UPSTREAMS: &[Upstream] = &[
     Upstream {
         name: "local-path",
         version: "0.0.30",
-        cgo: false,
-        tags: "",
-        ldflags: "-s -w",
+        source: Source::Go {
+            cgo: false,
+            tags: "",
+            ldflags: "-s -w -X main.VERSION=v0.0.30",
+            package: "tool",
+        },
         packed: &[Packed::Image(Recipe {
             file: "local-path-provisioner.tar",
             reference: "docker.io/rancher/local-path-provisioner:v0.0.30",
@@ -189,9 +239,7 @@ pub const UPSTREAMS: &[Upstream] = &[
     Upstream {
         name: "pause",
         version: "3.10.2",
-        cgo: false,
-        tags: "",
-        ldflags: "-s -w",
+        source: Source::Go { cgo: false, tags: "", ldflags: "-s -w", package: "." },
         packed: &[Packed::Image(Recipe {
             file: "pause.tar",
             reference: "registry.k8s.io/pause:3.10.2",
@@ -201,13 +249,12 @@ pub const UPSTREAMS: &[Upstream] = &[
             applets: false,
         })],
     },
-    // Debian's busybox-static, which `prepare` installs.
+    // Debian's busybox, older than the name that kdiy knows the image by. It has the shell, httpd
+    // and wget that pods are tried with, but its wget crashes when it is given `-T`.
     Upstream {
         name: "busybox",
         version: "1.37",
-        cgo: false,
-        tags: "",
-        ldflags: "",
+        source: Source::DebianBusybox,
         packed: &[Packed::Image(Recipe {
             file: "busybox.tar",
             reference: "docker.io/library/busybox:1.37",
