@@ -1,8 +1,11 @@
 //! `cargo lab`: everything that kdiy needs to be tried on one computer without the internet.
 
 mod docker;
+mod e2e;
 mod host;
 mod mirror;
+mod stage;
+mod suite;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -22,7 +25,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Lab {
-    /// Install what the lab needs on this computer
+    /// Install what is missing, start a Docker engine where none answers, build the machine image
     Prepare,
     /// Build the mirror of the release servers and print where it is
     Mirror,
@@ -40,6 +43,8 @@ enum Lab {
     },
     /// Destroy the default cluster and stop what the lab started
     Down,
+    /// Formatting, lints, unit and command tests, then a whole cluster from nothing to nothing
+    Test,
 }
 
 fn main() -> ExitCode {
@@ -55,7 +60,14 @@ fn main() -> ExitCode {
 fn carry_out(command: Lab) -> Result<()> {
     let cache = host::cache()?;
     match command {
-        Lab::Prepare => host::prepare(),
+        Lab::Prepare => {
+            host::prepare()?;
+            let engine = Engine::ensure(&cache)?;
+            let image = engine.image(&cache)?;
+            let at = engine.host.as_deref().unwrap_or("the default address");
+            println!("Docker at {at}, machines from {image}");
+            Ok(())
+        }
         Lab::Mirror => {
             host::prepare()?;
             println!("{}", mirror::build(&cache)?.root.display());
@@ -83,6 +95,7 @@ fn carry_out(command: Lab) -> Result<()> {
             host::show(kdiy.args(["destroy", "--yes"]))?;
             docker::stop(&cache)
         }
+        Lab::Test => suite::run(&cache),
     }
 }
 
@@ -104,9 +117,14 @@ impl Ready {
         Ok(Self { kdiy, engine, image, mirror })
     }
 
+    fn kdiy(&self) -> Command {
+        let mut kdiy = Command::new(&self.kdiy);
+        self.engine.set(&mut kdiy);
+        kdiy
+    }
+
     fn up(&self) -> Command {
-        let mut up = Command::new(&self.kdiy);
-        self.engine.set(&mut up);
+        let mut up = self.kdiy();
         up.args(["up", "--provider", "docker", "--yes", "--image", &self.image])
             .arg("--mirror")
             .arg(&self.mirror.root)
@@ -116,9 +134,13 @@ impl Ready {
     }
 }
 
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
 /// The release build of kdiy beside the lab's own program.
 fn build_kdiy() -> Result<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let root = repository();
     host::show(Command::new(env!("CARGO")).current_dir(&root).args([
         "build",
         "--release",
@@ -128,5 +150,5 @@ fn build_kdiy() -> Result<PathBuf> {
     ]))?;
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    Ok(target.join("release/kdiy"))
+    Ok(std::path::absolute(target.join("release/kdiy"))?)
 }

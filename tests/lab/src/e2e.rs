@@ -1,0 +1,76 @@
+//! A whole cluster, from nothing to nothing: what a user does first, checked from outside.
+//!
+//! kdiy's own gates are not repeated here; what is checked is what a user would see.
+
+mod cluster;
+mod pods;
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::Ready;
+use crate::stage::{Check, Stage};
+use cluster::Cluster;
+
+const MASTERS: usize = 3;
+const WORKERS: usize = 2;
+
+pub fn stage<'a>(lab: &'a Ready, cache: &Path) -> Result<Stage<'a>> {
+    let cluster = Cluster::new(lab, cache)?;
+    let with = |check: fn(&Cluster) -> Result<String>| {
+        let cluster = cluster.clone();
+        move || check(&cluster)
+    };
+    Ok(Stage {
+        setup: vec![
+            Check::new("nothing is left of an earlier run", with(|cluster| cluster.destroy())),
+            Check::new("3 masters and 2 workers come up", with(up)),
+        ],
+        checks: vec![
+            Check::new("every machine is a Ready node", with(nodes_are_ready)),
+            Check::new("a second up changes nothing", with(second_up_changes_nothing)),
+            Check::new("a pod runs on every machine", with(pods::start)),
+            Check::new("every pod reaches every other pod", with(pods::reach_each_other)),
+            Check::new("every pod finds a Service by its name", with(pods::find_a_service)),
+            Check::new("this computer reaches a NodePort", with(pods::answer_on_a_node_port)),
+        ],
+        teardown: vec![Check::new(
+            "destroy leaves nothing behind",
+            with(|cluster| cluster.destroy()),
+        )],
+    })
+}
+
+fn up(cluster: &Cluster) -> Result<String> {
+    let run = cluster.up(MASTERS, WORKERS)?;
+    let gates = run.of_kind("gate-evidence").filter(|event| event["passed"] == true).count();
+    ensure!(gates > 0, "no gate said that it passed");
+    Ok(format!("{gates} gates passed in {} s", run.elapsed_seconds()?))
+}
+
+fn second_up_changes_nothing(cluster: &Cluster) -> Result<String> {
+    let run = cluster.up(MASTERS, WORKERS)?;
+    let changed: Vec<&str> = run
+        .of_kind("task-finished")
+        .filter(|event| event["outcome"] == "changed")
+        .filter_map(|event| event["task"].as_str())
+        .collect();
+    ensure!(changed.is_empty(), "changed {}", changed.join(", "));
+    let last = run.last()?;
+    ensure!(last["changed"] == 0, "the run says that it changed {}", last["changed"]);
+    Ok(format!("{} s", run.elapsed_seconds()?))
+}
+
+fn nodes_are_ready(cluster: &Cluster) -> Result<String> {
+    let nodes = cluster.get(&["nodes"])?;
+    let nodes = nodes["items"].as_array().context("no list of nodes")?;
+    let ready = |node: &&serde_json::Value| {
+        node["status"]["conditions"].as_array().is_some_and(|conditions| {
+            conditions.iter().any(|it| it["type"] == "Ready" && it["status"] == "True")
+        })
+    };
+    let ready = nodes.iter().filter(ready).count();
+    ensure!(ready == MASTERS + WORKERS, "{ready} of {} nodes are Ready", nodes.len());
+    Ok(format!("{ready} nodes"))
+}

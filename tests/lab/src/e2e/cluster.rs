@@ -1,0 +1,171 @@
+//! The cluster that is tried, driven through the `kdiy` program alone.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::{Ready, host};
+
+/// A cluster of its own, beside the one that the user may have.
+const NAME: &str = "lab-e2e";
+
+/// The label that kdiy gives to its containers.
+const LABEL: &str = "dev.kdiy.cluster";
+
+#[derive(Clone)]
+pub struct Cluster<'a> {
+    lab: &'a Ready,
+    directory: PathBuf,
+}
+
+impl<'a> Cluster<'a> {
+    pub fn new(lab: &'a Ready, cache: &Path) -> Result<Self> {
+        let directory = cache.join("e2e");
+        fs::create_dir_all(&directory)?;
+        Ok(Self { lab, directory })
+    }
+
+    pub fn up(&self, masters: usize, workers: usize) -> Result<Run> {
+        let mut up = self.lab.up();
+        self.set(&mut up);
+        up.args(["--name", NAME, "--output", "json"]).args([
+            "--masters",
+            &masters.to_string(),
+            "--workers",
+            &workers.to_string(),
+        ]);
+        Run::parse(&host::ask(&mut up)?)
+    }
+
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        host::ask(self.kdiy("kubectl").arg("--").args(arguments))
+    }
+
+    /// `kubectl get … -o json`.
+    pub fn get(&self, what: &[&str]) -> Result<Value> {
+        let text = self.kubectl(&[&["get", "-o", "json"], what].concat())?;
+        serde_json::from_str(&text).context("kubectl gave no JSON")
+    }
+
+    /// Removes the cluster and looks whether anything of it is left. With no cluster there is
+    /// nothing to do, which is no error.
+    pub fn destroy(&self) -> Result<String> {
+        let containers = self.containers()?;
+        let volumes = "{{range .Mounts}}{{if eq .Type \"volume\"}}{{.Name}} {{end}}{{end}}";
+        let volumes = self.inspect(&containers, volumes)?;
+        let networks = "{{range $name, $it := .NetworkSettings.Networks}}{{$name}} {{end}}";
+        let mut networks = self.inspect(&containers, networks)?;
+        networks.remove("bridge");
+        host::run(self.kdiy("destroy").arg("--yes"))?;
+
+        let left = self.containers()?;
+        ensure!(left.is_empty(), "containers are left: {}", left.join(" "));
+        for (kind, before) in [("volume", &volumes), ("network", &networks)] {
+            let now = host::ask(self.docker().args([kind, "ls", "--format", "{{.Name}}"]))?;
+            if let Some(left) = now.lines().find(|name| before.contains(*name)) {
+                bail!("the {kind} {left} is left");
+            }
+        }
+        let state = self.state().join(NAME);
+        ensure!(!state.exists(), "{} is left", state.display());
+        Ok(format!(
+            "{} containers, {} volumes and {} networks are gone",
+            containers.len(),
+            volumes.len(),
+            networks.len()
+        ))
+    }
+
+    fn kdiy(&self, verb: &str) -> Command {
+        let mut kdiy = self.lab.kdiy();
+        self.set(&mut kdiy);
+        kdiy.args([verb, "--name", NAME]);
+        kdiy
+    }
+
+    fn state(&self) -> PathBuf {
+        self.directory.join("state")
+    }
+
+    fn set(&self, command: &mut Command) {
+        command
+            // Where no cluster file of the user's lies.
+            .current_dir(&self.directory)
+            .env("KDIY_STATE", self.state())
+            .env("KDIY_CACHE", self.directory.join("cache"));
+    }
+
+    fn docker(&self) -> Command {
+        self.lab.engine.command()
+    }
+
+    fn containers(&self) -> Result<Vec<String>> {
+        let filter = format!("label={LABEL}={NAME}");
+        let list = host::ask(self.docker().args(["ps", "-aq", "--filter", &filter]))?;
+        Ok(list.lines().map(str::to_owned).collect())
+    }
+
+    fn inspect(&self, containers: &[String], format: &str) -> Result<BTreeSet<String>> {
+        if containers.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let mut inspect = self.docker();
+        inspect.args(["inspect", "--format", format]).args(containers);
+        Ok(host::ask(&mut inspect)?.split_whitespace().map(str::to_owned).collect())
+    }
+}
+
+/// What `--output json` said: one event a line.
+pub struct Run {
+    events: Vec<Value>,
+}
+
+impl Run {
+    fn parse(text: &str) -> Result<Self> {
+        let events = text
+            .lines()
+            .map(|line| serde_json::from_str(line).with_context(|| format!("no JSON: {line}")))
+            .collect::<Result<_>>()?;
+        Ok(Self { events })
+    }
+
+    pub fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Value> {
+        self.events.iter().filter(move |event| event["event"] == kind)
+    }
+
+    /// The event that ends a run.
+    pub fn last(&self) -> Result<&Value> {
+        self.of_kind("run-finished").last().context("the run did not say that it finished")
+    }
+
+    pub fn elapsed_seconds(&self) -> Result<u64> {
+        Ok(self.last()?["elapsedMs"].as_u64().context("the run has no duration")? / 1000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_read_line_by_line() {
+        let run = Run::parse(
+            "{\"event\":\"note\",\"message\":\"m\"}\n\
+             {\"event\":\"run-finished\",\"outcome\":\"unchanged\",\"changed\":0,\"elapsedMs\":2900}\n",
+        )
+        .unwrap();
+        assert_eq!(run.of_kind("note").count(), 1);
+        assert_eq!(run.elapsed_seconds().unwrap(), 2);
+        assert_eq!(run.last().unwrap()["changed"], 0);
+    }
+
+    #[test]
+    fn a_run_that_broke_off_is_no_run() {
+        assert!(Run::parse("kdiy: something\n").is_err());
+        assert!(Run::parse("{\"event\":\"note\"}\n").unwrap().last().is_err());
+    }
+}

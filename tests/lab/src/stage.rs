@@ -1,0 +1,150 @@
+//! Named checks, one after the other, and the count of what became of them.
+
+use std::fmt::Display;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+/// Something that holds or does not. What it returns when it holds is its evidence: what was seen.
+pub struct Check<'a> {
+    name: &'static str,
+    run: Box<dyn FnOnce() -> Result<String> + 'a>,
+}
+
+impl<'a> Check<'a> {
+    pub fn new(name: &'static str, run: impl FnOnce() -> Result<String> + 'a) -> Self {
+        Self { name, run: Box::new(run) }
+    }
+}
+
+/// Checks that make something, checks on what was made, and checks that take it away again.
+#[derive(Default)]
+pub struct Stage<'a> {
+    /// Each needs the one before it: after a failure the rest would only repeat it.
+    pub setup: Vec<Check<'a>>,
+    /// Independent of each other; run when all of `setup` passed.
+    pub checks: Vec<Check<'a>>,
+    /// Run whatever happened.
+    pub teardown: Vec<Check<'a>>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub passed: usize,
+    pub failed: usize,
+    /// Could not be run because of a failure before them.
+    pub skipped: usize,
+}
+
+impl Tally {
+    pub fn is_green(&self) -> bool {
+        self.failed == 0 && self.skipped == 0
+    }
+
+    pub fn run(&mut self, stage: Stage) {
+        let mut ready = true;
+        for check in stage.setup {
+            if ready {
+                ready = self.check(check);
+            } else {
+                self.skip(&check);
+            }
+        }
+        for check in stage.checks {
+            if ready {
+                self.check(check);
+            } else {
+                self.skip(&check);
+            }
+        }
+        for check in stage.teardown {
+            self.check(check);
+        }
+    }
+
+    fn check(&mut self, check: Check) -> bool {
+        println!("…    {}", check.name);
+        let began = Instant::now();
+        let result = (check.run)();
+        let elapsed = seconds(began.elapsed());
+        match result {
+            Ok(evidence) => {
+                self.passed += 1;
+                println!("ok   {} ({elapsed}){}", check.name, after_colon(&evidence));
+                true
+            }
+            Err(error) => {
+                self.failed += 1;
+                println!("FAIL {} ({elapsed}){}", check.name, after_colon(&format!("{error:#}")));
+                false
+            }
+        }
+    }
+
+    fn skip(&mut self, check: &Check) {
+        self.skipped += 1;
+        println!("skip {}", check.name);
+    }
+}
+
+impl Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} passed, {} failed", self.passed, self.failed)?;
+        if self.skipped > 0 {
+            write!(f, ", {} not run", self.skipped)?;
+        }
+        Ok(())
+    }
+}
+
+fn seconds(elapsed: Duration) -> String {
+    format!("{:.1} s", elapsed.as_secs_f64())
+}
+
+fn after_colon(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!(": {text}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use anyhow::bail;
+
+    use super::*;
+
+    #[test]
+    fn a_failed_setup_skips_the_checks_but_not_the_teardown() {
+        let ran = RefCell::new(Vec::new());
+        let pass = |name: &'static str| {
+            let ran = &ran;
+            Check::new(name, move || {
+                ran.borrow_mut().push(name);
+                Ok(String::new())
+            })
+        };
+        let mut tally = Tally::default();
+        tally.run(Stage {
+            setup: vec![pass("first"), Check::new("broken", || bail!("broken")), pass("never")],
+            checks: vec![pass("neither")],
+            teardown: vec![pass("last")],
+        });
+        assert_eq!(*ran.borrow(), ["first", "last"]);
+        assert_eq!(tally, Tally { passed: 2, failed: 1, skipped: 2 });
+        assert!(!tally.is_green());
+        assert_eq!(tally.to_string(), "2 passed, 1 failed, 2 not run");
+    }
+
+    #[test]
+    fn a_failed_check_does_not_stop_the_others() {
+        let mut tally = Tally::default();
+        tally.run(Stage {
+            checks: vec![
+                Check::new("red", || bail!("red")),
+                Check::new("green", || Ok("seen".into())),
+            ],
+            ..Stage::default()
+        });
+        assert_eq!(tally, Tally { passed: 1, failed: 1, skipped: 0 });
+    }
+}
