@@ -21,9 +21,9 @@ pub struct Facts {
     pub os: String,
     /// `VERSION_ID` of os-release(5).
     pub os_version: String,
-    /// A resolv.conf without systemd-resolved's loopback stub, which would make CoreDNS query
-    /// itself (CoreDNS docs, "loop").
-    pub resolv_conf: String,
+    /// Name servers that pods can reach as well: those on a loopback address (systemd-resolved's
+    /// stub, Docker's own) would make CoreDNS query itself (CoreDNS docs, "loop").
+    pub nameservers: Vec<String>,
     /// Without CAP_SYS_RESOURCE no process may lower an oom_score_adj.
     pub oom_score_restricted: bool,
     pub modules_loadable: bool,
@@ -38,11 +38,23 @@ impl Facts {
             arch: arch.into(),
             os: "debian".into(),
             os_version: "12".into(),
-            resolv_conf: "/etc/resolv.conf".into(),
+            nameservers: fallback_nameservers(),
             oom_score_restricted: false,
             modules_loadable: true,
         }
     }
+}
+
+/// Where a machine's own name servers are out of its pods' reach: what Docker takes in the same
+/// case (Docker docs, "DNS services").
+fn fallback_nameservers() -> Vec<String> {
+    vec!["8.8.8.8".into(), "8.8.4.4".into()]
+}
+
+fn nameservers(text: &str) -> Vec<String> {
+    let listed: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+    // resolv.conf(5): no more than three are used.
+    if listed.is_empty() { fallback_nameservers() } else { listed.into_iter().take(3).collect() }
 }
 
 /// CAP_SYS_RESOURCE, capability number 24 (linux/capability.h).
@@ -58,11 +70,8 @@ echo "os_version=${{VERSION_ID:-rolling}}"
 echo "arch=$(uname -m)"
 echo "interface=$(ip -o -4 addr show | awk -v a="$address" '{{split($4, p, "/"); if (p[1] == a) {{print $2; exit}}}}')"
 if [ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ]; then echo cgroup_version=2; else echo cgroup_version=1; fi
-if grep -q '^nameserver 127\.0\.0\.53' /etc/resolv.conf 2>/dev/null && [ -s /run/systemd/resolve/resolv.conf ]; then
-  echo resolv_conf=/run/systemd/resolve/resolv.conf
-else
-  echo resolv_conf=/etc/resolv.conf
-fi
+cat /run/systemd/resolve/resolv.conf /etc/resolv.conf 2>/dev/null |
+  awk '/^nameserver/ && $2 !~ /^127\\./ && $2 ~ /^[0-9.]+$/ && !seen[$2]++ {{list = list " " $2}} END {{print "nameservers=" list}}'
 echo "capabilities=$(awk '/^CapEff/ {{print $2}}' /proc/self/status)"
 if [ -d "/lib/modules/$(uname -r)" ]; then echo modules=yes; else echo modules=no; fi
 "#
@@ -102,7 +111,7 @@ pub fn parse(machine: &str, address: Ipv4Addr, text: &str) -> Result<Facts> {
         arch: arch.into(),
         os: field("os")?.into(),
         os_version: field("os_version")?.into(),
-        resolv_conf: field("resolv_conf")?.into(),
+        nameservers: nameservers(fields.get("nameservers").copied().unwrap_or_default()),
         oom_score_restricted: capabilities & (1 << CAP_SYS_RESOURCE) == 0,
         modules_loadable: field("modules")? == "yes",
     })
@@ -113,7 +122,7 @@ mod tests {
     use super::*;
 
     const ANSWER: &str = "os=debian\nos_version=12\narch=x86_64\ninterface=eth1\n\
-        cgroup_version=1\nresolv_conf=/etc/resolv.conf\ncapabilities=000001fffeffffff\nmodules=no\n";
+        cgroup_version=1\nnameservers= 10.0.0.2\ncapabilities=000001fffeffffff\nmodules=no\n";
 
     fn read(text: &str) -> Result<Facts> {
         parse("m", Ipv4Addr::new(192, 168, 56, 11), text)
@@ -124,6 +133,13 @@ mod tests {
         let facts = read(ANSWER).unwrap();
         assert_eq!((facts.arch.as_str(), facts.cgroup_version), ("amd64", 1));
         assert!(facts.oom_score_restricted && !facts.modules_loadable);
+    }
+
+    #[test]
+    fn loopback_name_servers_are_replaced() {
+        assert_eq!(read(ANSWER).unwrap().nameservers, ["10.0.0.2"]);
+        let none = ANSWER.replace("nameservers= 10.0.0.2", "nameservers=");
+        assert_eq!(read(&none).unwrap().nameservers, fallback_nameservers());
     }
 
     #[test]

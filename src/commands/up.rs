@@ -80,6 +80,7 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     let kubeconfig = pki.kubeconfig_for(&config.name, &endpoint, "admin", None)?;
     let bootstrap = pki.kubeconfig_for(&config.name, &endpoint, "bootstrap-admin", None)?;
 
+    atomic::write(&state.kubeconfig(), kubeconfig.as_bytes(), 0o600)?;
     let mirrored_images = catalogue
         .image_files()
         .into_iter()
@@ -157,7 +158,6 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     if let Some(failure) = report.failure {
         return Err(failure);
     }
-    atomic::write(&state.kubeconfig(), kubeconfig.as_bytes(), 0o600)?;
     record.complete = true;
     state.write_record(&record)?;
     let seen = seen.lock().map(|seen| seen.clone()).unwrap_or_default();

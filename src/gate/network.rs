@@ -163,11 +163,12 @@ fn asked_of(what: &str) -> &'static str {
 fn script(addresses: &[&str], service_ip: &str, context: &GateContext) -> String {
     let domain = &context.config.network.dns_domain;
     format!(
-        "for a in {pods}; do wget -q -O /dev/null -T 3 http://$a:{PORT}/ || echo \"pods: no $a\"; done\n\
-         wget -q -O /dev/null -T 3 http://{service_ip}:{PORT}/ || echo 'service: no {service_ip}'\n\
+        "get() {{ printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 3 \"$1\" {PORT} | grep -q probe; }}\n\
+         for a in {pods}; do get $a || echo \"pods: no $a\"; done\n\
+         get {service_ip} || echo 'service: no {service_ip}'\n\
          nc -w 3 {api} 443 </dev/null || echo 'api: no {api}'\n\
-         nslookup kubernetes.default.svc.{domain} >/dev/null 2>&1 || echo 'names: no kubernetes.default'\n\
-         wget -q -O /dev/null -T 3 http://probe.{NAMESPACE}.svc.{domain}:{PORT}/ || echo 'names: no probe'\n\
+         for n in kubernetes.default probe.{NAMESPACE}; do \
+         nslookup $n.svc.{domain} >/dev/null 2>&1 || echo \"names: no $n\"; done\n\
          echo done",
         pods = addresses.join(" "),
         api = context.topology.api_service,
