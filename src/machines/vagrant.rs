@@ -52,6 +52,28 @@ impl Vagrant {
         self.state.vagrant().join(".vagrant/machines").join(machine).join(self.provider)
     }
 
+    fn environment(&self) -> Vec<(&'static str, PathBuf)> {
+        let directory = self.state.vagrant();
+        let mut variables = vec![
+            ("VAGRANT_CWD", directory.clone()),
+            ("VAGRANT_DOTFILE_PATH", directory.join(".vagrant")),
+            ("VAGRANT_CHECKPOINT_DISABLE", "1".into()),
+        ];
+        if self.provider == "docker" {
+            // Containers need neither boxes nor plugins, and so leave nothing in ~/.vagrant.d.
+            variables.push(("VAGRANT_HOME", directory.join("home")));
+            variables.push(("VAGRANT_NO_PLUGINS", "1".into()));
+        }
+        variables
+    }
+
+    /// Tells Vagrant about a machine that it made and forgot: it was cut off in between.
+    pub fn adopt(&self, machine: &str, id: &str) -> Result<()> {
+        let directory = self.machine_directory(machine);
+        atomic::private_directory(&directory)?;
+        atomic::write(&directory.join("id"), id.as_bytes(), 0o600)
+    }
+
     /// Runs Vagrant to its end. Its output goes to the log, line by line to the events, and its
     /// last lines into the failure.
     pub async fn run(&self, arguments: &[&str], events: &Events, task: &str) -> Result<()> {
@@ -65,8 +87,9 @@ impl Vagrant {
         let mut child = Command::new("vagrant")
             .args(arguments)
             .current_dir(self.state.vagrant())
-            .env("VAGRANT_CHECKPOINT_DISABLE", "1")
-            .env("VAGRANT_DOTFILE_PATH", self.state.vagrant().join(".vagrant"))
+            .envs(self.environment())
+            .env_remove("VAGRANT_NO_PARALLEL")
+            .env_remove("VAGRANT_VAGRANTFILE")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -136,8 +159,7 @@ fn render(
         "cluster": topology.cluster,
         "machines": topology.machines,
         "netmask": topology.machine_network.netmask(),
-        "prefixLength": topology.machine_network.prefix_len(),
-        "network": format!("kdiy-{}", topology.cluster),
+        "network": network_name(topology),
         // Vagrant's own default is 300 s; emulated machines take minutes.
         "bootTimeout": 300 * config.slow_machines,
         "box": "",
@@ -153,6 +175,11 @@ fn render(
         context.extend(extra);
     }
     Templates::new().render("vagrant/Vagrantfile.hbs", VAGRANTFILE, &context)
+}
+
+/// For providers whose networks have names of our choosing.
+pub fn network_name(topology: &Topology) -> String {
+    format!("kdiy-{}", topology.cluster)
 }
 
 /// Real virtual machines.
