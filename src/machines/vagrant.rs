@@ -474,4 +474,32 @@ mod tests {
             assert_eq!(libvirt.leftovers(&ledger).await.unwrap(), []);
         }
     }
+
+    /// Providers whose tool or plugin is not here are read as far as Vagrant goes without them.
+    #[test]
+    #[ignore = "needs Vagrant with vagrant-libvirt, libvirt, and a Docker engine"]
+    fn vagrant_takes_every_vagrantfile() {
+        let directory = tempfile::tempdir().unwrap();
+        let key = directory.path().join("key");
+        std::fs::write(&key, "").unwrap();
+        let config = ClusterConfig::default();
+        let topology = Topology::build(&config, "192.168.56.0/24".parse().unwrap()).unwrap();
+        for provider in ["docker", "libvirt", "virtualbox", "vmware_desktop", "parallels"] {
+            let extra = json!({
+                "box": "a/b", "image": "a", "privateKey": key, "createArgs": ["-v", "/x"],
+                "emulated": true,
+            });
+            let text = render(provider, &topology, &config, extra).unwrap();
+            std::fs::write(directory.path().join("Vagrantfile"), text).unwrap();
+            let mut vagrant = std::process::Command::new("vagrant");
+            vagrant.arg("validate").env("VAGRANT_CWD", directory.path());
+            match provider {
+                "docker" | "libvirt" => vagrant.env("VAGRANT_DEFAULT_PROVIDER", provider),
+                _ => vagrant.arg("--ignore-provider"),
+            };
+            let output = vagrant.output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{provider}: {said}");
+        }
+    }
 }
