@@ -7,6 +7,7 @@ pub mod keys;
 pub mod vagrant;
 
 use async_trait::async_trait;
+use clap::ValueEnum;
 
 use crate::config::{ClusterConfig, ProviderChoice};
 use crate::event::Events;
@@ -67,6 +68,14 @@ pub async fn provider(config: &ClusterConfig, state: &StateDir) -> Result<Box<dy
     };
     if config.provider != ProviderChoice::Auto {
         return Ok(made(config.provider));
+    }
+    // What made the machines must also be what removes them, whatever is installed by then.
+    if let Some(entry) =
+        Ledger::open(state.root())?.entries().iter().find(|it| !it.provider.is_empty())
+    {
+        return ProviderChoice::from_str(&entry.provider, false).map(made).map_err(|_| {
+            Failure::bug(format!("the ledger names the provider {}", entry.provider))
+        });
     }
     let mut reasons = Vec::new();
     for choice in [

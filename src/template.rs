@@ -26,6 +26,7 @@ impl Templates {
         registry.register_helper("mebibytes", Box::new(mebibytes));
         registry.register_helper("times", Box::new(times));
         registry.register_helper("milliseconds", Box::new(milliseconds));
+        registry.register_helper("ruby", Box::new(ruby));
         Self(registry)
     }
 
@@ -41,6 +42,27 @@ impl Default for Templates {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// `{{ruby value}}`: a string as a Ruby literal, for the Vagrantfile. In single quotes nothing is
+/// interpolated, and only the backslash and the quote mean something.
+fn ruby(
+    helper: &Helper,
+    _: &Handlebars,
+    _: &Context,
+    _: &mut handlebars::RenderContext,
+    out: &mut dyn handlebars::Output,
+) -> Result<(), RenderError> {
+    let value = helper.param(0).map(handlebars::PathAndJson::value);
+    let Some(text) = value.and_then(Value::as_str) else {
+        return Err(RenderErrorReason::Other("`ruby` takes one string".into()).into());
+    };
+    if text.chars().any(char::is_control) {
+        return Err(RenderErrorReason::Other(format!("{text:?} holds a control character")).into());
+    }
+    let quoted = text.replace('\\', "\\\\").replace('\'', "\\'");
+    out.write(&format!("'{quoted}'"))?;
+    Ok(())
 }
 
 fn joined(list: &Value, separator: &str) -> String {

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use include_dir::{Dir, include_dir};
 use serde_json::json;
 
-use super::vagrant::{Vagrant, direct};
+use super::vagrant::{Vagrant, direct, network_name};
 use super::{Finding, Owned, Provider, host, keys};
 use crate::bundle::sha256;
 use crate::config::{ClusterConfig, ProviderChoice};
@@ -20,8 +20,9 @@ use crate::transport::target::SshTarget;
 /// The definition of the image that machines are made from.
 static DEFINITION: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/vagrant/docker");
 
-/// Marks containers that belong to a cluster, whatever happens to Vagrant's own records.
-const LABEL: &str = "dev.kdiy.cluster";
+/// Marks what belongs to a cluster, whatever happens to Vagrant's own records. Its value is the
+/// state directory: another KDIY_STATE may hold another cluster of the same name.
+const LABEL: &str = "dev.kdiy.state";
 
 /// Memory that components were seen to take, in MiB, by role: 3 masters and 2 workers of
 /// Kubernetes 1.36 take 1.7 GB in all; the rest is for the first pods.
@@ -48,6 +49,12 @@ const UNPRIVILEGED: &[&str] = &[
     "/dev/net/tun",
 ];
 
+struct Container {
+    /// As Docker spells it: `created`, `running`, `exited`, …
+    state: String,
+    id: String,
+}
+
 pub struct Docker {
     vagrant: Vagrant,
     config: ClusterConfig,
@@ -63,17 +70,57 @@ impl Docker {
         }
     }
 
-    /// State (`running`, `exited`, …) of the cluster's containers by name.
-    async fn containers(&self, cluster: &str) -> Result<BTreeMap<String, String>> {
-        let label = format!("label={LABEL}={cluster}");
-        let format = "{{.Names}}\t{{.State}}";
-        let text =
-            host::ask("docker", &["ps", "-a", "--filter", &label, "--format", format]).await?;
-        Ok(text
-            .lines()
-            .filter_map(|line| line.split_once('\t'))
-            .map(|(name, state)| (name.to_owned(), state.to_owned()))
-            .collect())
+    fn label(&self) -> String {
+        format!("{LABEL}={}", self.state.root().display())
+    }
+
+    /// The cluster's containers by name.
+    async fn containers(&self) -> Result<BTreeMap<String, Container>> {
+        let filter = format!("label={}", self.label());
+        let format = "{{.Names}}\t{{.State}}\t{{.ID}}";
+        let arguments = ["ps", "-a", "--no-trunc", "--filter", &filter, "--format", format];
+        let text = host::ask("docker", &arguments).await?;
+        Ok(text.lines().filter_map(container).collect())
+    }
+
+    /// Names of ours that containers have which are not ours.
+    async fn strangers(&self, topology: &Topology) -> Result<Vec<String>> {
+        let ours = self.containers().await?;
+        let all = host::ask("docker", &["ps", "-a", "--format", "{{.Names}}"]).await?;
+        let names = all.lines().filter(|name| topology.machine(name).is_some());
+        Ok(names.filter(|name| !ours.contains_key(*name)).map(str::to_owned).collect())
+    }
+
+    /// Its first address is the engine's own, and the way out.
+    async fn ensure_network(&self, topology: &Topology) -> Result<()> {
+        let name = network_name(topology);
+        let filter = format!("label={}", self.label());
+        let format = ["network", "ls", "--filter", &filter, "--format", "{{.Name}}"];
+        if host::ask("docker", &format).await?.lines().any(|line| line == name) {
+            return Ok(());
+        }
+        let subnet = topology.machine_network.to_string();
+        let label = self.label();
+        host::ask("docker", &["network", "create", "--label", &label, "--subnet", &subnet, &name])
+            .await
+            .map(drop)
+            .map_err(|failure| {
+                failure.hint("does another network have these addresses? set network.machines")
+            })
+    }
+
+    /// Brings what an interrupted run left to where Vagrant can go on from: a container that never
+    /// ran (perhaps it cannot) has nothing on it and is made again; one that Vagrant does not know
+    /// yet is made known.
+    async fn reconcile(&self, there: &BTreeMap<String, Container>) -> Result<()> {
+        for (name, container) in there {
+            if container.state == "created" {
+                host::ask("docker", &["rm", "--volumes", &container.id]).await?;
+            } else {
+                self.vagrant.adopt(name, &container.id)?;
+            }
+        }
+        Ok(())
     }
 
     /// The image to make machines from, built from the embedded definition where the user named
@@ -110,11 +157,20 @@ impl Docker {
 
     /// Whether this engine may give containers every right.
     async fn privileged(image: &str) -> bool {
-        let arguments = ["run", "--rm", "--privileged", "--entrypoint", "/bin/true", image];
+        let arguments = [
+            "run",
+            "--rm",
+            "--privileged",
+            "--network",
+            "none",
+            "--entrypoint",
+            "/bin/true",
+            image,
+        ];
         host::ask("docker", &arguments).await.is_ok()
     }
 
-    fn create_arguments(&self, topology: &Topology, privileged: bool) -> Vec<String> {
+    fn create_arguments(&self, privileged: bool) -> Vec<String> {
         let mut arguments: Vec<String> = Vec::new();
         let mut add =
             |words: &[&str]| arguments.extend(words.iter().map(|word| (*word).to_owned()));
@@ -129,7 +185,7 @@ impl Docker {
         add(&["-v", "/var/lib/containerd", "-v", "/var/lib/etcd"]);
         let key = keys::authorized(&self.state);
         add(&["-v", &format!("{}:/etc/kdiy-authorized_keys:ro", key.display())]);
-        add(&["--label", &format!("{LABEL}={}", topology.cluster)]);
+        add(&["--label", &self.label()]);
         arguments
     }
 }
@@ -143,9 +199,11 @@ fn own_image() -> String {
     format!("kdiy/machine:{}", &sha256(text.as_bytes())[..12])
 }
 
-/// As Vagrant names the network of `private_network`.
-fn network_name(topology: &Topology) -> String {
-    format!("vagrant_network_{}", topology.machine_network)
+/// Name, state and id, parted by tabs.
+fn container(line: &str) -> Option<(String, Container)> {
+    let mut fields = line.split('\t').map(str::to_owned);
+    let name = fields.next()?;
+    Some((name, Container { state: fields.next()?, id: fields.next()? }))
 }
 
 #[async_trait]
@@ -159,7 +217,13 @@ impl Provider for Docker {
         if let Err(finding) = host::usable(ProviderChoice::Docker).await {
             return vec![finding];
         }
-        let there = self.containers(&topology.cluster).await.unwrap_or_default();
+        for name in self.strangers(topology).await.unwrap_or_default() {
+            findings.push(Finding {
+                what: format!("there is a container named {name} that is not this cluster's"),
+                mend: format!("docker rm -f -v {name}, or take another name with --name"),
+            });
+        }
+        let there = self.containers().await.unwrap_or_default();
         let missing = topology.machines.iter().filter(|machine| !there.contains_key(&machine.name));
         let needed: u64 = missing
             .map(|machine| match machine.role {
@@ -199,29 +263,35 @@ impl Provider for Docker {
     }
 
     async fn up(&self, topology: &Topology, events: &Events, task: &str) -> Result<Vec<String>> {
-        let there = self.containers(&topology.cluster).await?;
-        let running = |name: &String| there.get(name).is_some_and(|state| state == "running");
+        let there = self.containers().await?;
+        let is = |name: &str, state: &str| there.get(name).is_some_and(|it| it.state == state);
+        let made = |name: &str| there.contains_key(name) && !is(name, "created");
         let touched: Vec<String> = topology
             .machines
             .iter()
-            .filter(|machine| !running(&machine.name))
+            .filter(|machine| !is(&machine.name, "running"))
             .map(|machine| {
-                let verb = if there.contains_key(&machine.name) { "started" } else { "made" };
+                let verb = if made(&machine.name) { "started" } else { "made" };
                 format!("{verb} {}", machine.name)
             })
             .collect();
         if touched.is_empty() {
             return Ok(touched);
         }
+        let new = topology.machines.iter().filter(|machine| !made(&machine.name));
+        let addresses: Vec<_> = new.map(|machine| machine.address).collect();
+        keys::forget(&self.state, &addresses).await?;
         let image = self.image(events, task).await?;
+        self.ensure_network(topology).await?;
+        self.reconcile(&there).await?;
         let privileged = Self::privileged(&image).await;
         let extra = json!({
             "image": image,
             "privateKey": keys::private(&self.state),
-            "createArgs": self.create_arguments(topology, privileged),
+            "createArgs": self.create_arguments(privileged),
         });
         self.vagrant.write(topology, &self.config, extra)?;
-        self.vagrant.run(&["up", "--provider", "docker"], events, task).await?;
+        self.vagrant.run(&["up", "--provider", "docker", "--no-provision"], events, task).await?;
         Ok(touched)
     }
 
@@ -230,8 +300,8 @@ impl Provider for Docker {
     }
 
     /// Works on containers by their label, so that it does not need Vagrant to be sane.
-    async fn destroy(&self, topology: &Topology, ledger: &Ledger, events: &Events) -> Result<()> {
-        let there = self.containers(&topology.cluster).await?;
+    async fn destroy(&self, _: &Topology, ledger: &Ledger, events: &Events) -> Result<()> {
+        let there = self.containers().await?;
         if !there.is_empty() {
             let mut arguments = vec!["rm", "--force", "--volumes"];
             arguments.extend(there.keys().map(String::as_str));

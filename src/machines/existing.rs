@@ -1,6 +1,6 @@
 //! Machines that exist already and are only reached.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 
@@ -21,6 +21,16 @@ pub struct Existing {
 impl Existing {
     pub fn new(config: &ClusterConfig, _: &StateDir) -> Self {
         Self { config: config.clone(), home: etcetera::home_dir().ok() }
+    }
+}
+
+impl Existing {
+    /// `~/` is the shell's to expand, and no shell reads the cluster file.
+    fn expanded(&self, path: &Path) -> PathBuf {
+        match (path.strip_prefix("~"), &self.home) {
+            (Ok(rest), Some(home)) => home.join(rest),
+            _ => path.to_owned(),
+        }
     }
 }
 
@@ -61,10 +71,11 @@ impl Provider for Existing {
             host: host.unwrap_or_else(|| entry.address.to_string()),
             port,
             user,
-            keys: key.into_iter().collect(),
+            keys: key.iter().map(|path| self.expanded(path)).collect(),
             known_hosts: ssh.join("known_hosts"),
             accept_new_host_key: false,
-            config_file: Some(ssh.join("config")).filter(|path| path.is_file()),
+            // With a file named, ssh would leave out the system's own.
+            config_file: None,
             jump,
         })
     }

@@ -17,8 +17,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs a program and gives its standard output; an error when it is missing, fails or hangs.
 pub async fn ask(program: &str, arguments: &[&str]) -> Result<String> {
-    let child =
-        Command::new(program).args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
+    let child = Command::new(program)
+        .args(arguments)
+        // What they say is read here, and some of them say it in the user's language.
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
     let output = tokio::time::timeout(PATIENCE, child)
         .await
         .map_err(|_| Failure::host(format!("{program} does not answer")))?

@@ -1,5 +1,6 @@
 //! The cluster's own SSH key and its settings for ssh.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use tokio::process::Command;
@@ -10,7 +11,8 @@ use crate::state::{StateDir, atomic};
 /// Preferred where both ends have it: with AES instructions it costs a third of ssh's default,
 /// and hundreds of megabytes travel (openssh, `ssh -Q cipher`).
 const SETTINGS: &str = "Host *\n  Ciphers ^aes128-gcm@openssh.com,aes256-gcm@openssh.com\n  \
-    IdentitiesOnly yes\n  LogLevel ERROR\n";
+    IdentitiesOnly yes\n  IdentityAgent none\n  GlobalKnownHostsFile /dev/null\n  \
+    LogLevel ERROR\n";
 
 pub fn private(state: &StateDir) -> PathBuf {
     state.ssh().join("id_ed25519")
@@ -27,6 +29,28 @@ pub fn known_hosts(state: &StateDir) -> PathBuf {
 
 pub fn settings(state: &StateDir) -> PathBuf {
     state.ssh().join("config")
+}
+
+/// Forgets the host keys of machines that are about to be made anew: theirs will be others, and
+/// a changed key is refused.
+pub async fn forget(state: &StateDir, addresses: &[Ipv4Addr]) -> Result<()> {
+    let file = known_hosts(state);
+    if !file.exists() {
+        return Ok(());
+    }
+    for address in addresses {
+        let output = Command::new("ssh-keygen")
+            .args(["-q", "-R", &address.to_string(), "-f"])
+            .arg(&file)
+            .output()
+            .await
+            .map_err(|error| Failure::host("cannot run ssh-keygen").because(error))?;
+        if !output.status.success() {
+            return Err(Failure::host(format!("cannot forget the host key of {address}"))
+                .cause(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+        }
+    }
+    Ok(())
 }
 
 /// Makes the key and the settings where they are missing.

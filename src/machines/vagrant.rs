@@ -52,6 +52,28 @@ impl Vagrant {
         self.state.vagrant().join(".vagrant/machines").join(machine).join(self.provider)
     }
 
+    fn environment(&self) -> Vec<(&'static str, PathBuf)> {
+        let directory = self.state.vagrant();
+        let mut variables = vec![
+            ("VAGRANT_CWD", directory.clone()),
+            ("VAGRANT_DOTFILE_PATH", directory.join(".vagrant")),
+            ("VAGRANT_CHECKPOINT_DISABLE", "1".into()),
+        ];
+        if self.provider == "docker" {
+            // Containers need neither boxes nor plugins, and so leave nothing in ~/.vagrant.d.
+            variables.push(("VAGRANT_HOME", directory.join("home")));
+            variables.push(("VAGRANT_NO_PLUGINS", "1".into()));
+        }
+        variables
+    }
+
+    /// Tells Vagrant about a machine that it made and forgot: it was cut off in between.
+    pub fn adopt(&self, machine: &str, id: &str) -> Result<()> {
+        let directory = self.machine_directory(machine);
+        atomic::private_directory(&directory)?;
+        atomic::write(&directory.join("id"), id.as_bytes(), 0o600)
+    }
+
     /// Runs Vagrant to its end. Its output goes to the log, line by line to the events, and its
     /// last lines into the failure.
     pub async fn run(&self, arguments: &[&str], events: &Events, task: &str) -> Result<()> {
@@ -65,8 +87,9 @@ impl Vagrant {
         let mut child = Command::new("vagrant")
             .args(arguments)
             .current_dir(self.state.vagrant())
-            .env("VAGRANT_CHECKPOINT_DISABLE", "1")
-            .env("VAGRANT_DOTFILE_PATH", self.state.vagrant().join(".vagrant"))
+            .envs(self.environment())
+            .env_remove("VAGRANT_NO_PARALLEL")
+            .env_remove("VAGRANT_VAGRANTFILE")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -136,8 +159,7 @@ fn render(
         "cluster": topology.cluster,
         "machines": topology.machines,
         "netmask": topology.machine_network.netmask(),
-        "prefixLength": topology.machine_network.prefix_len(),
-        "network": format!("kdiy-{}", topology.cluster),
+        "network": network_name(topology),
         // Vagrant's own default is 300 s; emulated machines take minutes.
         "bootTimeout": 300 * config.slow_machines,
         "box": "",
@@ -153,6 +175,11 @@ fn render(
         context.extend(extra);
     }
     Templates::new().render("vagrant/Vagrantfile.hbs", VAGRANTFILE, &context)
+}
+
+/// For providers whose networks have names of our choosing.
+pub fn network_name(topology: &Topology) -> String {
+    format!("kdiy-{}", topology.cluster)
 }
 
 /// Real virtual machines.
@@ -177,6 +204,42 @@ impl Virtual {
             config: config.clone(),
             state: state.clone(),
         }
+    }
+
+    /// Removes what Vagrant left, with the provider's own tool.
+    async fn remove(&self, owned: &Owned) -> Result<()> {
+        let id = owned.id.as_str();
+        let network = owned.what == What::Network;
+        let (stop, remove) = match self.choice {
+            ProviderChoice::Libvirt if network => {
+                (virsh(&["net-destroy", id]).await, virsh(&["net-undefine", id]).await)
+            }
+            ProviderChoice::Libvirt => (
+                virsh(&["destroy", id]).await,
+                virsh(&[
+                    "undefine",
+                    "--remove-all-storage",
+                    "--managed-save",
+                    "--snapshots-metadata",
+                    "--nvram",
+                    id,
+                ])
+                .await,
+            ),
+            ProviderChoice::Virtualbox => (
+                host::ask("VBoxManage", &["controlvm", id, "poweroff"]).await,
+                host::ask("VBoxManage", &["unregistervm", id, "--delete"]).await,
+            ),
+            ProviderChoice::Parallels => (
+                host::ask("prlctl", &["stop", id, "--kill"]).await,
+                host::ask("prlctl", &["delete", id]).await,
+            ),
+            // vmrun knows a machine by its file only, which lies in Vagrant's directory.
+            _ => return Ok(()),
+        };
+        // Stopping fails on what does not run, which is no reason to keep it.
+        drop(stop);
+        remove.map(drop)
     }
 
     fn vagrant_box(&self) -> Result<String> {
@@ -231,7 +294,10 @@ impl Provider for Virtual {
             .machines
             .iter()
             .map(|machine| Owned { what: What::Machine, id: machine.name.clone() });
-        machines.collect()
+        // The others name their networks themselves, or share them.
+        let network = (self.choice == ProviderChoice::Libvirt)
+            .then(|| Owned { what: What::Network, id: network_name(topology) });
+        machines.chain(network).collect()
     }
 
     async fn up(&self, topology: &Topology, events: &Events, task: &str) -> Result<Vec<String>> {
@@ -244,6 +310,9 @@ impl Provider for Virtual {
             .filter(|machine| !self.vagrant.knows(&machine.name))
             .map(|machine| format!("made {}", machine.name))
             .collect();
+        let new = topology.machines.iter().filter(|machine| !self.vagrant.knows(&machine.name));
+        let addresses: Vec<_> = new.map(|machine| machine.address).collect();
+        keys::forget(&self.state, &addresses).await?;
         let off = join_answers(topology).await;
         if fresh.is_empty() && off.is_empty() {
             return Ok(Vec::new());
@@ -259,8 +328,14 @@ impl Provider for Virtual {
     }
 
     async fn destroy(&self, _: &Topology, ledger: &Ledger, events: &Events) -> Result<()> {
-        if self.vagrant.written() && !ledger.entries().is_empty() {
-            self.vagrant.run(&["destroy", "--force"], events, "destroy").await?;
+        if self.vagrant.written()
+            && !ledger.entries().is_empty()
+            && let Err(failure) = self.vagrant.run(&["destroy", "--force"], events, "destroy").await
+        {
+            events.note(format!("going on without Vagrant: {}", failure.what));
+        }
+        for owned in self.leftovers(ledger).await? {
+            self.remove(&owned).await?;
         }
         Ok(())
     }
@@ -270,16 +345,35 @@ impl Provider for Virtual {
             ProviderChoice::Virtualbox => host::ask("VBoxManage", &["list", "vms"]).await?,
             ProviderChoice::VmwareDesktop => host::ask("vmrun", &["list"]).await?,
             ProviderChoice::Parallels => host::ask("prlctl", &["list", "--all"]).await?,
-            _ => host::ask("virsh", &["-c", "qemu:///system", "list", "--all", "--name"]).await?,
+            _ => virsh(&["list", "--all", "--name"]).await?,
         };
-        let there = |id: &str| listed.lines().any(|line| line.contains(id));
+        let networks = match self.choice {
+            ProviderChoice::Libvirt => virsh(&["net-list", "--all", "--name"]).await?,
+            _ => String::new(),
+        };
         Ok(ledger
             .entries()
             .iter()
-            .filter(|entry| entry.what == What::Machine && there(&entry.id))
+            .filter(|entry| match entry.what {
+                What::Machine => lists(&listed, &entry.id),
+                What::Network => lists(&networks, &entry.id),
+                What::Image | What::Kubeconfig => false,
+            })
             .map(|entry| Owned { what: entry.what, id: entry.id.clone() })
             .collect())
     }
+}
+
+async fn virsh(arguments: &[&str]) -> Result<String> {
+    host::ask("virsh", &[&["-q", "-c", "qemu:///system"], arguments].concat()).await
+}
+
+/// Whether a provider's list has this very name: alone on its line, in quotes, as a column, or as
+/// a part of a path. `kdiy-worker-1` is not in a list that has `kdiy-worker-10`.
+fn lists(listed: &str, name: &str) -> bool {
+    listed
+        .split(|letter: char| letter.is_whitespace() || matches!(letter, '"' | '/'))
+        .any(|word| word == name || word.strip_suffix(".vmx") == Some(name))
 }
 
 /// Machines that do not answer, as lines of what has to be done.
@@ -328,6 +422,84 @@ mod tests {
             assert!(text.contains(&format!("node.vm.provider \"{provider}\"")), "{text}");
             assert!(text.contains("192.168.56.13"), "{text}");
             assert!(!text.contains("provider \"docker\""), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_not_found_in_a_longer_one() {
+        assert!(!lists("kdiy-worker-10\n", "kdiy-worker-1"));
+        assert!(lists("\"kdiy-worker-1\" {a-b-c}\n", "kdiy-worker-1"));
+        assert!(lists(" kdiy-worker-1 \n", "kdiy-worker-1"));
+    }
+
+    #[test]
+    fn a_box_cannot_bring_ruby_code() {
+        let config = ClusterConfig::default();
+        let topology = Topology::build(&config, "192.168.56.0/24".parse().unwrap()).unwrap();
+        let render = |name: &str| render("libvirt", &topology, &config, json!({"box": name}));
+        let text = render("x'; `id` #{1} \\").unwrap();
+        assert!(text.contains(r"config.vm.box = 'x\'; `id` #{1} \\'"), "{text}");
+        assert!(render("x\nsystem('id')").is_err());
+    }
+
+    /// A real libvirt, with a machine that only runs its firmware.
+    #[tokio::test]
+    #[ignore = "needs libvirt and qemu"]
+    async fn domains_and_networks_are_removed_without_vagrant() {
+        let directory = tempfile::tempdir().unwrap();
+        let define = async |command: &str, start: &str, name: &str, xml: &str| {
+            let file = directory.path().join(name);
+            std::fs::write(&file, xml).unwrap();
+            virsh(&[command, &file.display().to_string()]).await.unwrap();
+            virsh(&[start, name]).await.unwrap();
+        };
+        let network = "<network><name>kdiy-vtest</name>\
+            <ip address='192.168.62.1' netmask='255.255.255.0'/></network>";
+        define("net-define", "net-start", "kdiy-vtest", network).await;
+        let domain = "<domain type='qemu'><name>vtest-master-1</name>\
+            <memory unit='MiB'>64</memory><os><type>hvm</type></os></domain>";
+        define("define", "start", "vtest-master-1", domain).await;
+
+        let config = ClusterConfig { name: "vtest".into(), masters: 1, ..Default::default() };
+        let topology = Topology::build(&config, "192.168.62.0/24".parse().unwrap()).unwrap();
+        let state = StateDir::of("vtest").unwrap();
+        let libvirt = Virtual::new(ProviderChoice::Libvirt, &config, &state);
+        let mut ledger = Ledger::open(directory.path()).unwrap();
+        for owned in libvirt.makes(&topology) {
+            ledger.add("libvirt", owned.what, &[owned.id]).unwrap();
+        }
+        assert_eq!(libvirt.leftovers(&ledger).await.unwrap().len(), 2);
+        for _ in 0..2 {
+            libvirt.destroy(&topology, &ledger, &Events::channel().0).await.unwrap();
+            assert_eq!(libvirt.leftovers(&ledger).await.unwrap(), []);
+        }
+    }
+
+    /// Providers whose tool or plugin is not here are read as far as Vagrant goes without them.
+    #[test]
+    #[ignore = "needs Vagrant with vagrant-libvirt, libvirt, and a Docker engine"]
+    fn vagrant_takes_every_vagrantfile() {
+        let directory = tempfile::tempdir().unwrap();
+        let key = directory.path().join("key");
+        std::fs::write(&key, "").unwrap();
+        let config = ClusterConfig::default();
+        let topology = Topology::build(&config, "192.168.56.0/24".parse().unwrap()).unwrap();
+        for provider in ["docker", "libvirt", "virtualbox", "vmware_desktop", "parallels"] {
+            let extra = json!({
+                "box": "a/b", "image": "a", "privateKey": key, "createArgs": ["-v", "/x"],
+                "emulated": true,
+            });
+            let text = render(provider, &topology, &config, extra).unwrap();
+            std::fs::write(directory.path().join("Vagrantfile"), text).unwrap();
+            let mut vagrant = std::process::Command::new("vagrant");
+            vagrant.arg("validate").env("VAGRANT_CWD", directory.path());
+            match provider {
+                "docker" | "libvirt" => vagrant.env("VAGRANT_DEFAULT_PROVIDER", provider),
+                _ => vagrant.arg("--ignore-provider"),
+            };
+            let output = vagrant.output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{provider}: {said}");
         }
     }
 }
