@@ -48,7 +48,7 @@ impl World {
         context["machine"] = encode(machine)?;
         context["others"] = encode(&others)?;
         context["facts"] = encode(facts)?;
-        context["vrrp"] = self.vrrp(machine);
+        context["vrrp"] = self.vrrp();
         Ok(context)
     }
 
@@ -104,21 +104,10 @@ impl World {
         parts.join(",")
     }
 
-    /// VRRP separates the clusters of one network by router id, and orders the machines of one
-    /// cluster by priority (RFC 5798, 1 to 254).
-    fn vrrp(&self, machine: &Machine) -> Value {
+    /// VRRP separates the clusters of one network by router id (RFC 5798, 1 to 255).
+    fn vrrp(&self) -> Value {
         let router_id = self.topology.vip.map_or(1, |vip| vip.octets()[3].max(1));
-        let rank = self
-            .topology
-            .group(Group::LoadBalancers)
-            .iter()
-            .position(|other| other.name == machine.name)
-            .unwrap_or(0);
-        json!({
-            "routerId": router_id,
-            "priority": 150 - rank.min(100),
-            "password": self.vrrp_password,
-        })
+        json!({ "routerId": router_id, "password": self.vrrp_password })
     }
 
     pub fn holds(&self, condition: Condition) -> bool {
