@@ -1,5 +1,6 @@
 //! `cargo lab`: everything that kdiy needs to be tried on one computer without the internet.
 
+mod bench;
 mod docker;
 mod e2e;
 mod host;
@@ -45,6 +46,8 @@ enum Lab {
     Down,
     /// Formatting, lints, unit and command tests, then a whole cluster from nothing to nothing
     Test,
+    /// Measure how long a 3+2 cluster takes, and what it waits for
+    Bench,
 }
 
 fn main() -> ExitCode {
@@ -96,6 +99,7 @@ fn carry_out(command: Lab) -> Result<()> {
             docker::stop(&cache)
         }
         Lab::Test => suite::run(&cache),
+        Lab::Bench => bench::run(&cache),
     }
 }
 
