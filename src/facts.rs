@@ -71,7 +71,7 @@ echo "arch=$(uname -m)"
 echo "interface=$(ip -o -4 addr show | awk -v a="$address" '{{split($4, p, "/"); if (p[1] == a) {{print $2; exit}}}}')"
 if [ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ]; then echo cgroup_version=2; else echo cgroup_version=1; fi
 cat /run/systemd/resolve/resolv.conf /etc/resolv.conf 2>/dev/null |
-  awk '/^nameserver/ && $2 !~ /^127\\./ && $2 ~ /^[0-9.]+$/ && !seen[$2]++ {{list = list " " $2}} END {{print "nameservers=" list}}'
+  awk '/^nameserver/ && $2 !~ /^127\./ && $2 ~ /^[0-9.]+$/ && !seen[$2]++ {{list = list " " $2}} END {{print "nameservers=" list}}'
 echo "capabilities=$(awk '/^CapEff/ {{print $2}}' /proc/self/status)"
 if [ -d "/lib/modules/$(uname -r)" ]; then echo modules=yes; else echo modules=no; fi
 "#
@@ -162,5 +162,6 @@ mod tests {
         let text = String::from_utf8(output.stdout).unwrap();
         let facts = parse("here", Ipv4Addr::LOCALHOST, &text).unwrap();
         assert_eq!(facts.interface, "lo");
+        assert!(!facts.nameservers.iter().any(|server| server.starts_with("127.")), "{facts:?}");
     }
 }

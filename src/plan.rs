@@ -148,7 +148,9 @@ impl Builder<'_> {
                 before = Some(match &step.gate {
                     Some(_) if machines.last() != Some(machine) => {
                         let between = format!("{}+{machine}", gate(&step.name));
-                        self.push(step, TaskKind::Gate, between.clone(), None, [id].into());
+                        let needs = [id].into();
+                        let machine = Some(machine.clone());
+                        self.push(step, TaskKind::Gate, between.clone(), machine, needs);
                         between
                     }
                     _ => id,

@@ -259,6 +259,10 @@ pub struct GateRef {
     pub seconds: u32,
     /// What green means, in a sentence.
     pub why: String,
+    /// The proof costs pods of its own, so it is not repeated by a run that changed nothing on a
+    /// cluster for which it was green before.
+    #[serde(default)]
+    pub costly: bool,
 }
 
 /// Changes that need more than files and commands.

@@ -16,7 +16,7 @@ use crate::artifacts::{Installable, Store};
 use crate::bundle::{Renderer, observe};
 use crate::cluster::{certificates, manifests, nodes};
 use crate::engine::{Done, Failed, Work};
-use crate::event::{Events, TaskKind};
+use crate::event::{Events, TaskId, TaskKind};
 use crate::facts;
 use crate::failure::{Failure, Result};
 use crate::fleet::{Fleet, Reached, transport_failure};
@@ -57,6 +57,10 @@ pub struct Runner {
     /// The architecture of the machines, as release names spell it.
     pub arch: String,
     pub fetched: Fetched,
+    /// Every gate was green at the end of an earlier run.
+    pub proven_before: bool,
+    /// Tasks of this run that changed something.
+    pub changed: Mutex<BTreeSet<TaskId>>,
 }
 
 /// Files that are ready to be installed, by artifact or image name.
@@ -69,14 +73,18 @@ pub struct Fetched {
 #[async_trait]
 impl Work for Runner {
     async fn perform(&self, task: &Task) -> Result<Done, Failed> {
-        match task.kind {
-            TaskKind::Machine if task.id == plan::MAKE => Ok(self.make(task).await?),
-            TaskKind::Machine => self.reach(task).await,
-            TaskKind::Fetch => Ok(self.fetch(task).await?),
-            TaskKind::Apply => self.apply(task).await,
-            TaskKind::Cluster => self.change_cluster(task).await,
-            TaskKind::Gate => Ok(self.prove(task).await?),
+        let done = match task.kind {
+            TaskKind::Machine if task.id == plan::MAKE => self.make(task).await?,
+            TaskKind::Machine => self.reach(task).await?,
+            TaskKind::Fetch => self.fetch(task).await?,
+            TaskKind::Apply => self.apply(task).await?,
+            TaskKind::Cluster => self.change_cluster(task).await?,
+            TaskKind::Gate => self.prove(task).await?,
+        };
+        if !done.changes.is_empty() {
+            self.changed.lock().await.insert(task.id.clone());
         }
+        Ok(done)
     }
 }
 
@@ -242,6 +250,18 @@ impl Runner {
     async fn prove(&self, task: &Task) -> Result<Done> {
         let (_, step) = self.book_and_step(task)?;
         let Some(reference) = &step.gate else { return Ok(Done::default()) };
+        let changed = self.changed.lock().await;
+        let is_needless = match &task.machine {
+            // Between two machines of a rolling step: a machine that was left alone needs no
+            // proof before the next may change.
+            Some(machine) => !changed.contains(&plan::apply(&step.name, machine)),
+            None => reference.costly && self.proven_before && changed.is_empty(),
+        };
+        drop(changed);
+        if is_needless {
+            self.events.progress(&task.id, "nothing was changed that it depends on");
+            return Ok(Done::default());
+        }
         let gate = gate::by_name(&reference.name)
             .ok_or_else(|| Failure::bug(format!("there is no gate {}", reference.name)))?;
         let context = GateContext {

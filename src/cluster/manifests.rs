@@ -86,11 +86,16 @@ async fn apply_one(client: &Client, object: &DynamicObject) -> Result<Option<Str
     let after = api.patch(&name, &params, &Patch::Apply(object)).await?;
     Ok(match before {
         None => Some(format!("created {}", describe(object))),
-        Some(before) if before.resource_version() != after.resource_version() => {
-            Some(format!("changed {}", describe(object)))
-        }
-        Some(_) => None,
+        Some(before) => (without_bookkeeping(before) != without_bookkeeping(after))
+            .then(|| format!("changed {}", describe(object))),
     })
+}
+
+/// The object as people mean it. The api may give a new resource version to what stayed the same.
+fn without_bookkeeping(mut object: DynamicObject) -> DynamicObject {
+    object.metadata.managed_fields = None;
+    object.metadata.resource_version = None;
+    object
 }
 
 fn describe(object: &DynamicObject) -> String {

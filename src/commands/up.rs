@@ -145,6 +145,8 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
         stop: stop.clone(),
         arch: if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }.into(),
         fetched: Fetched::default(),
+        proven_before: live,
+        changed: Default::default(),
     });
     let report =
         engine::run(&plan, runner.clone(), arguments.parallel.into(), &events, &stop).await;

@@ -8,7 +8,7 @@ use crate::failure::{Failure, Result};
 /// A cluster file is a page; what is larger is something else.
 const LARGEST: u64 = 1024 * 1024;
 /// Words further apart than this are no misspelling of each other.
-const ALIKE: f64 = 0.75;
+const ALIKE: f64 = 0.5;
 
 pub fn read(path: &Path) -> Result<ClusterConfig> {
     let unreadable = |error: std::io::Error| {
@@ -50,7 +50,7 @@ fn suggestion(message: &str) -> Option<String> {
     known
         .split(", ")
         .map(|known| known.trim_matches('`'))
-        .map(|known| (strsim::jaro_winkler(unknown, known), known))
+        .map(|known| (strsim::normalized_damerau_levenshtein(unknown, known), known))
         .filter(|(alike, _)| *alike >= ALIKE)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, known)| known.to_owned())

@@ -139,13 +139,14 @@ impl Bars {
                 ));
             }
             (TaskKind::Gate, _) => {
-                let proof = self.proofs.get(task).map(|proof| plain::proof(proof));
-                self.say(format!(
-                    "{} {} {}",
-                    "✔".green(),
-                    info.step.bold(),
-                    format!("{} · {took}", proof.unwrap_or_default()).dimmed()
-                ));
+                if let Some(evidence) = self.proofs.get(task) {
+                    self.say(format!(
+                        "{} {} {}",
+                        "✔".green(),
+                        info.step.bold(),
+                        format!("{} · {took}", plain::proof(evidence)).dimmed()
+                    ));
+                }
             }
             _ => {}
         }
@@ -186,7 +187,7 @@ impl Renderer for Bars {
             Event::TaskFinished { task, outcome, elapsed_ms, .. } => {
                 self.finished(task, *outcome, *elapsed_ms);
             }
-            Event::GateEvidence { task, evidence, .. } => {
+            Event::GateEvidence { task, evidence, passed: true } => {
                 self.proofs.insert(task.clone(), evidence.clone());
             }
             Event::Output { machine, line, .. } if self.verbose => {
@@ -235,6 +236,17 @@ mod tests {
             Event::TaskStarted { task: "a".into(), attempt: 1 },
             Event::TaskStarted { task: "g".into(), attempt: 1 },
             Event::Warning { message: "mind the gap".into() },
+            Event::GateEvidence {
+                task: "g".into(),
+                passed: true,
+                evidence: vec![Evidence {
+                    machine: None,
+                    asked: "leader".into(),
+                    expected: "one".into(),
+                    saw: "kdiy-master-1".into(),
+                    ok: true,
+                }],
+            },
             Event::TaskFinished {
                 task: "g".into(),
                 attempt: 1,
@@ -253,7 +265,9 @@ mod tests {
     fn machines_gates_and_warnings_are_seen_at_any_width() {
         for columns in [40, 80, 200] {
             let screen = screen(columns);
-            for part in ["kdiy-master-1", "title of a", "warning: mind the gap", "✔ g"] {
+            for part in
+                ["kdiy-master-1", "title of a", "warning: mind the gap", "✔ g leader kdiy-master-1"]
+            {
                 assert!(screen.contains(part), "{columns}: {part} is missing in\n{screen}");
             }
             assert!(screen.lines().all(|line| line.chars().count() <= columns.into()), "{screen}");

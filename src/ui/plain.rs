@@ -12,11 +12,12 @@ pub struct Plain {
     verbose: bool,
     began: Option<Timestamp>,
     tasks: BTreeMap<TaskId, TaskInfo>,
+    proofs: BTreeMap<TaskId, Vec<Evidence>>,
 }
 
 impl Plain {
     pub fn new(verbose: bool) -> Self {
-        Self { verbose, began: None, tasks: BTreeMap::new() }
+        Self { verbose, began: None, tasks: BTreeMap::new(), proofs: BTreeMap::new() }
     }
 
     fn line(&mut self, stamped: &Stamped) -> Option<String> {
@@ -26,7 +27,12 @@ impl Plain {
                 None
             }
             Event::TaskFinished { task, outcome, changes, elapsed_ms, .. } => {
-                finished(self.tasks.get(task)?, *outcome, changes, *elapsed_ms)
+                let proof = self.proofs.remove(task);
+                finished(self.tasks.get(task)?, *outcome, changes, proof.as_deref(), *elapsed_ms)
+            }
+            Event::GateEvidence { task, passed: true, evidence } => {
+                self.proofs.insert(task.clone(), evidence.clone());
+                None
             }
             Event::Output { machine, line, .. } if self.verbose => {
                 Some(format!("{machine} | {line}"))
@@ -38,18 +44,22 @@ impl Plain {
     }
 }
 
-/// What a finished task says; nothing when it had nothing to do.
-pub fn finished(
+/// What a finished task says; nothing when it had nothing to do, and for a gate nothing without a
+/// proof.
+fn finished(
     task: &TaskInfo,
     outcome: Outcome,
     changes: &[String],
+    evidence: Option<&[Evidence]>,
     elapsed_ms: u64,
 ) -> Option<String> {
     let took = duration(Duration::from_millis(elapsed_ms));
     let place = task.machine.as_deref().unwrap_or("cluster");
     match (task.kind, outcome) {
         (_, Outcome::Failed) => Some(format!("✘ {place}: {} failed after {took}", task.title)),
-        (TaskKind::Gate, _) => Some(format!("✔ {}: proven ({took})", task.title)),
+        (TaskKind::Gate, _) => {
+            evidence.map(|evidence| format!("✔ {}: {} ({took})", task.step, proof(evidence)))
+        }
         (_, Outcome::Changed) => {
             let count = changes.len();
             let what = if count == 1 { changes[0].clone() } else { format!("{count} changes") };

@@ -2,7 +2,7 @@
 //!
 //! kdiy's own gates are not repeated here; what is checked is what a user would see.
 
-mod cluster;
+pub mod cluster;
 mod pods;
 
 use std::path::Path;
@@ -44,6 +44,7 @@ pub fn stage<'a>(lab: &'a Ready, cache: &Path) -> Result<Stage<'a>> {
 
 fn up(cluster: &Cluster) -> Result<String> {
     let run = cluster.up(MASTERS, WORKERS)?;
+    ensure!(!cluster.containers()?.is_empty(), "no container has the cluster's name");
     let gates = run.of_kind("gate-evidence").filter(|event| event["passed"] == true).count();
     ensure!(gates > 0, "no gate said that it passed");
     Ok(format!("{gates} gates passed in {} s", run.elapsed_seconds()?))

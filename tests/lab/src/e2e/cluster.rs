@@ -13,9 +13,6 @@ use crate::{Ready, host};
 /// A cluster of its own, beside the one that the user may have.
 const NAME: &str = "lab-e2e";
 
-/// The label that kdiy gives to its containers.
-const LABEL: &str = "dev.kdiy.cluster";
-
 #[derive(Clone)]
 pub struct Cluster<'a> {
     lab: &'a Ready,
@@ -103,8 +100,9 @@ impl<'a> Cluster<'a> {
         self.lab.engine.command()
     }
 
-    fn containers(&self) -> Result<Vec<String>> {
-        let filter = format!("label={LABEL}={NAME}");
+    pub fn containers(&self) -> Result<Vec<String>> {
+        // By name, not by the label that kdiy itself goes by: what lost its label counts as well.
+        let filter = format!("name=^/?{NAME}-");
         let list = host::ask(self.docker().args(["ps", "-aq", "--filter", &filter]))?;
         Ok(list.lines().map(str::to_owned).collect())
     }
@@ -140,6 +138,10 @@ impl Run {
     /// The event that ends a run.
     pub fn last(&self) -> Result<&Value> {
         self.of_kind("run-finished").last().context("the run did not say that it finished")
+    }
+
+    pub fn events(&self) -> &[Value] {
+        &self.events
     }
 
     pub fn elapsed_seconds(&self) -> Result<u64> {
