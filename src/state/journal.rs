@@ -42,10 +42,36 @@ impl Journal {
     }
 }
 
-/// The events of a run. A last line that was cut off is passed over.
+/// The events of a run. A last line that was cut off, be it within a character, and events that
+/// this version does not know are passed over.
 pub fn read(path: &Path) -> std::io::Result<Vec<Stamped>> {
-    let text = fs::read_to_string(path)?;
-    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    let bytes = fs::read(path)?;
+    let lines = bytes.split(|byte| *byte == b'\n');
+    Ok(lines.filter_map(|line| serde_json::from_slice(line).ok()).collect())
+}
+
+/// What an earlier run left.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Run {
+    pub path: PathBuf,
+    pub events: Vec<Stamped>,
+}
+
+impl Run {
+    /// How it ended; `None` when it was killed before it could say so, or still goes on.
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.events.iter().rev().find_map(|stamped| match stamped.event {
+            Event::RunFinished { outcome, .. } => Some(outcome),
+            _ => None,
+        })
+    }
+}
+
+/// The newest run; the current one once its journal has begun.
+pub fn last_run(runs: &Path) -> std::io::Result<Option<Run>> {
+    let Some(path) = files(runs).pop() else { return Ok(None) };
+    let events = read(&path)?;
+    Ok(Some(Run { path, events }))
 }
 
 /// How long each task took when it last changed something, for the estimate of what is left.
@@ -109,5 +135,29 @@ mod tests {
         assert_eq!(read(&journal.path).unwrap().len(), 1);
         let learned = learned_durations(directory.path());
         assert_eq!(learned["etcd@m"], Duration::from_millis(1200));
+    }
+
+    #[test]
+    fn a_line_torn_within_a_character_loses_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut journal = Journal::begin(directory.path(), "up").unwrap();
+        journal.append(&finished(1200)).unwrap();
+        journal.file.write_all(b"{\"message\":\"\xe2\x80").unwrap();
+        assert_eq!(read(&journal.path).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn the_last_run_tells_how_it_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(last_run(directory.path()).unwrap(), None);
+        fs::write(directory.path().join("20260101T000000.000Z-up.jsonl"), "").unwrap();
+        let mut journal = Journal::begin(directory.path(), "up").unwrap();
+        journal.append(&finished(5)).unwrap();
+        let cut = last_run(directory.path()).unwrap().unwrap();
+        assert_eq!((cut.path.clone(), cut.outcome()), (journal.path.clone(), None));
+        let event = Event::RunFinished { outcome: Outcome::Failed, changed: 1, elapsed_ms: 9 };
+        journal.append(&Stamped { at: Timestamp::now(), event }).unwrap();
+        let ended = last_run(directory.path()).unwrap().unwrap();
+        assert_eq!((ended.events.len(), ended.outcome()), (2, Some(Outcome::Failed)));
     }
 }
