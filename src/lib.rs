@@ -21,6 +21,7 @@ pub mod machines;
 pub mod pki;
 pub mod plan;
 pub mod playbook;
+pub mod redact;
 pub mod runner;
 pub mod state;
 pub mod template;

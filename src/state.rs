@@ -5,16 +5,19 @@ pub mod atomic;
 pub mod journal;
 pub mod ledger;
 pub mod lock;
+pub mod record;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use etcetera::{BaseStrategy, choose_base_strategy};
-use ipnet::Ipv4Net;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
+pub use self::record::Record;
 use crate::config::ClusterConfig;
 use crate::failure::{Failure, Result};
+use crate::topology::Topology;
 
 /// The directory of one cluster.
 #[derive(Debug, Clone)]
@@ -22,18 +25,11 @@ pub struct StateDir {
     root: PathBuf,
 }
 
-/// What a cluster was made with: `cluster.json`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Record {
-    /// The kdiy that wrote this.
-    pub kdiy: String,
-    pub machine_network: Ipv4Net,
-    /// The effective cluster file.
-    pub config: ClusterConfig,
-    /// Every gate has been green at least once.
+/// The part of `cluster.json` that is written beside the [`Record`] and only compared.
+#[derive(Default, Deserialize)]
+struct Layout {
     #[serde(default)]
-    pub complete: bool,
+    topology: Option<String>,
 }
 
 /// `$KDIY_STATE`, or `kdiy` in the user's state directory.
@@ -89,10 +85,13 @@ impl StateDir {
         Ok(Self { root: home()?.join(name) })
     }
 
-    /// Makes the directory where it does not exist.
+    /// Makes the directory where it does not exist, and closes it to others where it does.
     pub fn create(&self) -> Result<()> {
         for path in [self.root.clone(), self.ssh(), self.vagrant(), self.logs(), self.runs()] {
             atomic::private_directory(&path)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).map_err(|error| {
+                Failure::host(format!("cannot close {} to others", path.display())).because(error)
+            })?;
         }
         Ok(())
     }
@@ -171,7 +170,29 @@ impl StateDir {
     }
 
     pub fn write_record(&self, record: &Record) -> Result<()> {
-        atomic::write_json(&self.record_file(), record)
+        let mut document = serde_json::to_value(record)
+            .map_err(|error| Failure::bug("cluster.json").because(error))?;
+        let topology = Topology::build(&record.config, record.machine_network)?;
+        document["topology"] = record::fingerprint(&topology).into();
+        atomic::write_json(&self.record_file(), &document)
+    }
+
+    /// The record of this cluster, if it was begun; an error that says what differs when
+    /// `wanted` describes another one.
+    pub fn same_cluster(&self, wanted: &ClusterConfig) -> Result<Option<Record>> {
+        let Some(record) = self.record()? else { return Ok(None) };
+        record.check_same(wanted)?;
+        let topology = Topology::build(wanted, record.machine_network)?;
+        let Layout { topology: laid_out } = atomic::read_json(&self.record_file())?;
+        if laid_out.is_some_and(|laid_out| laid_out != record::fingerprint(&topology)) {
+            return Err(Failure::input(format!(
+                "kdiy {} laid the machines of {} out in another way than this kdiy would",
+                record.kdiy, wanted.name
+            ))
+            .hint(format!("go on with kdiy {}", record.kdiy))
+            .hint(format!("or make the cluster anew: kdiy destroy --name {}", wanted.name)));
+        }
+        Ok(Some(record))
     }
 
     /// Removes everything. The lock file goes with it, which is why its holder comes along.
@@ -181,5 +202,62 @@ impl StateDir {
         })?;
         drop(lock);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn begun() -> (tempfile::TempDir, StateDir, Record) {
+        let parent = tempfile::tempdir().unwrap();
+        let state = StateDir { root: parent.path().join("kdiy") };
+        state.create().unwrap();
+        let record = Record {
+            kdiy: "0.1.0".into(),
+            machine_network: "192.168.56.0/24".parse().unwrap(),
+            config: ClusterConfig::default(),
+            complete: false,
+        };
+        state.write_record(&record).unwrap();
+        (parent, state, record)
+    }
+
+    #[test]
+    fn the_record_reads_back_as_it_was_written() {
+        let (_parent, state, record) = begun();
+        assert_eq!(state.record().unwrap(), Some(record.clone()));
+        assert_eq!(state.same_cluster(&record.config).unwrap(), Some(record));
+    }
+
+    #[test]
+    fn another_layout_of_the_same_file_is_another_cluster() {
+        let (_parent, state, record) = begun();
+        let mut document: serde_json::Value =
+            serde_json::from_slice(&fs::read(state.record_file()).unwrap()).unwrap();
+        document["topology"] = "0".repeat(64).into();
+        atomic::write_json(&state.record_file(), &document).unwrap();
+        let refused = state.same_cluster(&record.config).unwrap_err().to_string();
+        assert!(refused.contains("kdiy 0.1.0 laid"), "{refused}");
+    }
+
+    #[test]
+    fn a_directory_that_others_could_read_is_closed() {
+        let (_parent, state, _) = begun();
+        fs::set_permissions(state.root(), fs::Permissions::from_mode(0o755)).unwrap();
+        state.create().unwrap();
+        for path in [state.root().to_owned(), state.ssh(), state.logs(), state.runs()] {
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        }
+    }
+
+    #[test]
+    fn removing_leaves_nothing_and_a_cluster_never_begun_has_no_record() {
+        let (parent, state, _) = begun();
+        let lock = lock::Lock::take(&state.lock_file(), "destroy").unwrap();
+        state.remove(lock).unwrap();
+        assert!(!state.exists());
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
+        assert_eq!(state.record().unwrap(), None);
     }
 }

@@ -3,11 +3,17 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
+use super::lock;
 use crate::failure::{Failure, Result};
+
+/// The longest that another process may hold a document that [`update_json`] wants.
+const UPDATED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Writes a file with the given mode by way of a temporary one beside it, and has it on disk
 /// before it returns.
@@ -36,6 +42,46 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     write(path, &bytes, 0o600)
 }
 
+/// What [`write_json`] wrote; the default where there is no such file.
+pub fn read_json<T: DeserializeOwned + Default>(path: &Path) -> Result<T> {
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
+            Failure::host(format!("{} is not what kdiy wrote there", path.display())).because(error)
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(T::default()),
+        Err(error) => Err(Failure::host(format!("cannot read {}", path.display())).because(error)),
+    }
+}
+
+/// Reads, changes and writes a document while no other process can do the same. Where `change`
+/// fails, or leaves everything as it was, nothing is written.
+pub fn update_json<T>(path: &Path, change: impl FnOnce(&mut T) -> Result<()>) -> Result<T>
+where
+    T: Serialize + DeserializeOwned + Default + PartialEq + Clone,
+{
+    let failed = |error: std::io::Error| {
+        Failure::host(format!("cannot change {}", path.display())).because(error)
+    };
+    let guard = lock::open(&beside(path, "lock")).map_err(failed)?;
+    lock::wait_for(&guard, UPDATED_WITHIN).map_err(failed)?;
+    let before: T = read_json(path)?;
+    let mut after = before.clone();
+    change(&mut after)?;
+    if after != before {
+        write_json(path, &after)?;
+    }
+    Ok(after)
+}
+
+/// `name.ext` becomes `name.ext.suffix`; unlike `with_extension`, which makes one of `runc.amd64`
+/// and `runc.arm64`.
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(suffix);
+    name.into()
+}
+
 /// Makes a directory, and those above it, that only the owner can look into.
 pub fn private_directory(path: &Path) -> Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| {
@@ -56,6 +102,40 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn changes_from_all_sides_are_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("numbers.json");
+        std::thread::scope(|scope| {
+            for n in 0..8 {
+                let path = &path;
+                scope.spawn(move || {
+                    update_json(path, |numbers: &mut Vec<u32>| {
+                        numbers.push(n);
+                        Ok(())
+                    })
+                    .unwrap();
+                });
+            }
+        });
+        let mut numbers: Vec<u32> = read_json(&path).unwrap();
+        numbers.sort_unstable();
+        assert_eq!(numbers, (0..8).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_change_that_fails_leaves_the_document_as_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("numbers.json");
+        write_json(&path, &vec![1]).unwrap();
+        let refused = update_json(&path, |numbers: &mut Vec<u32>| {
+            numbers.clear();
+            Err(Failure::bug("no"))
+        });
+        assert!(refused.is_err());
+        assert_eq!(read_json::<Vec<u32>>(&path).unwrap(), [1]);
     }
 
     #[test]

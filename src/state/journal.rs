@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use crate::event::{Event, Outcome, Stamped, TaskId};
 use crate::failure::{Failure, Result};
+use crate::redact::Redactor;
 
 /// Runs that are kept; older ones are removed when a new one begins.
 const KEPT_RUNS: usize = 50;
@@ -18,6 +19,7 @@ const KEPT_RUNS: usize = 50;
 pub struct Journal {
     file: File,
     pub path: PathBuf,
+    redactor: Option<Redactor>,
 }
 
 impl Journal {
@@ -28,7 +30,13 @@ impl Journal {
         let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(
             |error| Failure::host(format!("cannot write {}", path.display())).because(error),
         )?;
-        Ok(Self { file, path })
+        Ok(Self { file, path, redactor: None })
+    }
+
+    /// Keeps these secrets out of what is appended from now on.
+    pub fn redacting(mut self, redactor: Redactor) -> Self {
+        self.redactor = Some(redactor);
+        self
     }
 
     /// Progress ticks and machines' output are for the eyes and the logs, not for the record.
@@ -36,16 +44,46 @@ impl Journal {
         if matches!(stamped.event, Event::TaskProgress { .. } | Event::Output { .. }) {
             return Ok(());
         }
-        let mut line = serde_json::to_vec(stamped)?;
+        let mut document = serde_json::to_value(stamped)?;
+        if let Some(redactor) = &self.redactor {
+            redactor.json(&mut document);
+        }
+        let mut line = serde_json::to_vec(&document)?;
         line.push(b'\n');
         self.file.write_all(&line)
     }
 }
 
-/// The events of a run. A last line that was cut off is passed over.
+/// The events of a run. A last line that was cut off, be it within a character, and events that
+/// this version does not know are passed over.
 pub fn read(path: &Path) -> std::io::Result<Vec<Stamped>> {
-    let text = fs::read_to_string(path)?;
-    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    let bytes = fs::read(path)?;
+    let lines = bytes.split(|byte| *byte == b'\n');
+    Ok(lines.filter_map(|line| serde_json::from_slice(line).ok()).collect())
+}
+
+/// What an earlier run left.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Run {
+    pub path: PathBuf,
+    pub events: Vec<Stamped>,
+}
+
+impl Run {
+    /// How it ended; `None` when it was killed before it could say so, or still goes on.
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.events.iter().rev().find_map(|stamped| match stamped.event {
+            Event::RunFinished { outcome, .. } => Some(outcome),
+            _ => None,
+        })
+    }
+}
+
+/// The newest run; the current one once its journal has begun.
+pub fn last_run(runs: &Path) -> std::io::Result<Option<Run>> {
+    let Some(path) = files(runs).pop() else { return Ok(None) };
+    let events = read(&path)?;
+    Ok(Some(Run { path, events }))
 }
 
 /// How long each task took when it last changed something, for the estimate of what is left.
@@ -109,5 +147,42 @@ mod tests {
         assert_eq!(read(&journal.path).unwrap().len(), 1);
         let learned = learned_durations(directory.path());
         assert_eq!(learned["etcd@m"], Duration::from_millis(1200));
+    }
+
+    #[test]
+    fn a_line_torn_within_a_character_loses_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut journal = Journal::begin(directory.path(), "up").unwrap();
+        journal.append(&finished(1200)).unwrap();
+        journal.file.write_all(b"{\"message\":\"\xe2\x80").unwrap();
+        assert_eq!(read(&journal.path).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn the_last_run_tells_how_it_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(last_run(directory.path()).unwrap(), None);
+        fs::write(directory.path().join("20260101T000000.000Z-up.jsonl"), "").unwrap();
+        let mut journal = Journal::begin(directory.path(), "up").unwrap();
+        journal.append(&finished(5)).unwrap();
+        let cut = last_run(directory.path()).unwrap().unwrap();
+        assert_eq!((cut.path.clone(), cut.outcome()), (journal.path.clone(), None));
+        let event = Event::RunFinished { outcome: Outcome::Failed, changed: 1, elapsed_ms: 9 };
+        journal.append(&Stamped { at: Timestamp::now(), event }).unwrap();
+        let ended = last_run(directory.path()).unwrap().unwrap();
+        assert_eq!((ended.events.len(), ended.outcome()), (2, Some(Outcome::Failed)));
+    }
+
+    #[test]
+    fn a_secret_that_an_event_quotes_is_not_recorded() {
+        let directory = tempfile::tempdir().unwrap();
+        let redactor = Redactor::new(["line one\nline two"]).unwrap();
+        let mut journal = Journal::begin(directory.path(), "up").unwrap().redacting(redactor);
+        let message = "it said line one\nline two".to_owned();
+        journal
+            .append(&Stamped { at: Timestamp::now(), event: Event::Warning { message } })
+            .unwrap();
+        let events = read(&journal.path).unwrap();
+        assert_eq!(events[0].event, Event::Warning { message: "it said ***".into() });
     }
 }

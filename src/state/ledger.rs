@@ -1,14 +1,13 @@
 //! Everything kdiy created outside its own directory, so that `destroy` can take it away and
 //! prove that it is gone.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::atomic;
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -40,16 +39,7 @@ pub struct Ledger {
 impl Ledger {
     pub fn open(directory: &Path) -> Result<Self> {
         let path = directory.join("ledger.json");
-        let entries = match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
-                Failure::host(format!("{} is not what kdiy wrote there", path.display()))
-                    .because(error)
-            })?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => {
-                return Err(Failure::host(format!("cannot read {}", path.display())).because(error));
-            }
-        };
+        let entries = atomic::read_json(&path)?;
         Ok(Self { path, entries })
     }
 
@@ -57,29 +47,31 @@ impl Ledger {
         &self.entries
     }
 
-    /// Enters things about to be made; those that are entered already stay as they are.
+    /// Enters things about to be made; those that are entered already stay as they are. What
+    /// another process entered since is kept.
     pub fn add(&mut self, provider: &str, what: What, ids: &[String]) -> Result<()> {
-        let before = self.entries.len();
-        for id in ids {
-            if !self.entries.iter().any(|entry| entry.what == what && entry.id == *id) {
-                self.entries.push(Entry {
-                    what,
-                    id: id.clone(),
-                    provider: provider.to_owned(),
-                    since: Timestamp::now(),
-                });
+        self.entries = atomic::update_json(&self.path, |entries: &mut Vec<Entry>| {
+            for id in ids {
+                if !entries.iter().any(|entry| entry.what == what && entry.id == *id) {
+                    entries.push(Entry {
+                        what,
+                        id: id.clone(),
+                        provider: provider.to_owned(),
+                        since: Timestamp::now(),
+                    });
+                }
             }
-        }
-        if self.entries.len() == before { Ok(()) } else { self.write() }
+            Ok(())
+        })?;
+        Ok(())
     }
 
     pub fn remove(&mut self, what: What, id: &str) -> Result<()> {
-        self.entries.retain(|entry| !(entry.what == what && entry.id == id));
-        self.write()
-    }
-
-    fn write(&self) -> Result<()> {
-        atomic::write_json(&self.path, &self.entries)
+        self.entries = atomic::update_json(&self.path, |entries: &mut Vec<Entry>| {
+            entries.retain(|entry| !(entry.what == what && entry.id == id));
+            Ok(())
+        })?;
+        Ok(())
     }
 }
 
@@ -97,5 +89,16 @@ mod tests {
         assert_eq!(ledger.entries().len(), 2);
         ledger.remove(What::Machine, "a").unwrap();
         assert_eq!(Ledger::open(directory.path()).unwrap().entries()[0].id, "b");
+    }
+
+    #[test]
+    fn what_another_process_entered_is_not_forgotten() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut up = Ledger::open(directory.path()).unwrap();
+        let mut merge = Ledger::open(directory.path()).unwrap();
+        merge.add("kubeconfig", What::Kubeconfig, &["config:admin@kdiy".into()]).unwrap();
+        up.add("docker", What::Machine, &["a".into()]).unwrap();
+        assert_eq!(Ledger::open(directory.path()).unwrap().entries().len(), 2);
+        assert_eq!(up.entries().len(), 2);
     }
 }

@@ -1,0 +1,226 @@
+//! What a cluster was made with, and whether what is wanted now is the same cluster.
+
+use std::fmt;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::config::{self, ClusterConfig, EtcdTopology, LoadBalancerMode};
+use crate::failure::{Failure, Result};
+use crate::topology::{Topology, resolved_load_balancer};
+
+/// Keys of the cluster file that cannot change under machines that exist. The others can be
+/// rolled out.
+const SHAPE: [&str; 7] =
+    ["provider", "masters", "workers", "etcd", "loadBalancer", "network", "hosts"];
+/// Keys within those that can change all the same.
+const ROLLED_OUT: [&str; 4] = [
+    "etcd.heartbeatInterval",
+    "etcd.electionTimeout",
+    "etcd.quotaMebibytes",
+    "etcd.compactionRetention",
+];
+
+/// What a cluster was made with: `cluster.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// The kdiy that wrote this.
+    pub kdiy: String,
+    pub machine_network: Ipv4Net,
+    /// The effective cluster file.
+    pub config: ClusterConfig,
+    /// Every gate has been green at least once.
+    #[serde(default)]
+    pub complete: bool,
+}
+
+/// A field of the cluster file whose value cannot change under a cluster that exists.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// As a path: `network.pods`, `hosts[2].address`.
+    pub field: String,
+    pub was: String,
+    pub wanted: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: was {}, now {}", self.field, self.was, self.wanted)
+    }
+}
+
+impl Record {
+    /// Where `wanted` describes other machines, or the same ones connected otherwise. What only
+    /// makes a choice of kdiy's explicit is no difference.
+    pub fn differences(&self, wanted: &ClusterConfig) -> Result<Vec<Difference>> {
+        let was = self.shape(&self.config)?;
+        let now = self.shape(wanted)?;
+        let mut found = Vec::new();
+        for key in SHAPE {
+            compare(key.to_owned(), &was[key], &now[key], &mut found);
+        }
+        found.retain(|difference| !can_change(&difference.field));
+        Ok(found)
+    }
+
+    /// An error that lists every field that differs.
+    pub fn check_same(&self, wanted: &ClusterConfig) -> Result<()> {
+        let differences = self.differences(wanted)?;
+        if differences.is_empty() {
+            return Ok(());
+        }
+        let name = &wanted.name;
+        Err(Failure::input(format!("the cluster {name} exists with another topology"))
+            .tail(differences.iter().map(Difference::to_string).collect())
+            .hint("take another --name for another cluster")
+            .hint(format!("or take this one away first: kdiy destroy --name {name}")))
+    }
+
+    /// With what kdiy chooses made explicit, and what the chosen modes leave without meaning
+    /// taken out.
+    fn shape(&self, config: &ClusterConfig) -> Result<Value> {
+        let network = config.network.machines.unwrap_or(self.machine_network);
+        let mut shape = config.clone();
+        shape.network.machines = Some(network);
+        if shape.etcd.topology == EtcdTopology::Stacked {
+            shape.etcd.members = config::Etcd::default().members;
+        }
+        let unused = config::LoadBalancer::default();
+        let balancer = &mut shape.load_balancer;
+        balancer.mode = resolved_load_balancer(config);
+        if balancer.mode != LoadBalancerMode::Dedicated {
+            balancer.machines = unused.machines;
+        }
+        if balancer.mode != LoadBalancerMode::External {
+            balancer.address = unused.address;
+        }
+        balancer.vip = Topology::build(config, network)?.vip;
+        serde_json::to_value(shape).map_err(|error| Failure::bug("a cluster file").because(error))
+    }
+}
+
+/// How a host is reached may change; what it is may not.
+fn can_change(field: &str) -> bool {
+    ROLLED_OUT.contains(&field) || field.split('.').nth(1) == Some("ssh")
+}
+
+fn compare(path: String, was: &Value, now: &Value, found: &mut Vec<Difference>) {
+    match (was, now) {
+        (Value::Object(before), Value::Object(after)) => {
+            for key in before.keys().chain(after.keys().filter(|key| !before.contains_key(*key))) {
+                compare(format!("{path}.{key}"), &was[key], &now[key], found);
+            }
+        }
+        (Value::Array(before), Value::Array(after)) => {
+            for index in 0..before.len().max(after.len()) {
+                let at = |list: &Vec<Value>| list.get(index).cloned().unwrap_or_default();
+                compare(format!("{path}[{index}]"), &at(before), &at(after), found);
+            }
+        }
+        _ if was == now => {}
+        _ => found.push(Difference { field: path, was: plainly(was), wanted: plainly(now) }),
+    }
+}
+
+fn plainly(value: &Value) -> String {
+    match value {
+        Value::Null => "absent".into(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Identifies the layout that a version of kdiy makes of a cluster file: names, roles,
+/// addresses. The same file gives another one only where kdiy itself lays machines out anew.
+pub fn fingerprint(topology: &Topology) -> String {
+    let mut hasher = Sha256::new();
+    for machine in &topology.machines {
+        hasher.update(format!(
+            "{} {} {} {:?}\n",
+            machine.name,
+            machine.role.as_str(),
+            machine.address,
+            machine.pod_cidr
+        ));
+    }
+    hasher.update(format!(
+        "{:?} {} {} {}",
+        topology.vip,
+        topology.endpoint.url(),
+        topology.api_service,
+        topology.dns_service
+    ));
+    hex::encode(hasher.finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Cni;
+
+    fn record(config: ClusterConfig) -> Record {
+        Record {
+            kdiy: "0.1.0".into(),
+            machine_network: "192.168.56.0/24".parse().unwrap(),
+            config,
+            complete: true,
+        }
+    }
+
+    fn fields(record: &Record, wanted: &ClusterConfig) -> Vec<String> {
+        record.differences(wanted).unwrap().iter().map(Difference::to_string).collect()
+    }
+
+    #[test]
+    fn every_field_that_differs_is_named_with_both_values() {
+        let mut wanted = ClusterConfig { masters: 5, ..Default::default() };
+        wanted.network.pods = "10.0.0.0/16".parse().unwrap();
+        wanted.network.cni = Cni::Flannel;
+        assert_eq!(
+            fields(&record(ClusterConfig::default()), &wanted),
+            [
+                "masters: was 3, now 5",
+                "network.pods: was 10.244.0.0/16, now 10.0.0.0/16",
+                "network.cni: was bridge, now flannel",
+            ]
+        );
+        let refused = record(ClusterConfig::default()).check_same(&wanted).unwrap_err().to_string();
+        assert!(refused.contains("masters: was 3") && refused.contains("--name"), "{refused}");
+    }
+
+    #[test]
+    fn what_can_be_rolled_out_is_no_other_cluster() {
+        let mut wanted = ClusterConfig { kubernetes: "1.36.3".into(), ..Default::default() };
+        wanted.etcd.quota_mebibytes = 4096;
+        wanted.addons.clear();
+        assert!(fields(&record(ClusterConfig::default()), &wanted).is_empty());
+    }
+
+    #[test]
+    fn saying_what_kdiy_chose_is_no_difference() {
+        let mut wanted = ClusterConfig::default();
+        wanted.network.machines = Some("192.168.56.0/24".parse().unwrap());
+        wanted.load_balancer.mode = LoadBalancerMode::Stacked;
+        wanted.load_balancer.vip = Some("192.168.56.10".parse().unwrap());
+        wanted.etcd.members = 5;
+        assert!(fields(&record(ClusterConfig::default()), &wanted).is_empty());
+        wanted.etcd.topology = EtcdTopology::External;
+        assert_eq!(
+            fields(&record(ClusterConfig::default()), &wanted),
+            ["etcd.topology: was stacked, now external", "etcd.members: was 3, now 5"]
+        );
+    }
+
+    #[test]
+    fn the_fingerprint_follows_the_layout_only() {
+        let network = "192.168.56.0/24".parse().unwrap();
+        let of = |config: &ClusterConfig| fingerprint(&Topology::build(config, network).unwrap());
+        let same = ClusterConfig { kubernetes: "1.35.0".into(), ..Default::default() };
+        let other = ClusterConfig { workers: 3, ..Default::default() };
+        assert_eq!(of(&ClusterConfig::default()), of(&same));
+        assert_ne!(of(&ClusterConfig::default()), of(&other));
+    }
+}
