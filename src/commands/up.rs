@@ -20,6 +20,7 @@ use crate::machines::{self, Provider, host, keys};
 use crate::pki::Pki;
 use crate::plan::{self, Circumstances};
 use crate::playbook::load::Playbooks;
+use crate::redact::Redactor;
 use crate::runner::{Fetched, Runner};
 use crate::state::journal::{self, Journal};
 use crate::state::lock::Lock;
@@ -53,9 +54,9 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     let source = Source::from_config(&config)?;
 
     let state = StateDir::of(&config.name)?;
-    let before = state.record()?;
+    let before = state.same_cluster(&config)?;
     let network = match &before {
-        Some(record) => same_cluster(record, &config)?,
+        Some(record) => record.machine_network,
         None => choose_network(&config).await?,
     };
     let topology = Topology::build(&config, network)?;
@@ -106,7 +107,9 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     let api = Arc::new(ApiAccess::new(topology.clone(), fleet.clone(), bootstrap));
 
     let (events, reader) = Events::channel();
-    let mut journal = Journal::begin(&state.runs(), "up")?;
+    let secrets = pki.secrets();
+    let redactor = Redactor::new(secrets.iter().map(String::as_str))?;
+    let mut journal = Journal::begin(&state.runs(), "up")?.redacting(redactor);
     let learned = journal::learned_durations(&state.runs());
     let seen = Arc::new(std::sync::Mutex::new(Seen::default()));
     let shown = ui.follow(reader, learned, {
@@ -220,36 +223,6 @@ fn summary(
         etcd_leader: seen.leader,
         slowest,
     }
-}
-
-/// The network of a cluster that exists already; refuses to make another cluster of it.
-fn same_cluster(record: &Record, config: &ClusterConfig) -> Result<Ipv4Net> {
-    let shape = |config: &ClusterConfig| {
-        BTreeMap::from([
-            ("masters", config.masters.to_string()),
-            ("workers", config.workers.to_string()),
-            ("provider", format!("{:?}", config.provider)),
-            ("etcd", format!("{:?}, {}", config.etcd.topology, config.etcd.members)),
-            ("loadBalancer", format!("{:?}", config.load_balancer)),
-            ("network", format!("{:?}", config.network)),
-            ("hosts", format!("{:?}", config.hosts)),
-        ])
-    };
-    let (was, wanted) = (shape(&record.config), shape(config));
-    let changed: Vec<String> = was
-        .iter()
-        .filter(|(name, value)| wanted.get(*name) != Some(*value))
-        .map(|(name, value)| {
-            format!("{name}: was {value}, now {}", wanted.get(name).cloned().unwrap_or_default())
-        })
-        .collect();
-    if changed.is_empty() {
-        return Ok(record.machine_network);
-    }
-    Err(Failure::input(format!("the cluster {} exists with another shape", config.name))
-        .tail(changed)
-        .hint("take another --name for another cluster")
-        .hint(format!("or take this one away first: kdiy destroy --name {}", config.name)))
 }
 
 /// The file's network, or one that nobody on this computer uses.
