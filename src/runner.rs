@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::artifacts::catalogue::{Catalogue, Versions};
@@ -67,7 +67,6 @@ pub struct Runner {
 #[derive(Default)]
 pub struct Fetched {
     by_name: Mutex<BTreeMap<String, Vec<Installable>>>,
-    checked: OnceCell<()>,
 }
 
 #[async_trait]
@@ -172,7 +171,6 @@ impl Runner {
     }
 
     async fn fetch(&self, task: &Task) -> Result<Done> {
-        self.fetched.checked.get_or_try_init(|| async { self.check_mirror() }).await?;
         let name = task.id.trim_start_matches("fetch:");
         let images = self.catalogue.image_files();
         let files = match images.get(name) {
@@ -186,27 +184,6 @@ impl Runner {
         };
         self.fetched.by_name.lock().await.insert(name.to_owned(), files);
         Ok(Done::default())
-    }
-
-    /// All that a mirror lacks, in one error.
-    fn check_mirror(&self) -> Result<()> {
-        let names: BTreeSet<&String> = self
-            .playbooks
-            .steps()
-            .filter(|(_, step)| self.world.all_hold(&step.when))
-            .flat_map(|(_, step)| &step.artifacts)
-            .collect();
-        let items = names
-            .into_iter()
-            .map(|name| self.catalogue.item(name, &self.versions, &self.arch))
-            .collect::<Result<Vec<_>>>()?;
-        let missing = self.store.missing(&items);
-        match missing.len() {
-            0 => Ok(()),
-            count => Err(Failure::input(format!("artifacts.mirror: it lacks {count} files"))
-                .tail(missing)
-                .hint("complete the mirror, or leave it out to fetch from the origins")),
-        }
     }
 
     async fn change_cluster(&self, task: &Task) -> Result<Done, Failed> {

@@ -56,17 +56,6 @@ impl Store {
         })
     }
 
-    /// Every file that a local mirror lacks, so that all are reported before anything is done.
-    pub fn missing(&self, items: &[Item]) -> Vec<String> {
-        items
-            .iter()
-            .filter_map(|item| match self.source.locate(&item.url) {
-                Location::File(path) if !path.is_file() => Some(path.display().to_string()),
-                _ => None,
-            })
-            .collect()
-    }
-
     /// The item's files, ready to be installed.
     pub async fn ensure(
         &self,

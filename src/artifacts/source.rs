@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::catalogue::Item;
 use crate::config::ClusterConfig;
 use crate::failure::{Failure, Result};
 
@@ -57,6 +58,27 @@ impl Source {
             Some(Location::File(root)) => Location::File(root.join(path)),
             Some(Location::Url(root)) => Location::Url(format!("{root}/{path}")),
             None => Location::Url(format!("https://{path}")),
+        }
+    }
+
+    /// An error that names every file that a local mirror lacks, and every one that the user's
+    /// own list of digests does not speak of, so that all are known before anything is done.
+    pub fn check(&self, items: &[Item]) -> Result<()> {
+        for item in items {
+            self.replaced_digest(&item.url)?;
+        }
+        let missing: Vec<String> = items
+            .iter()
+            .filter_map(|item| match self.locate(&item.url) {
+                Location::File(path) if !path.is_file() => Some(path.display().to_string()),
+                _ => None,
+            })
+            .collect();
+        match missing.len() {
+            0 => Ok(()),
+            count => Err(Failure::input(format!("artifacts.mirror: it lacks {count} files"))
+                .tail(missing)
+                .hint("complete the mirror, or leave it out to fetch from the origins")),
         }
     }
 
@@ -137,6 +159,24 @@ mod tests {
             Source::default().locate("https://dl.k8s.io/x"),
             Location::Url("https://dl.k8s.io/x".into())
         );
+    }
+
+    #[test]
+    fn all_that_a_mirror_lacks_is_named_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = ClusterConfig::default();
+        config.artifacts.mirror = Some(directory.path().to_string_lossy().into_owned());
+        let source = Source::from_config(&config).unwrap();
+        let item = |name: &str| Item {
+            name: name.into(),
+            version: "1".into(),
+            url: format!("https://dl.k8s.io/{name}"),
+            pinned: None,
+            published: None,
+            install: Vec::new(),
+        };
+        let text = source.check(&[item("one"), item("two")]).unwrap_err().to_string();
+        assert!(text.contains("2 files") && text.contains("one") && text.contains("two"), "{text}");
     }
 
     #[test]

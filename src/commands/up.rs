@@ -1,16 +1,17 @@
 //! `kdiy up`: makes the cluster, or makes it right again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use tokio_util::sync::CancellationToken;
 
+use crate::artifacts::catalogue::{Item, Versions};
 use crate::artifacts::{Catalogue, Source, Store};
 use crate::cli::Up;
 use crate::config::flags::UpFlags;
-use crate::config::{ClusterConfig, check, parse};
+use crate::config::{ClusterConfig, Cni, check, parse};
 use crate::engine::{self, Report};
 use crate::event::{Event, Events, Outcome};
 use crate::failure::{Failure, Result};
@@ -19,6 +20,7 @@ use crate::kube_api::ApiAccess;
 use crate::machines::{self, Provider, host, keys};
 use crate::pki::Pki;
 use crate::plan::{self, Circumstances};
+use crate::playbook::Condition;
 use crate::playbook::load::Playbooks;
 use crate::redact::Redactor;
 use crate::runner::{Fetched, Runner};
@@ -33,6 +35,15 @@ use crate::world::World;
 
 /// The cluster file that is taken when none is named.
 const DEFAULT_FILE: &str = "cluster.yaml";
+
+/// Machines that kdiy makes have this computer's architecture, as release names spell it.
+const ARCH: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+
+/// What a cluster takes of this computer's disk, in MiB: the releases once, and on each machine
+/// the sum of what a master installs (about 620 of programs and twice 120 of images), with room
+/// for etcd and the first pods.
+const RELEASES: u64 = 1500;
+const MACHINE: u64 = 1200;
 
 /// File, defaults and flags, checked.
 pub fn effective(flags: &UpFlags) -> Result<ClusterConfig> {
@@ -52,6 +63,8 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     let catalogue = Catalogue::load(&playbooks)?;
     let versions = catalogue.versions(&config)?;
     let source = Source::from_config(&config)?;
+
+    source.check(&items(&playbooks, &catalogue, &versions, &config)?)?;
 
     let state = StateDir::of(&config.name)?;
     let before = state.same_cluster(&config)?;
@@ -146,7 +159,7 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
         api,
         events: events.clone(),
         stop: stop.clone(),
-        arch: if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }.into(),
+        arch: ARCH.into(),
         fetched: Fetched::default(),
         proven_before: live,
         changed: Default::default(),
@@ -169,6 +182,22 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     let summary = summary(&topology, &state, &versions.by_name, &report, seen);
     ui.result(&summary.render(), &summary);
     Ok(0)
+}
+
+/// Every release file that this cluster takes.
+fn items(
+    playbooks: &Playbooks,
+    catalogue: &Catalogue,
+    versions: &Versions,
+    config: &ClusterConfig,
+) -> Result<Vec<Item>> {
+    let flannel = config.network.cni == Cni::Flannel;
+    let names: BTreeSet<&String> = playbooks
+        .steps()
+        .filter(|(_, step)| flannel || !step.when.contains(&Condition::CniFlannel))
+        .flat_map(|(_, step)| &step.artifacts)
+        .collect();
+    names.into_iter().map(|name| catalogue.item(name, versions, ARCH)).collect()
 }
 
 /// What the summary takes from the events.
@@ -258,6 +287,16 @@ async fn check_host(provider: &dyn Provider, topology: &Topology) -> Result<()> 
         findings.push(machines::Finding {
             what: format!("loadBalancer.vip: something answers at {vip} already"),
             mend: "take another with loadBalancer.vip".into(),
+        });
+    }
+    let needed = RELEASES + MACHINE * topology.machines.len() as u64;
+    if provider.name() != "existing"
+        && let Some(free) = host::available_disk(&state::cache()?).await
+        && free < needed
+    {
+        findings.push(machines::Finding {
+            what: format!("the cluster takes about {needed} MiB of disk, {free} MiB are free"),
+            mend: "make room, or make fewer machines".into(),
         });
     }
     let mut findings = findings.into_iter();
