@@ -1,0 +1,269 @@
+//! The playbooks as they are shipped: every reason is given, nothing is left over, and every
+//! step renders for every kind of cluster.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use kdiy::artifacts::catalogue::Catalogue;
+use kdiy::bundle::{Bundle, Renderer};
+use kdiy::config::{ClusterConfig, Cni, EtcdTopology, KubeProxyMode, LoadBalancerMode};
+use kdiy::facts::Facts;
+use kdiy::pki::Pki;
+use kdiy::playbook::load::Playbooks;
+use kdiy::template::Templates;
+use kdiy::topology::Topology;
+use kdiy::world::World;
+
+/// Templates of the engine itself, which no step names.
+const NOT_OF_A_STEP: [&str; 1] = ["unit.service.hbs"];
+
+fn playbooks() -> Playbooks {
+    Playbooks::load(None).unwrap()
+}
+
+fn kinds() -> Vec<(&'static str, ClusterConfig)> {
+    let default = ClusterConfig::default;
+    let mut external = default();
+    external.etcd.topology = EtcdTopology::External;
+    external.load_balancer.mode = LoadBalancerMode::Dedicated;
+    external.load_balancer.machines = 2;
+    external.network.cni = Cni::Flannel;
+    let mut single = ClusterConfig { masters: 1, workers: 0, slow_machines: 10, ..default() };
+    single.control_plane.schedulable = true;
+    let mut foreign = default();
+    foreign.load_balancer.mode = LoadBalancerMode::External;
+    foreign.load_balancer.address = Some("10.0.0.5:6443".into());
+    foreign.network.cni = Cni::None;
+    foreign.network.kube_proxy = KubeProxyMode::Iptables;
+    vec![
+        ("stacked", default()),
+        ("external etcd, dedicated balancers, flannel", external),
+        ("one slow master", single),
+        ("foreign balancer, foreign network", foreign),
+    ]
+}
+
+/// An ordinary virtual machine, and a container on an old kernel.
+fn grounds() -> [Facts; 2] {
+    let container = Facts {
+        cgroup_version: 1,
+        oom_score_restricted: true,
+        modules_loadable: false,
+        ..Facts::assumed("arm64")
+    };
+    [Facts::assumed("amd64"), container]
+}
+
+fn world(playbooks: &Playbooks, config: ClusterConfig, directory: &Path) -> (World, Pki) {
+    let catalogue = Catalogue::load(playbooks).unwrap();
+    let versions = catalogue.versions(&config).unwrap();
+    let topology = Topology::build(&config, "192.168.56.0/24".parse().unwrap()).unwrap();
+    let pki = Pki::open_or_create(&directory.join("pki"), &topology, &config).unwrap();
+    let world = World {
+        topology,
+        versions: versions.by_name,
+        images: versions.images,
+        mirrored_images: catalogue.image_files().into_keys().map(str::to_owned).collect(),
+        bootstrap_tokens: pki.bootstrap_tokens(),
+        vrrp_password: pki.vrrp_password().to_owned(),
+        config,
+    };
+    (world, pki)
+}
+
+/// Calls `see` with every bundle of every kind of cluster.
+fn each_bundle(mut see: impl FnMut(&str, &Bundle)) {
+    let (playbooks, templates) = (playbooks(), Templates::new());
+    for (kind, config) in kinds() {
+        let directory = tempfile::tempdir().unwrap();
+        let (world, pki) = world(&playbooks, config, directory.path());
+        let renderer =
+            Renderer { playbooks: &playbooks, templates: &templates, world: &world, secrets: &pki };
+        for facts in grounds() {
+            for (book, step) in playbooks.steps().filter(|(_, step)| world.all_hold(&step.when)) {
+                for machine in world.topology.group(step.on) {
+                    let context = world.for_machine(machine, &facts).unwrap();
+                    let bundle = renderer
+                        .bundle(book, step, machine, &context)
+                        .unwrap_or_else(|failure| panic!("{kind}: {failure}"));
+                    see(kind, &bundle);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn everything_that_is_done_has_its_reason() {
+    let playbooks = playbooks();
+    let mut missing = Vec::new();
+    for (book, step) in playbooks.steps() {
+        let place = format!("{}/{}", book.directory, step.name);
+        let mut need = |what: &str, why: &str| {
+            if why.trim().is_empty() {
+                missing.push(format!("{place}: {what}"));
+            }
+        };
+        need("the step", &step.why);
+        need("its title", &step.title);
+        for command in &step.commands {
+            need(&command.run, &command.why);
+        }
+        for file in &step.files {
+            need(&file.path, file.why.as_deref().unwrap_or_default());
+        }
+        if let Some(gate) = &step.gate {
+            need(&gate.name, &gate.why);
+        }
+        for unit in &step.units {
+            for flag in &unit.flags {
+                need(&flag.flag, &flag.why);
+            }
+        }
+    }
+    assert!(missing.is_empty(), "without a reason:\n{}", missing.join("\n"));
+}
+
+#[test]
+fn no_flag_is_given_twice() {
+    for (_, step) in playbooks().steps() {
+        for unit in &step.units {
+            let mut seen = BTreeSet::new();
+            for flag in unit.flags.iter().filter(|flag| flag.when.is_empty()) {
+                assert!(seen.insert(&flag.flag), "{}: {} twice", unit.name, flag.flag);
+            }
+        }
+    }
+}
+
+#[test]
+fn no_template_is_left_over() {
+    let playbooks = playbooks();
+    let mut used = BTreeSet::new();
+    for (book, step) in playbooks.steps() {
+        let files = step.files.iter().filter_map(|file| file.template.as_ref());
+        let units = step.units.iter().filter_map(|unit| unit.template.as_ref());
+        for name in files.chain(units).chain(&step.manifests) {
+            used.insert(format!("{}/{name}", book.directory));
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("playbooks");
+    let mut left = Vec::new();
+    templates_below(&root, &mut |path| {
+        let name = path.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
+        if !used.contains(&name) && !NOT_OF_A_STEP.contains(&name.as_str()) {
+            left.push(name);
+        }
+    });
+    assert!(left.is_empty(), "no step names {left:?}");
+}
+
+fn templates_below(at: &Path, see: &mut impl FnMut(&Path)) {
+    for entry in std::fs::read_dir(at).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            templates_below(&path, see);
+        } else if path.extension().is_some_and(|extension| extension == "hbs") {
+            see(&path);
+        }
+    }
+}
+
+#[test]
+fn every_step_installs_what_the_catalogue_has() {
+    let playbooks = playbooks();
+    let catalogue = Catalogue::load(&playbooks).unwrap();
+    let versions = catalogue.versions(&ClusterConfig::default()).unwrap();
+    for (_, step) in playbooks.steps() {
+        for name in &step.artifacts {
+            catalogue.item(name, &versions, "amd64").unwrap();
+        }
+        for name in &step.images {
+            assert!(versions.images.contains_key(name), "{}: no image {name}", step.name);
+        }
+    }
+}
+
+#[test]
+fn every_step_renders_to_well_formed_files_for_every_kind_of_cluster() {
+    each_bundle(|kind, bundle| {
+        for file in &bundle.files {
+            let text = String::from_utf8(file.bytes.clone()).unwrap();
+            let place = format!("{kind}: {} on {}: {}", bundle.step, bundle.machine, file.path);
+            assert!(!text.contains("{{"), "{place} is not rendered whole");
+            if file.path.ends_with(".yaml") {
+                serde_saphyr::from_str::<serde_json::Value>(&text)
+                    .unwrap_or_else(|error| panic!("{place}: {error}"));
+            }
+            if file.path.ends_with(".json") || file.path.ends_with(".conflist") {
+                serde_json::from_str::<serde_json::Value>(&text)
+                    .unwrap_or_else(|error| panic!("{place}: {error}"));
+            }
+        }
+    });
+}
+
+#[test]
+fn every_manifest_renders_for_every_kind_of_cluster() {
+    let (playbooks, templates) = (playbooks(), Templates::new());
+    for (kind, config) in kinds() {
+        let directory = tempfile::tempdir().unwrap();
+        let (world, _pki) = world(&playbooks, config, directory.path());
+        let context = world.for_cluster().unwrap();
+        for (book, step) in playbooks.steps().filter(|(_, step)| world.all_hold(&step.when)) {
+            for name in &step.manifests {
+                let text = playbooks.template(book, name).unwrap();
+                let rendered = templates.render(name, text, &context).unwrap();
+                let documents: Vec<serde_json::Value> = serde_saphyr::from_multiple(&rendered)
+                    .unwrap_or_else(|error| panic!("{kind}: {name}: {error}"));
+                for document in documents.iter().filter(|document| !document.is_null()) {
+                    assert!(document["metadata"]["name"].is_string(), "{kind}: {name}: {document}");
+                }
+            }
+        }
+    }
+}
+
+/// A path with a slip in it would mean a unit that never restarts with its certificate.
+#[test]
+fn units_restart_with_files_that_somebody_writes() {
+    let playbooks = playbooks();
+    let catalogue = Catalogue::load(&playbooks).unwrap();
+    let versions = catalogue.versions(&ClusterConfig::default()).unwrap();
+    let mut written: BTreeSet<String> = BTreeSet::new();
+    for (_, step) in playbooks.steps() {
+        written.extend(step.files.iter().map(|file| file.path.clone()));
+        for name in &step.artifacts {
+            let item = catalogue.item(name, &versions, "amd64").unwrap();
+            written.extend(item.install.into_iter().map(|(_, to, _)| to));
+        }
+    }
+    for (_, step) in playbooks.steps() {
+        for unit in &step.units {
+            for path in unit.restarts_with.iter().chain(&unit.exec) {
+                assert!(written.contains(path), "{}: nobody writes {path}", unit.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn private_keys_are_for_their_owners_only() {
+    each_bundle(|kind, bundle| {
+        for file in bundle.files.iter().filter(|file| file.secret) {
+            assert_eq!(file.mode, "0600", "{kind}: {}: {}", bundle.step, file.path);
+        }
+    });
+}
+
+#[test]
+fn pods_of_flannel_leave_room_for_vxlan() {
+    let mut seen = BTreeSet::new();
+    each_bundle(|kind, bundle| {
+        for file in bundle.files.iter().filter(|file| file.path.ends_with(".conflist")) {
+            let value: serde_json::Value = serde_json::from_slice(&file.bytes).unwrap();
+            seen.insert((kind.contains("flannel"), value["plugins"][0]["mtu"].as_u64()));
+        }
+    });
+    assert_eq!(seen, [(false, None), (true, Some(1450))].into());
+}
