@@ -36,6 +36,15 @@ struct Loose {
     bootstrap_tokens: BTreeMap<String, (String, String)>,
 }
 
+/// What becomes of secrets that had to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeping {
+    /// They are written to the directory.
+    Made,
+    /// Nothing is written; they are forgotten with the [`Pki`]. For looking at what would be.
+    Existing,
+}
+
 #[derive(Debug)]
 pub struct Pki {
     authorities: BTreeMap<Authority, Pair>,
@@ -58,13 +67,16 @@ pub struct Expiry {
 impl Pki {
     /// Reads what is there, makes what is missing, and makes anew what no longer fits the
     /// topology or is about to expire. An authority is never made anew.
-    pub fn open_or_create(
+    pub fn open(
         directory: &Path,
         topology: &Topology,
         config: &ClusterConfig,
+        keeping: Keeping,
     ) -> Result<Self> {
-        let store = Store { directory: directory.to_owned() };
-        atomic::private_directory(directory)?;
+        let store = Store { directory: directory.to_owned(), keeping };
+        if keeping == Keeping::Made {
+            atomic::private_directory(directory)?;
+        }
         let mut authorities = BTreeMap::new();
         for authority in Authority::ALL {
             let file = format!("{}-ca", authority.as_str());
@@ -285,6 +297,7 @@ fn wanted<'a>(
 /// The files of a [`Pki`].
 struct Store {
     directory: PathBuf,
+    keeping: Keeping,
 }
 
 impl Store {
@@ -304,6 +317,9 @@ impl Store {
     }
 
     fn write(&self, file: &str, text: &str) -> Result<()> {
+        if self.keeping == Keeping::Existing {
+            return Ok(());
+        }
         atomic::write(&self.path(file), text.as_bytes(), 0o600)
     }
 
@@ -373,7 +389,9 @@ impl Store {
                 .or_insert_with(|| (word(6), word(16)));
         }
         if loose.bootstrap_tokens.len() != before {
-            atomic::write_json(&self.path(file), &loose)?;
+            let text = serde_json::to_string_pretty(&loose)
+                .map_err(|error| Failure::bug(file).because(error))?;
+            self.write(file, &text)?;
         }
         Ok(loose)
     }
@@ -403,7 +421,7 @@ mod tests {
 
     fn open(directory: &Path, config: &ClusterConfig) -> (Pki, Topology) {
         let topology = Topology::build(config, "192.168.56.0/24".parse().unwrap()).unwrap();
-        (Pki::open_or_create(directory, &topology, config).unwrap(), topology)
+        (Pki::open(directory, &topology, config, Keeping::Made).unwrap(), topology)
     }
 
     fn openssl(arguments: &[&str]) -> std::process::Output {

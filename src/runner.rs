@@ -4,35 +4,27 @@
 mod apply;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::artifacts::catalogue::{Catalogue, Versions};
 use crate::artifacts::{Installable, Store};
-use crate::bundle::{Renderer, observe};
 use crate::cluster::{certificates, manifests, nodes};
 use crate::engine::{Done, Failed, Work};
 use crate::event::{Events, TaskId, TaskKind};
-use crate::facts;
 use crate::failure::{Failure, Result};
-use crate::fleet::{Fleet, Reached, transport_failure};
-use crate::gate::{self, GateContext};
-use crate::kube_api::ApiAccess;
-use crate::machines::Provider;
-use crate::pki::Pki;
+use crate::fleet::transport_failure;
+use crate::gate;
 use crate::plan::{self, Task};
-use crate::playbook::load::{Book, Playbooks};
+use crate::playbook::load::Book;
 use crate::playbook::{Action, Step};
-use crate::state::StateDir;
+use crate::session::{ARCH, Session};
 use crate::state::ledger::Ledger;
-use crate::template::Templates;
+use crate::survey::{self, SurveyError};
 use crate::topology::Machine;
-use crate::transport::{Script, TransportError};
-use crate::world::World;
+use crate::transport::TransportError;
 
 /// A machine that boots answers within this; multiplied by `slowMachines`.
 const REACHED_WITHIN: Duration = Duration::from_secs(180);
@@ -41,21 +33,10 @@ const JOINED_WITHIN: Duration = Duration::from_secs(120);
 
 /// Everything a run works with.
 pub struct Runner {
-    pub state: StateDir,
-    pub playbooks: Playbooks,
-    pub templates: Templates,
-    pub world: World,
-    pub pki: Pki,
-    pub provider: Box<dyn Provider>,
-    pub catalogue: Catalogue,
-    pub versions: Versions,
+    pub session: Session,
     pub store: Store,
-    pub fleet: Arc<Fleet>,
-    pub api: Arc<ApiAccess>,
     pub events: Events,
     pub stop: CancellationToken,
-    /// The architecture of the machines, as release names spell it.
-    pub arch: String,
     pub fetched: Fetched,
     /// Every gate was green at the end of an earlier run.
     pub proven_before: bool,
@@ -89,7 +70,8 @@ impl Work for Runner {
 
 impl Runner {
     fn book_and_step(&self, task: &Task) -> Result<(&Book, &Step)> {
-        self.playbooks
+        self.session
+            .playbooks
             .step(&task.step)
             .ok_or_else(|| Failure::bug(format!("there is no step {}", task.step)))
     }
@@ -97,88 +79,58 @@ impl Runner {
     fn machine(&self, task: &Task) -> Result<&Machine> {
         task.machine
             .as_deref()
-            .and_then(|name| self.world.topology.machine(name))
+            .and_then(|name| self.session.world.topology.machine(name))
             .ok_or_else(|| Failure::bug(format!("{} has no machine", task.id)))
     }
 
     fn slowly(&self, duration: Duration) -> Duration {
-        duration * self.world.config.slow_machines
+        duration * self.session.world.config.slow_machines
     }
 
     async fn make(&self, task: &Task) -> Result<Done> {
-        let topology = &self.world.topology;
-        let mut ledger = Ledger::open(self.state.root())?;
-        for owned in self.provider.makes(topology) {
-            ledger.add(self.provider.name(), owned.what, &[owned.id])?;
+        let topology = &self.session.world.topology;
+        let mut ledger = Ledger::open(self.session.state.root())?;
+        for owned in self.session.provider.makes(topology) {
+            ledger.add(self.session.provider.name(), owned.what, &[owned.id])?;
         }
-        let changes = self.provider.up(topology, &self.events, &task.id).await?;
+        let changes = self.session.provider.up(topology, &self.events, &task.id).await?;
         Ok(Done { changes })
     }
 
     /// Connects, reads what the machine is, and compares it with what every step wants of it.
     async fn reach(&self, task: &Task) -> Result<Done, Failed> {
         let machine = self.machine(task)?;
-        let target = self.provider.ssh_target(&self.world.topology, &machine.name)?;
+        let session = &self.session;
+        let target = session.provider.ssh_target(session.topology(), &machine.name)?;
         self.events.progress(&task.id, "waiting for SSH");
-        let transport = self.fleet.connect(&target, self.slowly(REACHED_WITHIN)).await?;
-        let script = facts::script(machine.address);
-        let text = loop {
-            let output = transport
-                .run(Script::new(script.clone()))
-                .await
-                .map_err(|error| lost("reach", &error))?;
-            // SSH may answer before the machine has its address on the cluster's network.
-            if !output.stdout.contains("interface=\n") {
-                break output.stdout;
-            }
-            if self.stop.is_cancelled() {
-                break output.stdout;
-            }
-            tokio::time::sleep(Duration::from_millis(250)).await;
-        };
-        let facts = facts::parse(&machine.name, machine.address, &text)?;
-        if facts.arch != self.arch {
+        let transport = session.fleet.connect(&target, self.slowly(REACHED_WITHIN)).await?;
+        let looked = survey::survey(session, machine, &*transport, &self.stop).await;
+        let reached = looked.map_err(|error| match error {
+            SurveyError::Transport(error) => lost("reach", &error),
+            SurveyError::Failure(failure) => Failed::Final(failure),
+        })?;
+        if reached.facts.arch != ARCH {
             return Err(Failure::host(format!(
-                "the machine is {}, but files were fetched for {}",
-                facts.arch, self.arch
+                "the machine is {}, but files were fetched for {ARCH}",
+                reached.facts.arch
             ))
             .on(&machine.name)
             .hint("all machines of a cluster must be of one architecture")
             .into());
         }
-        let context = self.world.for_machine(machine, &facts)?;
-        let renderer = Renderer {
-            playbooks: &self.playbooks,
-            templates: &self.templates,
-            world: &self.world,
-            secrets: &self.pki,
-        };
-        let mut bundles = BTreeMap::new();
-        for (book, step) in self.playbooks.steps() {
-            if self.world.topology.is_in(machine, step.on) && self.world.all_hold(&step.when) {
-                let bundle = renderer.bundle(book, step, machine, &context)?;
-                bundles.insert(step.name.clone(), bundle);
-            }
-        }
-        let output = transport
-            .run(Script::new(observe::script(bundles.values())))
-            .await
-            .map_err(|error| lost("reach", &error))?;
-        let observed = observe::parse(&output.stdout);
-        let reached = Reached { facts, bundles, observed, changed: Mutex::new(BTreeSet::new()) };
-        self.fleet.record(&machine.name, reached).await;
+        session.fleet.record(&machine.name, reached).await;
         Ok(Done::default())
     }
 
     async fn fetch(&self, task: &Task) -> Result<Done> {
         let name = task.id.trim_start_matches("fetch:");
-        let images = self.catalogue.image_files();
+        let images = self.session.catalogue.image_files();
         let files = match images.get(name) {
-            Some(file) if self.world.mirrored_images.iter().any(|image| image == name) => {
+            Some(file) if self.session.world.mirrored_images.iter().any(|image| image == name) => {
                 vec![self.store.ensure_image(name, file, &self.events, &task.id).await?]
             }
             _ => {
-                let item = self.catalogue.item(name, &self.versions, &self.arch)?;
+                let item = self.session.catalogue.item(name, &self.session.versions, ARCH)?;
                 self.store.ensure(&item, &self.events, &task.id).await?
             }
         };
@@ -191,31 +143,33 @@ impl Runner {
         if step.manifests.is_empty() && step.action.is_none() {
             return Ok(Done::default());
         }
-        let client = self.api.any().await.map_err(Failed::Transient)?;
+        let client = self.session.api.any().await.map_err(Failed::Transient)?;
         let mut changes = Vec::new();
-        let context = self.world.for_cluster()?;
+        let context = self.session.world.for_cluster()?;
         for name in &step.manifests {
             let place = format!("playbooks/{}/{name}", book.directory);
-            let text = self.playbooks.template(book, name)?;
-            let rendered = self.templates.render(&place, text, &context)?;
+            let text = self.session.playbooks.template(book, name)?;
+            let rendered = self.session.templates.render(&place, text, &context)?;
             changes.extend(manifests::apply(&client, &place, &rendered).await?);
         }
-        let topology = &self.world.topology;
+        let topology = &self.session.world.topology;
         let deadline = self.slowly(JOINED_WITHIN);
         match step.action {
             None => {}
             Some(Action::ApproveNodeCertificates) => {
-                let tokens = &self.world.bootstrap_tokens;
+                let tokens = &self.session.world.bootstrap_tokens;
                 let approved =
                     certificates::approve(&client, topology, tokens, &self.events, deadline);
                 changes.extend(approved.await?);
             }
             Some(Action::MarkNodes) => {
-                let schedulable = self.world.config.control_plane.schedulable;
+                let schedulable = self.session.world.config.control_plane.schedulable;
                 changes.extend(nodes::mark(&client, topology, schedulable, deadline).await?);
             }
             Some(Action::ApplyAddons) => {
-                for addon in self.world.config.addons.iter().filter(|name| *name != "local-path") {
+                for addon in
+                    self.session.world.config.addons.iter().filter(|name| *name != "local-path")
+                {
                     let text = self.store.read_manifest(addon).await?;
                     changes.extend(manifests::apply(&client, addon, &text).await?);
                 }
@@ -241,13 +195,7 @@ impl Runner {
         }
         let gate = gate::by_name(&reference.name)
             .ok_or_else(|| Failure::bug(format!("there is no gate {}", reference.name)))?;
-        let context = GateContext {
-            config: self.world.config.clone(),
-            topology: self.world.topology.clone(),
-            fleet: self.fleet.clone(),
-            api: self.api.clone(),
-            images: self.world.images.clone(),
-        };
+        let context = self.session.gate_context();
         let deadline = self.slowly(Duration::from_secs(reference.seconds.into()));
         gate::hold::hold(&*gate, &context, deadline, &self.events, &task.id, &self.stop).await?;
         Ok(Done::default())

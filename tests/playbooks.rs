@@ -8,7 +8,7 @@ use kdiy::artifacts::catalogue::Catalogue;
 use kdiy::bundle::{Bundle, Renderer};
 use kdiy::config::{ClusterConfig, Cni, EtcdTopology, KubeProxyMode, LoadBalancerMode};
 use kdiy::facts::Facts;
-use kdiy::pki::Pki;
+use kdiy::pki::{Keeping, Pki};
 use kdiy::playbook::load::Playbooks;
 use kdiy::template::Templates;
 use kdiy::topology::Topology;
@@ -58,7 +58,7 @@ fn world(playbooks: &Playbooks, config: ClusterConfig, directory: &Path) -> (Wor
     let catalogue = Catalogue::load(playbooks).unwrap();
     let versions = catalogue.versions(&config).unwrap();
     let topology = Topology::build(&config, "192.168.56.0/24".parse().unwrap()).unwrap();
-    let pki = Pki::open_or_create(&directory.join("pki"), &topology, &config).unwrap();
+    let pki = Pki::open(&directory.join("pki"), &topology, &config, Keeping::Existing).unwrap();
     let world = World {
         topology,
         versions: versions.by_name,

@@ -4,15 +4,15 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::known;
 use crate::cli::Kubeconfig;
 use crate::failure::{Failure, Result};
+use crate::session::known;
 use crate::state::atomic;
 use crate::state::ledger::{Ledger, What};
 use crate::ui::Ui;
 
 pub fn run(arguments: Kubeconfig, ui: Ui) -> Result<u8> {
-    let (state, _, topology) = known(&arguments.which.name)?;
+    let (state, record) = known(&arguments.which.name)?;
     let path = state.kubeconfig();
     let text = std::fs::read_to_string(&path).map_err(|error| {
         Failure::input("the cluster is not complete: it has no kubeconfig yet")
@@ -24,7 +24,7 @@ pub fn run(arguments: Kubeconfig, ui: Ui) -> Result<u8> {
         return Ok(0);
     }
     let target = user_kubeconfig()?;
-    let id = format!("{}:admin@{}", target.display(), topology.cluster);
+    let id = format!("{}:admin@{}", target.display(), record.config.name);
     Ledger::open(state.root())?.add("kubeconfig", What::Kubeconfig, &[id])?;
     let mut document = read(&target)?;
     let mine: Value = serde_saphyr::from_str(&text)

@@ -2,21 +2,20 @@
 
 use std::path::Path;
 
-use super::known;
 use crate::artifacts::{Catalogue, Source, Store};
 use crate::cli::Passed;
 use crate::event::Events;
 use crate::failure::{Failure, Result};
 use crate::playbook::load::Playbooks;
+use crate::session::{ARCH, known};
 use crate::state;
 use crate::ui::Ui;
 
 pub async fn run(arguments: Passed, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
-    let (state, record, _) = known(&arguments.which.name)?;
+    let (state, record) = known(&arguments.which.name)?;
     let catalogue = Catalogue::load(&Playbooks::load(overlay)?)?;
     let versions = catalogue.versions(&record.config)?;
-    let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-    let item = catalogue.item("kubectl", &versions, arch)?;
+    let item = catalogue.item("kubectl", &versions, ARCH)?;
     let source = Source::from_config(&record.config)?;
     let store = Store::open(&state::cache()?, state.root(), source)?;
     let (events, reader) = Events::channel();

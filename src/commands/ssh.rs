@@ -1,13 +1,15 @@
 //! `kdiy ssh MACHINE [-- COMMAND]`.
 
-use super::known;
 use crate::cli::Ssh;
 use crate::failure::{Failure, Result};
 use crate::machines;
+use crate::session::known;
+use crate::topology::Topology;
 use crate::transport::ssh;
 
 pub async fn run(arguments: Ssh) -> Result<u8> {
-    let (state, record, topology) = known(&arguments.which.name)?;
+    let (state, record) = known(&arguments.which.name)?;
+    let topology = Topology::build(&record.config, record.machine_network)?;
     let full = format!("{}-{}", topology.cluster, arguments.machine);
     let machine = topology
         .machine(&arguments.machine)

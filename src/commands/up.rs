@@ -1,43 +1,32 @@
 //! `kdiy up`: makes the cluster, or makes it right again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use ipnet::Ipv4Net;
-use tokio_util::sync::CancellationToken;
 
-use crate::artifacts::catalogue::{Item, Versions};
-use crate::artifacts::{Catalogue, Source, Store};
+use super::recording::Recording;
+use crate::artifacts::Store;
 use crate::cli::Up;
 use crate::config::flags::UpFlags;
-use crate::config::{ClusterConfig, Cni, check, parse};
+use crate::config::{ClusterConfig, check, parse};
 use crate::engine::{self, Report};
-use crate::event::{Event, Events, Outcome};
+use crate::event::{Event, Outcome};
 use crate::failure::{Failure, Result};
-use crate::fleet::Fleet;
-use crate::kube_api::ApiAccess;
 use crate::machines::{self, Provider, host, keys};
-use crate::pki::Pki;
+use crate::pki::Keeping;
 use crate::plan::{self, Circumstances};
-use crate::playbook::Condition;
-use crate::playbook::load::Playbooks;
-use crate::redact::Redactor;
 use crate::runner::{Fetched, Runner};
-use crate::state::journal::{self, Journal};
+use crate::session::{Design, Session};
 use crate::state::lock::Lock;
 use crate::state::{self, Record, StateDir, atomic};
-use crate::template::Templates;
 use crate::topology::{Group, Topology};
 use crate::ui::Ui;
 use crate::ui::summary::Summary;
-use crate::world::World;
 
 /// The cluster file that is taken when none is named.
 const DEFAULT_FILE: &str = "cluster.yaml";
-
-/// Machines that kdiy makes have this computer's architecture, as release names spell it.
-const ARCH: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
 
 /// What a cluster takes of this computer's disk, in MiB: the releases once, and on each machine
 /// the sum of what a master installs (about 620 of programs and twice 120 of images), with room
@@ -58,25 +47,18 @@ pub fn effective(flags: &UpFlags) -> Result<ClusterConfig> {
 }
 
 pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
-    let config = effective(&arguments.flags)?;
-    let playbooks = Playbooks::load(overlay)?;
-    let catalogue = Catalogue::load(&playbooks)?;
-    let versions = catalogue.versions(&config)?;
-    let source = Source::from_config(&config)?;
-
-    source.check(&items(&playbooks, &catalogue, &versions, &config)?)?;
-
-    let state = StateDir::of(&config.name)?;
-    let before = state.same_cluster(&config)?;
+    let design = Design::of(effective(&arguments.flags)?, overlay)?;
+    design.source.check(&design.items()?)?;
+    let state = StateDir::of(&design.config.name)?;
+    let before = state.same_cluster(&design.config)?;
     let network = match &before {
         Some(record) => record.machine_network,
-        None => choose_network(&config).await?,
+        None => choose_network(&design.config).await?,
     };
-    let topology = Topology::build(&config, network)?;
-    let provider = machines::provider(&config, &state).await?;
     let live = before.as_ref().is_some_and(|record| record.complete);
     if before.is_none() {
-        check_host(&*provider, &topology).await?;
+        let topology = Topology::build(&design.config, network)?;
+        check_host(&*machines::provider(&design.config, &state).await?, &topology).await?;
     }
 
     state.create()?;
@@ -85,93 +67,48 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     let mut record = Record {
         kdiy: env!("CARGO_PKG_VERSION").into(),
         machine_network: network,
-        config: config.clone(),
+        config: design.config.clone(),
         complete: live,
     };
     state.write_record(&record)?;
-    let pki = Pki::open_or_create(&state.pki(), &topology, &config)?;
+    let session = Session::new(design, state.clone(), network, Keeping::Made).await?;
+    let topology = session.topology().clone();
     let endpoint = topology.endpoint.url();
-    let kubeconfig = pki.kubeconfig_for(&config.name, &endpoint, "admin", None)?;
-    let bootstrap = pki.kubeconfig_for(&config.name, &endpoint, "bootstrap-admin", None)?;
-
+    let kubeconfig = session.pki.kubeconfig_for(&topology.cluster, &endpoint, "admin", None)?;
     atomic::write(&state.kubeconfig(), kubeconfig.as_bytes(), 0o600)?;
-    let mirrored_images = catalogue
-        .image_files()
-        .into_iter()
-        .filter(|(_, file)| source.lists(file))
-        .map(|(name, _)| name.to_owned())
-        .collect();
-    let world = World {
-        topology: topology.clone(),
-        versions: versions.by_name.clone(),
-        images: versions.images.clone(),
-        mirrored_images,
-        bootstrap_tokens: pki.bootstrap_tokens(),
-        vrrp_password: pki.vrrp_password().to_owned(),
-        config,
-    };
-    let plan = plan::build(&playbooks, &world, &Circumstances { live })?;
-    let store = Store::open(&state::cache()?, state.root(), source)?;
-    let sockets = tempfile::Builder::new()
-        .prefix("kdiy-")
-        .tempdir_in("/tmp")
-        .map_err(|error| Failure::host("cannot make a directory in /tmp").because(error))?;
-    let fleet = Arc::new(Fleet::new(sockets.path().to_owned()));
-    let api = Arc::new(ApiAccess::new(topology.clone(), fleet.clone(), bootstrap));
+    let plan = plan::build(&session.playbooks, &session.world, &Circumstances { live })?;
+    let store = Store::open(&state::cache()?, state.root(), session.source.clone())?;
+    let versions = session.versions.by_name.clone();
 
-    let (events, reader) = Events::channel();
-    let secrets = pki.secrets();
-    let redactor = Redactor::new(secrets.iter().map(String::as_str))?;
-    let mut journal = Journal::begin(&state.runs(), "up")?.redacting(redactor);
-    let learned = journal::learned_durations(&state.runs());
-    let seen = Arc::new(std::sync::Mutex::new(Seen::default()));
-    let shown = ui.follow(reader, learned, {
+    let seen = Arc::new(Mutex::new(Seen::default()));
+    let recording = Recording::begin(&session, "up", ui, {
         let seen = seen.clone();
         move |stamped| {
             if let Ok(mut seen) = seen.lock() {
                 seen.note(&stamped.event);
             }
-            // A journal that cannot be written costs the estimate of the next run, no more.
-            let _ = journal.append(stamped);
         }
-    });
-    events.send(Event::RunStarted {
-        command: "up".into(),
-        cluster: topology.cluster.clone(),
-        version: env!("CARGO_PKG_VERSION").into(),
-    });
+    })?;
     if let Some(owner) = &lock.left_by {
-        events.note(format!("an earlier run ended without a word ({owner}); going on from there"));
+        recording
+            .events
+            .note(format!("an earlier run ended without a word ({owner}); going on from there"));
     }
-    let stop = CancellationToken::new();
-    let signals = tokio::spawn(listen(stop.clone(), events.clone()));
     let runner = Arc::new(Runner {
-        state: state.clone(),
-        playbooks,
-        templates: Templates::new(),
-        world,
-        pki,
-        provider,
-        catalogue,
-        versions: versions.clone(),
+        session,
         store,
-        fleet: fleet.clone(),
-        api,
-        events: events.clone(),
-        stop: stop.clone(),
-        arch: ARCH.into(),
+        events: recording.events.clone(),
+        stop: recording.stop.clone(),
         fetched: Fetched::default(),
         proven_before: live,
         changed: Default::default(),
     });
+    let parallel = arguments.parallel.into();
     let report =
-        engine::run(&plan, runner.clone(), arguments.parallel.into(), &events, &stop).await;
-    signals.abort();
+        engine::run(&plan, runner.clone(), parallel, &recording.events, &recording.stop).await;
+    runner.session.close().await;
     drop(runner);
-    fleet.close().await;
-    drop(events);
-    // Only the last sender's end ends the display.
-    let _ = tokio::time::timeout(std::time::Duration::from_secs(2), shown).await;
+    recording.end().await;
 
     if let Some(failure) = report.failure {
         return Err(failure);
@@ -179,25 +116,9 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     record.complete = true;
     state.write_record(&record)?;
     let seen = seen.lock().map(|seen| seen.clone()).unwrap_or_default();
-    let summary = summary(&topology, &state, &versions.by_name, &report, seen);
+    let summary = summary(&topology, &state, &versions, &report, seen);
     ui.result(&summary.render(), &summary);
     Ok(0)
-}
-
-/// Every release file that this cluster takes.
-fn items(
-    playbooks: &Playbooks,
-    catalogue: &Catalogue,
-    versions: &Versions,
-    config: &ClusterConfig,
-) -> Result<Vec<Item>> {
-    let flannel = config.network.cni == Cni::Flannel;
-    let names: BTreeSet<&String> = playbooks
-        .steps()
-        .filter(|(_, step)| flannel || !step.when.contains(&Condition::CniFlannel))
-        .flat_map(|(_, step)| &step.artifacts)
-        .collect();
-    names.into_iter().map(|name| catalogue.item(name, versions, ARCH)).collect()
 }
 
 /// What the summary takes from the events.
@@ -307,21 +228,4 @@ async fn check_host(provider: &dyn Provider, topology: &Topology) -> Result<()> 
         failure.tail.push(format!("{}: {}", finding.what, finding.mend));
     }
     Err(failure)
-}
-
-/// Ctrl-C once lets what is under way finish; twice ends at once. Both leave a state from which
-/// the next `up` goes on.
-async fn listen(stop: CancellationToken, events: Events) {
-    if tokio::signal::ctrl_c().await.is_err() {
-        return;
-    }
-    stop.cancel();
-    events.note("finishing what is under way; Ctrl-C again stops at once");
-    if tokio::signal::ctrl_c().await.is_ok() {
-        events.note("stopped; `kdiy up` goes on from here");
-        // The display has its own task; give it a moment to show the line.
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-        #[expect(clippy::exit, reason = "the second Ctrl-C means now, whatever is under way")]
-        std::process::exit(130);
-    }
 }

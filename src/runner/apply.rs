@@ -26,7 +26,7 @@ const TAIL: usize = 20;
 impl Runner {
     pub(super) async fn apply(&self, task: &Task) -> Result<Done, Failed> {
         let machine = self.machine(task)?.name.clone();
-        let reached = self.fleet.reached(&machine).await?;
+        let reached = self.session.fleet.reached(&machine).await?;
         let bundle = reached
             .bundles
             .get(&task.step)
@@ -40,7 +40,7 @@ impl Runner {
             self.mark_pending(task, &machine, bundle, &reached).await?;
         }
         let transport = self.connected(&machine).await?;
-        let log = MachineLog::open(&self.state.machine_log(&machine))?;
+        let log = MachineLog::open(&self.session.state.machine_log(&machine))?;
         log.line(&format!("==== {} ====", task.id));
         let answer = Mutex::new(Answer::default());
         let listen = |line: &str| {
@@ -79,7 +79,7 @@ impl Runner {
             .on(&machine)
             .in_step(&task.step)
             .tail(tail)
-            .log(self.state.machine_log(&machine))
+            .log(self.session.state.machine_log(&machine))
             .hint(format!("look at the machine: kdiy ssh {machine}"))
             .hint("`kdiy up` goes on from here once the cause is mended")
             .into())
@@ -175,12 +175,12 @@ impl Runner {
 
     /// The machine's connection, made anew when it is gone.
     async fn connected(&self, machine: &str) -> Result<std::sync::Arc<dyn Transport>, Failed> {
-        let transport = self.fleet.transport(machine).await?;
+        let transport = self.session.fleet.transport(machine).await?;
         if transport.is_alive().await {
             return Ok(transport);
         }
-        let target = self.provider.ssh_target(&self.world.topology, machine)?;
-        Ok(self.fleet.connect(&target, self.slowly(super::REACHED_WITHIN)).await?)
+        let target = self.session.provider.ssh_target(&self.session.world.topology, machine)?;
+        Ok(self.session.fleet.connect(&target, self.slowly(super::REACHED_WITHIN)).await?)
     }
 }
 

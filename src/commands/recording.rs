@@ -1,0 +1,80 @@
+//! What every command has in common that works on a cluster: its events go to the terminal and
+//! to the journal, and Ctrl-C is heard.
+
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::event::{Event, Events, Stamped};
+use crate::failure::Result;
+use crate::redact::Redactor;
+use crate::session::Session;
+use crate::state::journal::{self, Journal};
+use crate::ui::Ui;
+
+/// The display ends with the last sender of events; one that hangs must not hold kdiy up.
+const DISPLAY_ENDS_WITHIN: Duration = Duration::from_secs(2);
+
+pub struct Recording {
+    pub events: Events,
+    /// Cancelled by the first Ctrl-C.
+    pub stop: CancellationToken,
+    shown: JoinHandle<()>,
+    signals: JoinHandle<()>,
+}
+
+impl Recording {
+    /// Opens a journal for `command`. `see` is called with every event, before it is shown.
+    pub fn begin(
+        session: &Session,
+        command: &str,
+        ui: Ui,
+        mut see: impl FnMut(&Stamped) + Send + 'static,
+    ) -> Result<Self> {
+        let secrets = session.pki.secrets();
+        let redactor = Redactor::new(secrets.iter().map(String::as_str))?;
+        let runs = session.state.runs();
+        let mut journal = Journal::begin(&runs, command)?.redacting(redactor);
+        let (events, reader) = Events::channel();
+        let shown = ui.follow(reader, journal::learned_durations(&runs), move |stamped| {
+            see(stamped);
+            // A journal that cannot be written costs the estimate of the next run, no more.
+            let _ = journal.append(stamped);
+        });
+        events.send(Event::RunStarted {
+            command: command.into(),
+            cluster: session.topology().cluster.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+        });
+        let stop = CancellationToken::new();
+        let signals = tokio::spawn(listen(stop.clone(), events.clone(), command.to_owned()));
+        Ok(Self { events, stop, shown, signals })
+    }
+
+    /// Waits until everything was shown. Whoever else has a sender must have dropped it.
+    pub async fn end(self) {
+        self.signals.abort();
+        // The listener has a sender, which goes with it.
+        let _ = self.signals.await;
+        drop(self.events);
+        let _ = tokio::time::timeout(DISPLAY_ENDS_WITHIN, self.shown).await;
+    }
+}
+
+/// Ctrl-C once lets what is under way finish; twice ends at once. Both leave a state from which
+/// the same command goes on.
+async fn listen(stop: CancellationToken, events: Events, command: String) {
+    if tokio::signal::ctrl_c().await.is_err() {
+        return;
+    }
+    stop.cancel();
+    events.note("finishing what is under way; Ctrl-C again stops at once");
+    if tokio::signal::ctrl_c().await.is_ok() {
+        events.note(format!("stopped; `kdiy {command}` goes on from here"));
+        // The display has its own task; give it a moment to show the line.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        #[expect(clippy::exit, reason = "the second Ctrl-C means now, whatever is under way")]
+        std::process::exit(130);
+    }
+}

@@ -1,0 +1,195 @@
+//! A cluster as commands work with it: what it is to be, what is known of it on this computer,
+//! and the ways to its machines and its api.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+use tempfile::TempDir;
+
+use crate::artifacts::catalogue::{Item, Versions};
+use crate::artifacts::{Catalogue, Source};
+use crate::config::{ClusterConfig, Cni};
+use crate::failure::{Failure, Result};
+use crate::fleet::Fleet;
+use crate::gate::GateContext;
+use crate::kube_api::ApiAccess;
+use crate::machines::{self, Provider};
+use crate::pki::{Keeping, Pki};
+use crate::playbook::Condition;
+use crate::playbook::load::Playbooks;
+use crate::state::{Record, StateDir};
+use crate::template::Templates;
+use crate::topology::Topology;
+use crate::world::World;
+
+/// Machines that kdiy makes have this computer's architecture, as release names spell it.
+pub const ARCH: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+
+/// What a cluster is to be; nothing of it need exist.
+pub struct Design {
+    pub config: ClusterConfig,
+    pub playbooks: Playbooks,
+    pub catalogue: Catalogue,
+    pub versions: Versions,
+    pub source: Source,
+}
+
+impl Design {
+    /// `overlay` is a directory of playbooks that replace or add to the built-in ones.
+    pub fn of(config: ClusterConfig, overlay: Option<&Path>) -> Result<Self> {
+        let source = Source::from_config(&config)?;
+        Self::from(config, overlay, source)
+    }
+
+    /// Of a cluster that is only looked at. Its mirror may be gone by now.
+    fn of_record(record: &Record, overlay: Option<&Path>) -> Result<Self> {
+        let source = Source::from_config(&record.config).unwrap_or_default();
+        Self::from(record.config.clone(), overlay, source)
+    }
+
+    fn from(config: ClusterConfig, overlay: Option<&Path>, source: Source) -> Result<Self> {
+        let playbooks = Playbooks::load(overlay)?;
+        let catalogue = Catalogue::load(&playbooks)?;
+        let versions = catalogue.versions(&config)?;
+        Ok(Self { config, playbooks, catalogue, versions, source })
+    }
+
+    /// Every release file that the cluster takes.
+    pub fn items(&self) -> Result<Vec<Item>> {
+        let flannel = self.config.network.cni == Cni::Flannel;
+        let names: BTreeSet<&String> = self
+            .playbooks
+            .steps()
+            .filter(|(_, step)| flannel || !step.when.contains(&Condition::CniFlannel))
+            .flat_map(|(_, step)| &step.artifacts)
+            .collect();
+        names.into_iter().map(|name| self.catalogue.item(name, &self.versions, ARCH)).collect()
+    }
+
+    fn mirrored_images(&self) -> Vec<String> {
+        let files = self.catalogue.image_files().into_iter();
+        files.filter(|(_, file)| self.source.lists(file)).map(|(name, _)| name.to_owned()).collect()
+    }
+}
+
+pub struct Session {
+    pub state: StateDir,
+    pub playbooks: Playbooks,
+    pub templates: Templates,
+    pub catalogue: Catalogue,
+    pub versions: Versions,
+    pub source: Source,
+    pub world: World,
+    pub pki: Pki,
+    pub provider: Box<dyn Provider>,
+    pub fleet: Arc<Fleet>,
+    pub api: Arc<ApiAccess>,
+    /// Holds ssh's control sockets, which must not outlive it.
+    _sockets: TempDir,
+}
+
+impl Session {
+    /// With [`Keeping::Made`] certificates that are missing are made and kept; otherwise this
+    /// changes nothing on this computer.
+    pub async fn new(
+        design: Design,
+        state: StateDir,
+        network: Ipv4Net,
+        keeping: Keeping,
+    ) -> Result<Self> {
+        let topology = Topology::build(&design.config, network)?;
+        let provider = machines::provider(&design.config, &state).await?;
+        let pki = Pki::open(&state.pki(), &topology, &design.config, keeping)?;
+        let endpoint = topology.endpoint.url();
+        let bootstrap =
+            pki.kubeconfig_for(&topology.cluster, &endpoint, "bootstrap-admin", None)?;
+        let world = World {
+            topology: topology.clone(),
+            versions: design.versions.by_name.clone(),
+            images: design.versions.images.clone(),
+            mirrored_images: design.mirrored_images(),
+            bootstrap_tokens: pki.bootstrap_tokens(),
+            vrrp_password: pki.vrrp_password().to_owned(),
+            config: design.config,
+        };
+        // Not in the state directory, whose path may be too long for a socket.
+        let sockets = tempfile::Builder::new()
+            .prefix("kdiy-")
+            .tempdir_in("/tmp")
+            .map_err(|error| Failure::host("cannot make a directory in /tmp").because(error))?;
+        let fleet = Arc::new(Fleet::new(sockets.path().to_owned()));
+        let api = Arc::new(ApiAccess::new(topology, fleet.clone(), bootstrap));
+        Ok(Self {
+            state,
+            playbooks: design.playbooks,
+            templates: Templates::new(),
+            catalogue: design.catalogue,
+            versions: design.versions,
+            source: design.source,
+            world,
+            pki,
+            provider,
+            fleet,
+            api,
+            _sockets: sockets,
+        })
+    }
+
+    /// A cluster that was begun on this computer, to look at it.
+    pub async fn open(name: &str, overlay: Option<&Path>) -> Result<Self> {
+        let (state, record) = known(name)?;
+        let design = Design::of_record(&record, overlay)?;
+        Self::new(design, state, record.machine_network, Keeping::Existing).await
+    }
+
+    pub fn topology(&self) -> &Topology {
+        &self.world.topology
+    }
+
+    /// Connects to all machines at the same time. A machine that does not answer within
+    /// `deadline` has the reason why; it is no error of the whole.
+    pub async fn connect(&self, deadline: Duration) -> BTreeMap<String, Failure> {
+        let connections = self.topology().machines.iter().map(|machine| async move {
+            let name = &machine.name;
+            let connected = match self.provider.ssh_target(self.topology(), name) {
+                Ok(target) => self.fleet.connect(&target, deadline).await.map(drop),
+                Err(failure) => Err(failure),
+            };
+            connected.err().map(|failure| (name.clone(), failure))
+        });
+        futures::future::join_all(connections).await.into_iter().flatten().collect()
+    }
+
+    pub fn gate_context(&self) -> GateContext {
+        GateContext {
+            config: self.world.config.clone(),
+            topology: self.topology().clone(),
+            fleet: self.fleet.clone(),
+            api: self.api.clone(),
+            images: self.world.images.clone(),
+        }
+    }
+
+    /// Ends the connections. What is not closed here ends by itself after a minute.
+    pub async fn close(&self) {
+        self.fleet.close().await;
+    }
+}
+
+/// The record of a cluster that was begun on this computer; an error that lists the others when
+/// there is none of this name.
+pub fn known(name: &str) -> Result<(StateDir, Record)> {
+    let state = StateDir::of(name)?;
+    if let Some(record) = state.record()? {
+        return Ok((state, record));
+    }
+    let clusters = StateDir::clusters()?;
+    let failure = Failure::input(format!("there is no cluster {name} on this computer"));
+    Err(match clusters.as_slice() {
+        [] => failure.hint("`kdiy up` makes one"),
+        others => failure.hint(format!("there are {}; say --name", others.join(", "))),
+    })
+}

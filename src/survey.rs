@@ -1,0 +1,84 @@
+//! Looking at one machine: what it is, and how it differs from what every step wants of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::bundle::{Bundle, Renderer, observe};
+use crate::facts::{self, Facts};
+use crate::failure::{Failure, Result};
+use crate::fleet::Reached;
+use crate::session::Session;
+use crate::topology::Machine;
+use crate::transport::{Script, Transport, TransportError};
+
+/// SSH may answer before the machine has its address on the cluster's network.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Why a machine could not be looked at.
+#[derive(Debug)]
+pub enum SurveyError {
+    Transport(TransportError),
+    Failure(Failure),
+}
+
+impl From<Failure> for SurveyError {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+impl From<TransportError> for SurveyError {
+    fn from(error: TransportError) -> Self {
+        Self::Transport(error)
+    }
+}
+
+/// Two round trips. Waits until the machine has its cluster address, or `stop` is cancelled.
+pub async fn survey(
+    session: &Session,
+    machine: &Machine,
+    transport: &dyn Transport,
+    stop: &CancellationToken,
+) -> Result<Reached, SurveyError> {
+    let script = facts::script(machine.address);
+    let text = loop {
+        let output = transport.run(Script::new(script.clone())).await?;
+        if !output.stdout.contains("interface=\n") || stop.is_cancelled() {
+            break output.stdout;
+        }
+        tokio::time::sleep(PAUSE).await;
+    };
+    let facts = facts::parse(&machine.name, machine.address, &text)?;
+    let bundles = bundles(session, machine, &facts)?;
+    let output = transport.run(Script::new(observe::script(bundles.values()))).await?;
+    let observed = observe::parse(&output.stdout);
+    Ok(Reached { facts, bundles, observed, changed: Mutex::new(BTreeSet::new()) })
+}
+
+/// What every step wants of a machine, by step. Pure.
+pub fn bundles(
+    session: &Session,
+    machine: &Machine,
+    facts: &Facts,
+) -> Result<BTreeMap<String, Bundle>> {
+    let world = &session.world;
+    let context = world.for_machine(machine, facts)?;
+    let renderer = Renderer {
+        playbooks: &session.playbooks,
+        templates: &session.templates,
+        world,
+        secrets: &session.pki,
+    };
+    let steps = session
+        .playbooks
+        .steps()
+        .filter(|(_, step)| world.topology.is_in(machine, step.on) && world.all_hold(&step.when));
+    steps
+        .map(|(book, step)| {
+            Ok((step.name.clone(), renderer.bundle(book, step, machine, &context)?))
+        })
+        .collect()
+}
