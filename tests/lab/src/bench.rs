@@ -11,12 +11,13 @@ use serde_json::Value;
 use crate::Ready;
 use crate::e2e::cluster::{Cluster, Run};
 
+const NAME: &str = "lab-bench";
 const MASTERS: usize = 3;
 const WORKERS: usize = 2;
 
 pub fn run(cache: &Path) -> Result<()> {
     let lab = Ready::make(cache)?;
-    let cluster = Cluster::new(&lab, cache)?;
+    let cluster = Cluster::new(&lab, cache, NAME)?;
     cluster.destroy()?;
     // Fills kdiy's own cache, so that digests and extraction are not part of what is measured.
     cluster.up(MASTERS, WORKERS)?;

@@ -13,11 +13,12 @@ use crate::Ready;
 use crate::stage::{Check, Stage};
 use cluster::Cluster;
 
+const NAME: &str = "lab-e2e";
 const MASTERS: usize = 3;
 const WORKERS: usize = 2;
 
 pub fn stage<'a>(lab: &'a Ready, cache: &Path) -> Result<Stage<'a>> {
-    let cluster = Cluster::new(lab, cache)?;
+    let cluster = Cluster::new(lab, cache, NAME)?;
     let with = |check: fn(&Cluster) -> Result<String>| {
         let cluster = cluster.clone();
         move || check(&cluster)

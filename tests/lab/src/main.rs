@@ -44,8 +44,12 @@ enum Lab {
     },
     /// Destroy the default cluster and stop what the lab started
     Down,
-    /// Formatting, lints, unit and command tests, then a whole cluster from nothing to nothing
-    Test,
+    /// Formatting, lints, unit and command tests, then whole clusters from nothing to nothing
+    Test {
+        /// Only these parts; may be given several times
+        #[arg(long, value_enum)]
+        lane: Vec<suite::Lane>,
+    },
     /// Measure how long a 3+2 cluster takes, and what it waits for
     Bench,
 }
@@ -98,7 +102,7 @@ fn carry_out(command: Lab) -> Result<()> {
             host::show(kdiy.args(["destroy", "--yes"]))?;
             docker::stop(&cache)
         }
-        Lab::Test => suite::run(&cache),
+        Lab::Test { lane } => suite::run(&cache, &lane),
         Lab::Bench => bench::run(&cache),
     }
 }

@@ -4,14 +4,63 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Result, bail};
+use clap::ValueEnum;
 
 use crate::stage::{Check, Stage, Tally};
 use crate::{Ready, e2e, host, repository};
 
-/// Ends with a line `N passed, N failed`; an error unless everything passed.
-pub fn run(cache: &Path) -> Result<()> {
+/// A part of the suite that can be run alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Lane {
+    /// Formatting, lints, unit and command tests
+    Code,
+    /// A 3+2 cluster from nothing to nothing
+    Cluster,
+}
+
+impl Lane {
+    fn stage<'a>(self, lab: &'a Ready, cache: &Path) -> Result<Stage<'a>> {
+        match self {
+            Self::Code => Ok(code()),
+            Self::Cluster => e2e::stage(lab, cache),
+        }
+    }
+}
+
+/// Runs these lanes, or all. Ends with a line `N passed, N failed`; an error unless everything
+/// passed.
+pub fn run(cache: &Path, only: &[Lane]) -> Result<()> {
+    let wanted = |lane: &Lane| only.is_empty() || only.contains(lane);
+    let lanes: Vec<Lane> = Lane::value_variants().iter().copied().filter(wanted).collect();
     let mut tally = Tally::default();
-    tally.run(Stage {
+    if lanes.contains(&Lane::Code) {
+        tally.run(code());
+    }
+    let on_machines: Vec<Lane> = lanes.into_iter().filter(|lane| *lane != Lane::Code).collect();
+    if !on_machines.is_empty() {
+        let mut ready = None;
+        tally.run(Stage {
+            setup: vec![Check::new("the lab is ready", || {
+                let lab = ready.insert(Ready::make(cache)?);
+                Ok(format!("machines {}, mirror {}", lab.image, lab.mirror.root.display()))
+            })],
+            ..Stage::default()
+        });
+        if let Some(lab) = &ready {
+            for lane in on_machines {
+                tally.run(lane.stage(lab, cache)?);
+            }
+        }
+    }
+    println!("{tally}");
+    if !tally.is_green() {
+        bail!("not everything passed");
+    }
+    Ok(())
+}
+
+fn code() -> Stage<'static> {
+    Stage {
         checks: vec![
             Check::new("formatting", || cargo(&["fmt", "--all", "--check"])),
             Check::new("lints", || {
@@ -21,23 +70,7 @@ pub fn run(cache: &Path) -> Result<()> {
             Check::new("unit and command tests", || cargo(&["test", "--workspace", "--quiet"])),
         ],
         ..Stage::default()
-    });
-    let mut ready = None;
-    tally.run(Stage {
-        setup: vec![Check::new("the lab is ready", || {
-            let lab = ready.insert(Ready::make(cache)?);
-            Ok(format!("machines {}, mirror {}", lab.image, lab.mirror.root.display()))
-        })],
-        ..Stage::default()
-    });
-    if let Some(lab) = &ready {
-        tally.run(e2e::stage(lab, cache)?);
     }
-    println!("{tally}");
-    if !tally.is_green() {
-        bail!("not everything passed");
-    }
-    Ok(())
 }
 
 fn cargo(arguments: &[&str]) -> Result<String> {

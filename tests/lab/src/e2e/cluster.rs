@@ -10,26 +10,26 @@ use serde_json::Value;
 
 use crate::{Ready, host};
 
-/// A cluster of its own, beside the one that the user may have.
-const NAME: &str = "lab-e2e";
-
+/// A cluster of its own, beside the one that the user may have. Its state is kept apart from the
+/// user's; kdiy's cache of release files is shared by all clusters of the lab.
 #[derive(Clone)]
 pub struct Cluster<'a> {
     lab: &'a Ready,
+    name: &'static str,
     directory: PathBuf,
 }
 
 impl<'a> Cluster<'a> {
-    pub fn new(lab: &'a Ready, cache: &Path) -> Result<Self> {
+    pub fn new(lab: &'a Ready, cache: &Path, name: &'static str) -> Result<Self> {
         let directory = cache.join("e2e");
         fs::create_dir_all(&directory)?;
-        Ok(Self { lab, directory })
+        Ok(Self { lab, name, directory })
     }
 
     pub fn up(&self, masters: usize, workers: usize) -> Result<Run> {
         let mut up = self.lab.up();
         self.set(&mut up);
-        up.args(["--name", NAME, "--output", "json"]).args([
+        up.args(["--name", self.name, "--output", "json"]).args([
             "--masters",
             &masters.to_string(),
             "--workers",
@@ -67,7 +67,7 @@ impl<'a> Cluster<'a> {
                 bail!("the {kind} {left} is left");
             }
         }
-        let state = self.state().join(NAME);
+        let state = self.state().join(self.name);
         ensure!(!state.exists(), "{} is left", state.display());
         Ok(format!(
             "{} containers, {} volumes and {} networks are gone",
@@ -77,14 +77,14 @@ impl<'a> Cluster<'a> {
         ))
     }
 
-    fn kdiy(&self, verb: &str) -> Command {
+    pub fn kdiy(&self, verb: &str) -> Command {
         let mut kdiy = self.lab.kdiy();
         self.set(&mut kdiy);
-        kdiy.args([verb, "--name", NAME]);
+        kdiy.args([verb, "--name", self.name]);
         kdiy
     }
 
-    fn state(&self) -> PathBuf {
+    pub fn state(&self) -> PathBuf {
         self.directory.join("state")
     }
 
@@ -96,13 +96,13 @@ impl<'a> Cluster<'a> {
             .env("KDIY_CACHE", self.directory.join("cache"));
     }
 
-    fn docker(&self) -> Command {
+    pub fn docker(&self) -> Command {
         self.lab.engine.command()
     }
 
     pub fn containers(&self) -> Result<Vec<String>> {
         // By name, not by the label that kdiy itself goes by: what lost its label counts as well.
-        let filter = format!("name=^/?{NAME}-");
+        let filter = format!("name=^/?{}-", self.name);
         let list = host::ask(self.docker().args(["ps", "-aq", "--filter", &filter]))?;
         Ok(list.lines().map(str::to_owned).collect())
     }
