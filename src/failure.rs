@@ -17,6 +17,8 @@ pub enum Kind {
     Step,
     /// A gate that stayed red.
     Gate,
+    /// What the cluster cannot spare.
+    Quorum,
     /// Ctrl-C.
     Interrupted,
     /// A state that kdiy takes to be impossible.

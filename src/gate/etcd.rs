@@ -6,57 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
-use serde::Deserialize;
 
 use super::{Gate, GateContext, Verdict};
+use crate::etcd::{self, CURL, ETCDCTL, Status};
 use crate::topology::{ETCD_PEER_PORT, Group, Quorum};
 
 pub struct Etcd;
 
-const ETCDCTL: &str = "etcdctl --cacert /etc/etcd/pki/ca.crt --cert /etc/etcd/pki/client.crt \
-    --key /etc/etcd/pki/client.key --dial-timeout 2s --command-timeout 5s";
 const PREFIX: &str = "/kdiy/gate/";
-
-#[derive(Debug, Deserialize)]
-struct EndpointStatus {
-    #[serde(rename = "Status")]
-    status: Status,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct Status {
-    header: Header,
-    leader: u64,
-    #[serde(rename = "raftTerm")]
-    term: u64,
-    #[serde(default, rename = "isLearner")]
-    learner: bool,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct Header {
-    cluster_id: u64,
-    member_id: u64,
-}
-
-#[derive(Debug, Deserialize)]
-struct Members {
-    members: Vec<Member>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Member {
-    #[serde(default)]
-    name: String,
-    #[serde(default, rename = "isLearner")]
-    learner: bool,
-}
-
-#[derive(Debug, Deserialize)]
-struct Alarms {
-    #[serde(default)]
-    alarms: Vec<serde_json::Value>,
-}
 
 /// What one member said of itself and of the others.
 #[derive(Debug)]
@@ -209,8 +166,7 @@ echo @status; $e endpoint status -w json
 echo @members; $e member list -w json
 echo @alarms; $e alarm list -w json
 echo @write; $e put {PREFIX}{name} {nonce}
-echo @fsync; curl -s --max-time 2 --cacert /etc/etcd/pki/ca.crt --cert /etc/etcd/pki/client.crt --key /etc/etcd/pki/client.key \
-  https://127.0.0.1:2379/metrics | awk '/^etcd_disk_wal_fsync_duration_seconds_sum/ {{s=$2}} /^etcd_disk_wal_fsync_duration_seconds_count/ {{if ($2 > 0) print s/$2*1000}}'
+echo @fsync; {CURL}/metrics | awk '/^etcd_disk_wal_fsync_duration_seconds_sum/ {{s=$2}} /^etcd_disk_wal_fsync_duration_seconds_count/ {{if ($2 > 0) print s/$2*1000}}'
 "#
     )
 }
@@ -221,37 +177,16 @@ fn second_round() -> String {
 }
 
 fn parse(text: &str) -> Result<Answer, String> {
-    let mut sections: BTreeMap<&str, String> = BTreeMap::new();
-    let mut current = "";
-    for line in text.lines() {
-        match line.strip_prefix('@') {
-            Some(name) => current = name,
-            None => {
-                let section = sections.entry(current).or_default();
-                section.push_str(line);
-                section.push('\n');
-            }
-        }
-    }
+    let sections = etcd::sections(text);
     let section = |name: &str| sections.get(name).map(String::as_str).unwrap_or_default();
-    let statuses: Vec<EndpointStatus> = decode("status", section("status"))?;
-    let status = statuses.into_iter().next().ok_or("no status")?.status;
-    let members: Members = decode("members", section("members"))?;
-    let alarms: Alarms = decode("alarms", section("alarms"))?;
+    let members = etcd::members(section("members"))?;
     Ok(Answer {
-        status,
-        learners: members.members.iter().filter(|member| member.learner).count(),
-        members: members.members.into_iter().map(|member| member.name).collect(),
-        alarms: alarms.alarms.len(),
+        status: etcd::status(section("status"))?,
+        learners: members.iter().filter(|member| member.learner).count(),
+        members: members.into_iter().map(|member| member.name).collect(),
+        alarms: etcd::alarms(section("alarms"))?,
         wrote: section("write").trim() == "OK",
         fsync_ms: section("fsync").trim().parse().ok(),
-    })
-}
-
-fn decode<'a, T: Deserialize<'a>>(name: &str, text: &'a str) -> Result<T, String> {
-    serde_json::from_str(text).map_err(|_| match text.trim() {
-        "" => format!("no {name}: the member does not answer"),
-        _ => format!("the {name} make no sense"),
     })
 }
 

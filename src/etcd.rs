@@ -1,0 +1,142 @@
+//! What etcd members say of themselves and of each other, as `etcdctl -w json` prints it.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use serde::Deserialize;
+
+/// On an etcd machine, as root.
+pub const ETCDCTL: &str = "etcdctl --cacert /etc/etcd/pki/ca.crt --cert /etc/etcd/pki/client.crt \
+    --key /etc/etcd/pki/client.key --dial-timeout 2s --command-timeout 5s";
+/// Asks this machine's member over HTTP; a path goes straight behind it.
+pub const CURL: &str = "curl -s --max-time 5 --cacert /etc/etcd/pki/ca.crt \
+    --cert /etc/etcd/pki/client.crt --key /etc/etcd/pki/client.key https://127.0.0.1:2379";
+
+/// One member's own state. It needs no quorum to tell.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Status {
+    pub header: Header,
+    pub leader: u64,
+    #[serde(rename = "raftTerm")]
+    pub term: u64,
+    #[serde(default, rename = "isLearner")]
+    pub learner: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Header {
+    pub cluster_id: u64,
+    pub member_id: u64,
+}
+
+/// A member as the others know it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Member {
+    #[serde(rename = "ID")]
+    pub id: u64,
+    /// Empty until the member has started for the first time.
+    #[serde(default)]
+    pub name: String,
+    #[serde(default, rename = "peerURLs")]
+    pub peer_urls: Vec<String>,
+    /// Follows, but has no vote.
+    #[serde(default, rename = "isLearner")]
+    pub learner: bool,
+}
+
+impl Member {
+    /// Whether the others reach it at this address.
+    pub fn is_at(&self, address: Ipv4Addr) -> bool {
+        let address = address.to_string();
+        self.peer_urls.iter().any(|url| {
+            let rest = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
+            rest.rsplit_once(':').map_or(rest, |(host, _)| host) == address
+        })
+    }
+}
+
+/// Reads `etcdctl endpoint status` of one endpoint.
+pub fn status(text: &str) -> Result<Status, String> {
+    #[derive(Deserialize)]
+    struct Endpoint {
+        #[serde(rename = "Status")]
+        status: Status,
+    }
+    let endpoints: Vec<Endpoint> = decode("status", text)?;
+    Ok(endpoints.into_iter().next().ok_or("no status")?.status)
+}
+
+/// Reads `etcdctl member list`.
+pub fn members(text: &str) -> Result<Vec<Member>, String> {
+    #[derive(Deserialize)]
+    struct Members {
+        members: Vec<Member>,
+    }
+    decode("members", text).map(|list: Members| list.members)
+}
+
+/// Reads `etcdctl alarm list`: how many alarms there are.
+pub fn alarms(text: &str) -> Result<usize, String> {
+    #[derive(Deserialize)]
+    struct Alarms {
+        #[serde(default)]
+        alarms: Vec<serde_json::Value>,
+    }
+    decode("alarms", text).map(|list: Alarms| list.alarms.len())
+}
+
+/// Several commands' output in one text, each after a line `@name`.
+pub fn sections(text: &str) -> BTreeMap<&str, String> {
+    let mut sections: BTreeMap<&str, String> = BTreeMap::new();
+    let mut current = "";
+    for line in text.lines() {
+        match line.strip_prefix('@') {
+            Some(name) => current = name,
+            None => {
+                let section = sections.entry(current).or_default();
+                section.push_str(line);
+                section.push('\n');
+            }
+        }
+    }
+    sections
+}
+
+fn decode<'a, T: Deserialize<'a>>(name: &str, text: &'a str) -> Result<T, String> {
+    serde_json::from_str(text).map_err(|_| match text.trim() {
+        "" => format!("no {name}: the member does not answer"),
+        _ => format!("the {name} make no sense"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_that_was_added_but_never_started_is_known_by_its_address() {
+        // As etcdctl 3.6.14 prints it.
+        let text = "{\"header\":{\"cluster_id\":7},\"members\":[\
+                    {\"ID\":1,\"name\":\"a\",\"peerURLs\":[\"https://10.0.0.1:2380\"],\
+                    \"clientURLs\":[\"https://10.0.0.1:2379\"]},\
+                    {\"ID\":2,\"peerURLs\":[\"https://10.0.0.12:2380\"],\"isLearner\":true}]}";
+        let members = members(text).unwrap();
+        assert!(members[1].learner && members[1].name.is_empty());
+        let at = |address: &str| {
+            let address = address.parse().unwrap();
+            members.iter().find(|member| member.is_at(address)).map(|member| member.id)
+        };
+        assert_eq!(at("10.0.0.1"), Some(1));
+        assert_eq!(at("10.0.0.12"), Some(2));
+        assert_eq!(at("10.0.0.2"), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_answer_breaks_the_readers(text in "(?s).*") {
+            for section in sections(&text).values() {
+                let _ = (status(section), members(section), alarms(section));
+            }
+        }
+    }
+}
