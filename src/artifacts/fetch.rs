@@ -56,6 +56,21 @@ impl Store {
         })
     }
 
+    /// An error for a file of a local mirror that is not what was released, before anything is
+    /// made for it. What is to be downloaded is checked when it is there.
+    pub fn check_local(&self, items: &[Item]) -> Result<()> {
+        for item in items {
+            let Location::File(path) = self.source.locate(&item.url) else { continue };
+            let replaced = self.source.replaced_digest(&item.url)?;
+            let Some(expected) = replaced.or(item.pinned.as_deref()) else { continue };
+            let digest = self.digest(&path)?;
+            if digest != expected {
+                return Err(wrong_digest(&Location::File(path), expected, &digest));
+            }
+        }
+        Ok(())
+    }
+
     /// The item's files, ready to be installed.
     pub async fn ensure(
         &self,
@@ -70,7 +85,7 @@ impl Store {
         let extracted = blocking(move || extract(&cache, &item, &file, &expected)).await??;
         let mut installables = Vec::new();
         for (local, to, mode) in extracted.files {
-            let sha256 = self.digest(&local).await?;
+            let sha256 = self.digest(&local)?;
             let bytes = fs::metadata(&local).map_err(|error| unreadable(&local, error))?.len();
             let artifact = extracted.name.clone();
             installables.push(Installable { artifact, to, local, sha256, bytes, mode });
@@ -91,7 +106,7 @@ impl Store {
         })?;
         let expected = self.source.replaced_digest(file)?.unwrap_or_default().to_owned();
         let local = self.have(file, &location, &expected, events, task).await?;
-        let sha256 = self.digest(&local).await?;
+        let sha256 = self.digest(&local)?;
         let bytes = fs::metadata(&local).map_err(|error| unreadable(&local, error))?.len();
         Ok(Installable {
             artifact: name.to_owned(),
@@ -170,31 +185,27 @@ impl Store {
             }
             Location::Url(url) => {
                 let path = self.cache.join("files").join(name.trim_start_matches("https://"));
-                if !path.is_file() || self.digest(&path).await? != expected {
+                if !path.is_file() || self.digest(&path)? != expected {
                     self.download(url, &path, events, task).await?;
                 }
                 path
             }
         };
-        let digest = self.digest(&path).await?;
+        let digest = self.digest(&path)?;
         if !expected.is_empty() && digest != expected {
             if matches!(location, Location::Url(_)) {
                 // A bad file in the cache would fail every later run as well.
                 let _ = fs::remove_file(&path);
             }
-            return Err(Failure::host(format!("{location} is not what was released"))
-                .cause(format!("expected sha256 {expected}, got {digest}"))
-                .hint("nothing of it was installed; try again, or look at who serves it")
-                .hint("for a mirror of files that you built yourself, give --digests"));
+            return Err(wrong_digest(location, expected, &digest));
         }
         Ok(path)
     }
 
-    async fn digest(&self, path: &Path) -> Result<String> {
+    fn digest(&self, path: &Path) -> Result<String> {
         // Known files cost a stat; only fresh ones are worth a thread.
-        let path = path.to_owned();
         tokio::task::block_in_place(|| {
-            self.digests.of(&path).map_err(|error| unreadable(&path, error))
+            self.digests.of(path).map_err(|error| unreadable(path, error))
         })
     }
 
@@ -325,6 +336,13 @@ fn unfetched(url: &str, error: reqwest::Error) -> Failure {
             .hint("without internet, give a mirror: --mirror DIR or URL"),
     };
     failure.because(error)
+}
+
+fn wrong_digest(location: &Location, expected: &str, got: &str) -> Failure {
+    Failure::host(format!("{location} is not what was released"))
+        .cause(format!("expected sha256 {expected}, got {got}"))
+        .hint("nothing of it was installed; try again, or look at who serves it")
+        .hint("for a mirror of files that you built yourself, give --digests")
 }
 
 fn unreadable(path: &Path, error: io::Error) -> Failure {

@@ -48,18 +48,22 @@ pub fn effective(flags: &UpFlags) -> Result<ClusterConfig> {
 
 pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     let design = Design::of(effective(&arguments.flags)?, overlay)?;
-    design.source.check(&design.items()?)?;
+    let items = design.items()?;
+    design.source.check(&items)?;
     let state = StateDir::of(&design.config.name)?;
     let before = state.same_cluster(&design.config)?;
     let network = match &before {
         Some(record) => record.machine_network,
         None => choose_network(&design.config).await?,
     };
+    check::validate_on(&design.config, network)?;
     let live = before.as_ref().is_some_and(|record| record.complete);
     if before.is_none() {
         let topology = Topology::build(&design.config, network)?;
         check_host(&*machines::provider(&design.config, &state).await?, &topology).await?;
     }
+    let store = Store::open(&state::cache()?, state.root(), design.source.clone())?;
+    store.check_local(&items)?;
 
     state.create()?;
     let lock = Lock::take(&state.lock_file(), "up")?;
@@ -77,7 +81,6 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     let kubeconfig = session.pki.kubeconfig_for(&topology.cluster, &endpoint, "admin", None)?;
     atomic::write(&state.kubeconfig(), kubeconfig.as_bytes(), 0o600)?;
     let plan = plan::build(&session.playbooks, &session.world, &Circumstances { live })?;
-    let store = Store::open(&state::cache()?, state.root(), session.source.clone())?;
     let versions = session.versions.by_name.clone();
 
     let seen = Arc::new(Mutex::new(Seen::default()));
@@ -202,6 +205,7 @@ async fn choose_network(config: &ClusterConfig) -> Result<Ipv4Net> {
 /// Nothing is fetched or made on a computer that cannot carry the cluster.
 async fn check_host(provider: &dyn Provider, topology: &Topology) -> Result<()> {
     let mut findings = provider.check_host(topology).await;
+    findings.extend(host::ssh_client());
     if let Some(vip) = topology.vip
         && host::answers(vip).await
     {

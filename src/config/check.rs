@@ -60,6 +60,14 @@ pub fn validate(config: &ClusterConfig) -> Result<()> {
     problems.into_result()
 }
 
+/// [`validate`] once it is known which network the machines get: a chosen one must fit the rest of
+/// the file as one that the file names.
+pub fn validate_on(config: &ClusterConfig, machines: Ipv4Net) -> Result<()> {
+    let mut config = config.clone();
+    config.network.machines.get_or_insert(machines);
+    validate(&config)
+}
+
 fn is_label(text: &str) -> bool {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     !text.is_empty()

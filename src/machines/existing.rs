@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 
-use super::{Finding, Owned, Provider, host};
+use super::{Finding, Owned, Provider};
 use crate::config::{ClusterConfig, HostSsh};
 use crate::event::Events;
 use crate::failure::{Failure, Result};
@@ -41,13 +41,7 @@ impl Provider for Existing {
     }
 
     async fn check_host(&self, _: &Topology) -> Vec<Finding> {
-        if host::present("ssh") {
-            return Vec::new();
-        }
-        vec![Finding {
-            what: "the OpenSSH client is not installed".into(),
-            mend: "apt-get install openssh-client".into(),
-        }]
+        Vec::new()
     }
 
     fn makes(&self, _: &Topology) -> Vec<Owned> {

@@ -44,6 +44,14 @@ pub fn present(program: &str) -> bool {
     std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }
 
+/// Every machine is reached with it, and its keys are made with it.
+pub fn ssh_client() -> Option<Finding> {
+    (!present("ssh") || !present("ssh-keygen")).then(|| Finding {
+        what: "the OpenSSH client is not installed".into(),
+        mend: "apt-get install openssh-client".into(),
+    })
+}
+
 /// Whether a provider can be used at all on this computer.
 pub async fn usable(choice: ProviderChoice) -> std::result::Result<(), Finding> {
     if !present("vagrant") {

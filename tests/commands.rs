@@ -1,0 +1,431 @@
+//! What the program says to input that cannot be: a clear error, the right exit code, and nothing
+//! changed. The programs that it calls are made up here, so that this computer does not matter.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use kdiy::config::ClusterConfig;
+use kdiy::session::Design;
+use kdiy::state::Record;
+use kdiy::state::lock::Lock;
+use tempfile::TempDir;
+
+/// A user with a state, a cache and a working directory of its own, and no program in the search
+/// path but those that a test makes.
+struct User {
+    home: TempDir,
+}
+
+impl User {
+    fn new() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        for directory in ["bin", "state", "work"] {
+            fs::create_dir(home.path().join(directory)).unwrap();
+        }
+        Self { home }
+    }
+
+    /// With Vagrant and a Docker engine that answers and knows no container.
+    fn with_docker() -> Self {
+        Self::with(&[("vagrant", ""), ("docker", "")])
+    }
+
+    /// With Vagrant, its plugin, and a libvirt that answers.
+    fn with_libvirt() -> Self {
+        Self::with(&[("vagrant", "echo vagrant-libvirt"), ("virsh", "")])
+    }
+
+    /// With an OpenSSH client and these programs.
+    fn with(programs: &[(&str, &str)]) -> Self {
+        let user = Self::new();
+        for (name, script) in [("ssh", ""), ("ssh-keygen", "")].iter().chain(programs) {
+            user.program(name, script);
+        }
+        user
+    }
+
+    fn program(&self, name: &str, script: &str) {
+        let path = self.path("bin").join(name);
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    fn file(&self, text: &str) {
+        fs::write(self.path("work/cluster.yaml"), text).unwrap();
+    }
+
+    fn kdiy(&self, arguments: &[&str]) -> Command {
+        let mut kdiy = Command::cargo_bin("kdiy").unwrap();
+        kdiy.env_clear()
+            .current_dir(self.path("work"))
+            .env("HOME", self.home.path())
+            .env("PATH", self.path("bin"))
+            .env("KDIY_STATE", self.path("state"))
+            .env("KDIY_CACHE", self.path("cache"))
+            .args(arguments);
+        kdiy
+    }
+
+    /// What is in the state directory: everything's mode, and what the files hold.
+    fn state(&self) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
+        let mut seen = BTreeMap::new();
+        look(&self.path("state"), &mut seen);
+        seen
+    }
+
+    /// Runs the program, which must end with an error that says all of `parts`, and must leave
+    /// the state as it was.
+    fn is_refused(&self, arguments: &[&str], parts: &[&str]) {
+        let before = self.state();
+        let run = self.kdiy(arguments).assert().code(1);
+        let said = String::from_utf8_lossy(&run.get_output().stderr).into_owned();
+        for part in parts {
+            assert!(said.contains(part), "{arguments:?}: no `{part}` in\n{said}");
+        }
+        assert!(run.get_output().stdout.is_empty(), "{arguments:?}: an error is no result");
+        assert_eq!(self.state(), before, "{arguments:?} changed the state");
+    }
+
+    /// As an earlier `up` left it.
+    fn made(&self, config: &ClusterConfig) -> PathBuf {
+        let root = self.path("state").join(&config.name);
+        for directory in ["ssh", "vagrant", "logs", "runs"] {
+            fs::create_dir_all(root.join(directory)).unwrap();
+        }
+        for directory in [".", "ssh", "vagrant", "logs", "runs"] {
+            let closed = fs::Permissions::from_mode(0o700);
+            fs::set_permissions(root.join(directory), closed).unwrap();
+        }
+        let record = Record {
+            kdiy: "0.1.0".into(),
+            machine_network: "192.168.56.0/24".parse().unwrap(),
+            config: config.clone(),
+            complete: true,
+        };
+        fs::write(root.join("cluster.json"), serde_json::to_vec(&record).unwrap()).unwrap();
+        root
+    }
+}
+
+fn look(at: &Path, seen: &mut BTreeMap<PathBuf, (u32, Vec<u8>)>) {
+    for entry in fs::read_dir(at).unwrap() {
+        let path = entry.unwrap().path();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        if path.is_dir() {
+            look(&path, seen);
+            seen.insert(path, (mode, Vec::new()));
+        } else {
+            let bytes = fs::read(&path).unwrap();
+            seen.insert(path, (mode, bytes));
+        }
+    }
+}
+
+#[test]
+fn counts_that_make_no_quorum_are_refused() {
+    let user = User::with_docker();
+    for (arguments, parts) in [
+        (
+            &["--masters", "4"][..],
+            &["masters: 4 is even", "4 tolerate the failure of 1", "exactly as 3 do"][..],
+        ),
+        (&["--masters", "2"], &["masters: 2 is even", "take 1 or 3"]),
+        (&["--masters", "0"], &["masters: a cluster needs at least one"]),
+        (&["--masters", "-3"], &["--masters: -3 is not a number of machines"]),
+        (&["--masters", "9"], &["masters: 9 is too many", "7 tolerate 3"]),
+        (&["--masters", "99999999999"], &["--masters: 99999999999 is not a number of machines"]),
+        (&["--workers", "-1"], &["--workers: -1 is not a number of machines"]),
+        (&["--workers", "100000"], &["workers: 100000 is too many"]),
+        (&["--etcd", "external:1"], &["etcd.members: 1 cannot be", "3, 5 or 7"]),
+        (&["--etcd", "external:2"], &["etcd.members: 2 cannot be", "2 tolerate the failure of 0"]),
+        (&["--etcd", "external:4"], &["etcd.members: 4 cannot be"]),
+        (&["--lb", "dedicated:3"], &["loadBalancer.machines: 3 cannot be"]),
+        (&["--lb", "none"], &["loadBalancer.mode: none leaves all clients with one"]),
+    ] {
+        user.is_refused(&[&["up"], arguments].concat(), parts);
+    }
+}
+
+#[test]
+fn a_file_that_says_what_cannot_be_is_refused() {
+    let user = User::with_docker();
+    let lease = "controlPlane: {leaderElection: ";
+    for (file, parts) in [
+        (
+            "network: {pods: 10.96.0.0/12}".to_owned(),
+            &["network.pods: 10.96.0.0/12 overlaps network.services 10.96.0.0/16"][..],
+        ),
+        (
+            "network: {pods: 192.168.56.0/22, machines: 192.168.56.0/24}".to_owned(),
+            &["network.pods: 192.168.56.0/22 overlaps network.machines"],
+        ),
+        (
+            "network: {pods: 10.244.0.0/23}".to_owned(),
+            &["network.pods: 10.244.0.0/23 is too small for 5 nodes", "each node gets a /24"],
+        ),
+        ("network: {services: 10.96.0.0/28}".to_owned(), &["network.services: /28 is too small"]),
+        ("network: {services: 11.0.0.0/8}".to_owned(), &["network.services: /8 is too large"]),
+        (
+            "network: {machines: 192.168.56.0/26}".to_owned(),
+            &["network.machines: 192.168.56.0/26 is too small"],
+        ),
+        (
+            "{provider: virtualbox, network: {machines: 10.9.0.0/24}}".to_owned(),
+            &["VirtualBox does not allow 10.9.0.0/24", "192.168.56.0/21"],
+        ),
+        (
+            "{loadBalancer: {vip: 192.168.57.11}, network: {machines: 192.168.57.0/24}}".to_owned(),
+            &["loadBalancer.vip: 192.168.57.11 is kdiy-master-1's address"],
+        ),
+        (
+            format!("{lease}{{leaseDuration: 10s}}}}"),
+            &[
+                "controlPlane.leaderElection.leaseDuration: 10s is not longer than renewDeadline 10s",
+            ],
+        ),
+        (
+            format!("{lease}{{retryPeriod: 9s}}}}"),
+            &["renewDeadline: 10s is not longer than 1.2 × retryPeriod 9s"],
+        ),
+        (
+            "etcd: {electionTimeout: 300ms}".to_owned(),
+            &["etcd.electionTimeout: 300ms does not fit heartbeatInterval 100ms"],
+        ),
+        ("mastres: 3".to_owned(), &["unknown field `mastres`", "did you mean `masters`?"]),
+        ("masters: three".to_owned(), &["cluster.yaml is not a cluster file"]),
+        ("kubernetes: 1.20.2".to_owned(), &["kubernetes: 1.20.2 is not supported", "1.36"]),
+        ("kubernetes: v1.36.4".to_owned(), &["`v1.36.4` is no version", "without the v: 1.36.4"]),
+        ("name: Home_Lab".to_owned(), &["name: `Home_Lab` cannot be part of a host name"]),
+        ("provider: existing".to_owned(), &["hosts: none are named"]),
+        ("addons: [http://a.b/c.yaml]".to_owned(), &["fetched over https only"]),
+        ("masters: 2\nworkers: 999".to_owned(), &["masters: 2 is even", "workers: 999"]),
+    ] {
+        user.file(&file);
+        user.is_refused(&["up"], parts);
+    }
+}
+
+/// The network that kdiy chooses is held against the file as one that the file names.
+#[test]
+fn what_does_not_fit_the_chosen_network_is_refused() {
+    let user = User::with_docker();
+    for (file, part) in [
+        (
+            "loadBalancer: {vip: 192.168.56.51}",
+            "loadBalancer.vip: 192.168.56.51 is kdiy-worker-1's address",
+        ),
+        ("loadBalancer: {vip: 10.1.1.1}", "10.1.1.1 is not in the machines' network"),
+        ("network: {pods: 192.168.0.0/16}", "network.pods: 192.168.0.0/16 overlaps"),
+    ] {
+        user.file(file);
+        user.is_refused(&["up", "--provider", "docker"], &[part]);
+    }
+}
+
+#[test]
+fn a_cluster_file_that_is_not_there_is_named() {
+    let user = User::with_docker();
+    user.is_refused(
+        &["up", "--config", "absent.yaml"],
+        &["cannot read the cluster file absent.yaml", "No such file", "kdiy config init"],
+    );
+}
+
+#[test]
+fn a_mirror_that_lacks_files_is_refused_with_all_of_them() {
+    let user = User::with_docker();
+    let mirror = user.path("mirror");
+    fs::create_dir(&mirror).unwrap();
+    let mirror = mirror.to_str().unwrap();
+    user.is_refused(
+        &["up", "--provider", "docker", "--mirror", mirror],
+        &["artifacts.mirror: it lacks", "kube-apiserver", "etcd-v3", "complete the mirror"],
+    );
+    user.is_refused(
+        &["up", "--provider", "docker", "--mirror", "nowhere"],
+        &["artifacts.mirror: nowhere is no directory"],
+    );
+}
+
+#[test]
+fn a_wrong_digest_stops_everything_before_a_machine_is_made() {
+    let user = User::with_docker();
+    let mut config = ClusterConfig::default();
+    let mirror = user.path("mirror");
+    fs::create_dir(&mirror).unwrap();
+    config.artifacts.mirror = Some(mirror.to_str().unwrap().to_owned());
+    for item in Design::of(config, None).unwrap().items().unwrap() {
+        let file = mirror.join(item.url.trim_start_matches("https://"));
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, "not what was released").unwrap();
+    }
+    user.is_refused(
+        &["up", "--provider", "docker", "--mirror", mirror.to_str().unwrap()],
+        &["is not what was released", "expected sha256", "--digests"],
+    );
+}
+
+#[test]
+fn a_missing_vagrant_or_provider_is_named_with_what_installs_it() {
+    let bare = User::with(&[]);
+    let vagrant = ["Vagrant is not installed", "apt-get install vagrant"];
+    bare.is_refused(&["up", "--provider", "docker"], &vagrant);
+    bare.is_refused(&["up"], &[&["there is no way to make machines"], &vagrant[..]].concat());
+
+    let user = User::with(&[("vagrant", "")]);
+    for (provider, program) in [
+        ("docker", "docker is not installed"),
+        ("libvirt", "virsh is not installed"),
+        ("virtualbox", "VBoxManage is not installed"),
+        ("vmware_desktop", "vmrun is not installed"),
+        ("parallels", "prlctl is not installed"),
+    ] {
+        user.is_refused(&["up", "--provider", provider], &[program, "hint: "]);
+    }
+    user.program("docker", "echo Cannot connect to the Docker daemon >&2; exit 1");
+    user.is_refused(
+        &["up", "--provider", "docker"],
+        &["Cannot connect to the Docker daemon", "start the Docker engine"],
+    );
+    user.program("virsh", "");
+    user.is_refused(&["up", "--provider", "libvirt"], &["vagrant plugin install vagrant-libvirt"]);
+}
+
+#[test]
+fn a_missing_ssh_client_is_named_before_anything_is_made() {
+    let user = User::with_docker();
+    fs::remove_file(user.path("bin/ssh-keygen")).unwrap();
+    user.is_refused(
+        &["up", "--provider", "docker"],
+        &["the OpenSSH client is not installed", "apt-get install openssh-client"],
+    );
+}
+
+#[test]
+fn a_computer_that_cannot_carry_the_machines_is_refused() {
+    let user = User::with_libvirt();
+    user.file("machines: {worker: {cpus: 2, memoryMebibytes: 100000000}}");
+    user.is_refused(
+        &["up", "--provider", "libvirt"],
+        &["the machines take 200006144 MiB of memory", "make fewer or smaller ones"],
+    );
+    let user = User::with_docker();
+    user.program("df", "echo Header; echo /dev/sda 9 9 2048000 9% /");
+    user.is_refused(
+        &["up", "--provider", "docker"],
+        &["of disk, 2000 MiB are free", "make room, or make fewer machines"],
+    );
+}
+
+#[test]
+fn a_virtual_address_that_answers_already_is_refused() {
+    let user = User::with_docker();
+    user.program("ping", "");
+    user.is_refused(
+        &["up", "--provider", "docker"],
+        &["loadBalancer.vip: something answers at 192.168.56.10 already"],
+    );
+}
+
+#[test]
+fn a_network_that_this_computer_has_elsewhere_is_refused() {
+    let user = User::with_docker();
+    user.program("ip", "echo 10.0.0.0/8 dev vpn0 scope link");
+    user.file("network: {machines: 10.9.0.0/24}");
+    user.is_refused(
+        &["up", "--provider", "docker"],
+        &["network.machines: 10.9.0.0/24 overlaps 10.0.0.0/8", "vpn0"],
+    );
+}
+
+#[test]
+fn a_second_up_is_refused_while_one_runs() {
+    let user = User::with_docker();
+    let root = user.made(&ClusterConfig::default());
+    let _running = Lock::take(&root.join("lock"), "up").unwrap();
+    let process = format!("process {}", std::process::id());
+    let parts = ["this cluster is being worked on already", "`kdiy up`", &process];
+    user.is_refused(&["up", "--provider", "auto"], &parts);
+    user.is_refused(&["destroy", "--yes"], &parts);
+}
+
+#[test]
+fn another_topology_under_the_same_name_is_refused() {
+    let user = User::with_docker();
+    user.made(&ClusterConfig::default());
+    user.is_refused(
+        &["up", "--masters", "5", "--lb", "dedicated"],
+        &[
+            "the cluster kdiy exists with another topology",
+            "masters: was 3, now 5",
+            "loadBalancer.mode: was stacked, now dedicated",
+            "kdiy destroy --name kdiy",
+        ],
+    );
+}
+
+#[test]
+fn commands_on_a_cluster_that_is_not_there_say_which_there_are() {
+    let user = User::with_docker();
+    let missing = "there is no cluster kdiy on this computer";
+    user.is_refused(&["kubectl", "--", "get", "nodes"], &[missing, "`kdiy up` makes one"]);
+    user.made(&ClusterConfig { name: "homelab".into(), ..ClusterConfig::default() });
+    for arguments in [&["kubeconfig"][..], &["kubeconfig", "--merge"], &["ssh", "master-1"]] {
+        user.is_refused(arguments, &[missing, "there are homelab; say --name"]);
+    }
+    user.is_refused(
+        &["ssh", "--name", "homelab", "mastre-1"],
+        &["there is no machine mastre-1", "homelab-master-1"],
+    );
+}
+
+#[test]
+fn without_somebody_to_ask_destroy_removes_nothing() {
+    let user = User::with_docker();
+    let root = user.made(&ClusterConfig::default());
+    // The lock is taken before the question; its file is all that comes to be.
+    fs::write(root.join("lock"), "").unwrap();
+    fs::set_permissions(root.join("lock"), fs::Permissions::from_mode(0o600)).unwrap();
+    user.is_refused(&["destroy"], &["there is nobody to ask", "--yes"]);
+}
+
+#[test]
+fn an_existing_cluster_file_is_not_overwritten() {
+    let user = User::new();
+    user.file("masters: 1\n");
+    user.is_refused(&["config", "init"], &["cluster.yaml is there already", "--force"]);
+    assert_eq!(fs::read_to_string(user.path("work/cluster.yaml")).unwrap(), "masters: 1\n");
+}
+
+#[test]
+fn errors_are_json_where_json_is_asked_for() {
+    let user = User::with_docker();
+    let run = user.kdiy(&["up", "--masters", "4", "--output", "json"]).assert().code(1);
+    let document: serde_json::Value = serde_json::from_slice(&run.get_output().stdout).unwrap();
+    assert_eq!(document["error"]["kind"], "input");
+    assert_eq!(document["error"]["what"], "masters: 4 is even");
+    assert!(document["error"]["hints"][0].as_str().unwrap().contains("quorum"), "{document}");
+}
+
+#[test]
+fn arguments_that_are_none_are_refused_with_what_was_meant() {
+    let user = User::new();
+    for (arguments, part) in [
+        (&["destory"][..], "'destroy'"),
+        (&["up", "--mastres", "3"], "'--masters'"),
+        (&["up", "--etcd", "externl"], "write stacked, external or external:N"),
+        (&["up", "--provider", "dokcer"], "'docker'"),
+    ] {
+        let run = user.kdiy(arguments).assert().code(2);
+        let said = String::from_utf8_lossy(&run.get_output().stderr).into_owned();
+        assert!(said.contains(part), "{arguments:?}: no `{part}` in\n{said}");
+    }
+    assert!(user.state().is_empty());
+}
