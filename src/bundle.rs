@@ -4,10 +4,13 @@
 pub mod observe;
 pub mod script;
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::facts::Facts;
 use crate::failure::{Failure, Result};
 use crate::playbook::load::{Book, Playbooks};
 use crate::playbook::{Directory, File, OnChange, Package, Step, Unit, User};
@@ -93,6 +96,19 @@ pub struct Renderer<'a> {
 }
 
 impl Renderer<'_> {
+    /// What every step wants of a machine, by step.
+    pub fn bundles(&self, machine: &Machine, facts: &Facts) -> Result<BTreeMap<String, Bundle>> {
+        let context = self.world.for_machine(machine, facts)?;
+        let topology = &self.world.topology;
+        self.playbooks
+            .steps()
+            .filter(|(_, step)| topology.is_in(machine, step.on) && self.world.all_hold(&step.when))
+            .map(|(book, step)| {
+                Ok((step.name.clone(), self.bundle(book, step, machine, &context)?))
+            })
+            .collect()
+    }
+
     /// `context` is [`World::for_machine`] of the same machine.
     pub fn bundle(
         &self,
@@ -298,10 +314,22 @@ impl Bundle {
         ]);
         sha256(parts.to_string().as_bytes())
     }
+}
 
-    /// Whether a unit of this step has to restart because something in `paths` changed.
-    pub fn depends_on_any<'a>(&self, mut paths: impl Iterator<Item = &'a String>) -> bool {
-        paths.any(|path| self.units.iter().any(|unit| unit.depends_on.contains(path)))
+impl BundleCommand {
+    /// What it does, as a progress line says it.
+    pub fn summary(&self) -> &str {
+        self.why.lines().next().unwrap_or_default()
+    }
+}
+
+impl BundleUnit {
+    /// How it takes up what changed.
+    pub const fn verb(&self) -> observe::Verb {
+        match self.on_change {
+            OnChange::Restart => observe::Verb::Restart,
+            OnChange::Reload => observe::Verb::Reload,
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use crate::artifacts::catalogue::{Item, Versions};
 use crate::artifacts::{Catalogue, Source};
+use crate::bundle::Renderer;
 use crate::config::{ClusterConfig, Cni};
 use crate::failure::{Failure, Result};
 use crate::fleet::Fleet;
@@ -69,9 +70,57 @@ impl Design {
         names.into_iter().map(|name| self.catalogue.item(name, &self.versions, ARCH)).collect()
     }
 
+    /// The cluster on paper: everything of it that files, scripts and manifests are rendered
+    /// from. With [`Keeping::Made`] certificates that are missing are made and kept in `pki`;
+    /// otherwise this changes nothing on this computer.
+    pub fn draw(self, pki: &Path, network: Ipv4Net, keeping: Keeping) -> Result<Blueprint> {
+        let topology = Topology::build(&self.config, network)?;
+        let pki = Pki::open(pki, &topology, &self.config, keeping)?;
+        let world = World {
+            topology,
+            versions: self.versions.by_name.clone(),
+            images: self.versions.images.clone(),
+            mirrored_images: self.mirrored_images(),
+            bootstrap_tokens: pki.bootstrap_tokens(),
+            vrrp_password: pki.vrrp_password().to_owned(),
+            config: self.config,
+        };
+        Ok(Blueprint {
+            playbooks: self.playbooks,
+            templates: Templates::new(),
+            catalogue: self.catalogue,
+            versions: self.versions,
+            source: self.source,
+            world,
+            pki,
+        })
+    }
+
     fn mirrored_images(&self) -> Vec<String> {
         let files = self.catalogue.image_files().into_iter();
         files.filter(|(_, file)| self.source.lists(file)).map(|(name, _)| name.to_owned()).collect()
+    }
+}
+
+/// A cluster on paper; no machine of it need exist.
+pub struct Blueprint {
+    pub playbooks: Playbooks,
+    pub templates: Templates,
+    pub catalogue: Catalogue,
+    pub versions: Versions,
+    pub source: Source,
+    pub world: World,
+    pub pki: Pki,
+}
+
+impl Blueprint {
+    pub fn renderer(&self) -> Renderer<'_> {
+        Renderer {
+            playbooks: &self.playbooks,
+            templates: &self.templates,
+            world: &self.world,
+            secrets: &self.pki,
+        }
     }
 }
 
@@ -100,21 +149,13 @@ impl Session {
         network: Ipv4Net,
         keeping: Keeping,
     ) -> Result<Self> {
-        let topology = Topology::build(&design.config, network)?;
         let provider = machines::provider(&design.config, &state).await?;
-        let pki = Pki::open(&state.pki(), &topology, &design.config, keeping)?;
+        let Blueprint { playbooks, templates, catalogue, versions, source, world, pki } =
+            design.draw(&state.pki(), network, keeping)?;
+        let topology = world.topology.clone();
         let endpoint = topology.endpoint.url();
         let bootstrap =
             pki.kubeconfig_for(&topology.cluster, &endpoint, "bootstrap-admin", None)?;
-        let world = World {
-            topology: topology.clone(),
-            versions: design.versions.by_name.clone(),
-            images: design.versions.images.clone(),
-            mirrored_images: design.mirrored_images(),
-            bootstrap_tokens: pki.bootstrap_tokens(),
-            vrrp_password: pki.vrrp_password().to_owned(),
-            config: design.config,
-        };
         // Not in the state directory, whose path may be too long for a socket.
         let sockets = tempfile::Builder::new()
             .prefix("kdiy-")
@@ -124,11 +165,11 @@ impl Session {
         let api = Arc::new(ApiAccess::new(topology, fleet.clone(), bootstrap));
         Ok(Self {
             state,
-            playbooks: design.playbooks,
-            templates: Templates::new(),
-            catalogue: design.catalogue,
-            versions: design.versions,
-            source: design.source,
+            playbooks,
+            templates,
+            catalogue,
+            versions,
+            source,
             world,
             pki,
             provider,
@@ -147,6 +188,15 @@ impl Session {
 
     pub fn topology(&self) -> &Topology {
         &self.world.topology
+    }
+
+    pub fn renderer(&self) -> Renderer<'_> {
+        Renderer {
+            playbooks: &self.playbooks,
+            templates: &self.templates,
+            world: &self.world,
+            secrets: &self.pki,
+        }
     }
 
     /// Connects to all machines at the same time. A machine that does not answer within

@@ -1,13 +1,13 @@
 //! Looking at one machine: what it is, and how it differs from what every step wants of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::bundle::{Bundle, Renderer, observe};
-use crate::facts::{self, Facts};
+use crate::bundle::observe;
+use crate::facts;
 use crate::failure::{Failure, Result};
 use crate::fleet::Reached;
 use crate::session::Session;
@@ -52,33 +52,8 @@ pub async fn survey(
         tokio::time::sleep(PAUSE).await;
     };
     let facts = facts::parse(&machine.name, machine.address, &text)?;
-    let bundles = bundles(session, machine, &facts)?;
+    let bundles = session.renderer().bundles(machine, &facts)?;
     let output = transport.run(Script::new(observe::script(bundles.values()))).await?;
     let observed = observe::parse(&output.stdout);
     Ok(Reached { facts, bundles, observed, changed: Mutex::new(BTreeSet::new()) })
-}
-
-/// What every step wants of a machine, by step. Pure.
-pub fn bundles(
-    session: &Session,
-    machine: &Machine,
-    facts: &Facts,
-) -> Result<BTreeMap<String, Bundle>> {
-    let world = &session.world;
-    let context = world.for_machine(machine, facts)?;
-    let renderer = Renderer {
-        playbooks: &session.playbooks,
-        templates: &session.templates,
-        world,
-        secrets: &session.pki,
-    };
-    let steps = session
-        .playbooks
-        .steps()
-        .filter(|(_, step)| world.topology.is_in(machine, step.on) && world.all_hold(&step.when));
-    steps
-        .map(|(book, step)| {
-            Ok((step.name.clone(), renderer.bundle(book, step, machine, &context)?))
-        })
-        .collect()
 }

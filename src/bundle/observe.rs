@@ -1,9 +1,12 @@
 //! What is on a machine now, read in one round trip, and what that leaves to do.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
-use super::Bundle;
+use serde::Serialize;
+
 use super::script::quote;
+use super::{Bundle, BundleCommand};
 
 /// Where [`crate::runner`] notes what it installed: one file an artifact, holding the digest,
 /// size and modification time of the installed file.
@@ -117,44 +120,145 @@ pub fn parse(text: &str) -> Observed {
     observed
 }
 
+/// One thing that a bundle has to change on a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    pub verb: Verb,
+    /// A path, a unit, or a command in a few words.
+    pub what: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verb {
+    /// A release file or image that the machine lacks, or has in another version.
+    Install,
+    Create,
+    Change,
+    /// Mode and owner; the content is right.
+    Settle,
+    /// A command of the step.
+    Run,
+    Enable,
+    Start,
+    Restart,
+    Reload,
+    /// The step was not finished, or consists of other things now.
+    Redo,
+}
+
+impl Verb {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Install => "install",
+            Self::Create => "create",
+            Self::Change => "change",
+            Self::Settle => "set mode and owner of",
+            Self::Run => "run",
+            Self::Enable => "enable",
+            Self::Start => "start",
+            Self::Restart => "restart",
+            Self::Reload => "reload",
+            Self::Redo => "run again",
+        }
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.verb.as_str(), self.what)
+    }
+}
+
+impl Difference {
+    pub fn new(verb: Verb, what: impl Into<String>) -> Self {
+        Self { verb, what: what.into() }
+    }
+}
+
 impl Bundle {
-    /// What has to change for the machine to be as this bundle wants it, one line a thing;
-    /// empty when nothing has. Artifacts and images are not looked at.
-    pub fn differences(&self, observed: &Observed) -> Vec<String> {
+    /// What has to change for the machine to be as this bundle wants it; empty when nothing has.
+    /// Artifacts and images are not looked at.
+    pub fn differences(&self, observed: &Observed) -> Vec<Difference> {
         let mut differences = Vec::new();
         for file in &self.files {
-            match observed.files.get(&file.path) {
-                None => differences.push(format!("create {}", file.path)),
-                Some(state) if state.digest != file.digest => {
-                    differences.push(format!("change {}", file.path));
-                }
-                Some(state) if state.mode != file.mode || state.owner != file.owner => {
-                    differences.push(format!("set mode and owner of {}", file.path));
-                }
-                Some(_) => {}
-            }
+            let verb = match observed.files.get(&file.path) {
+                None => Verb::Create,
+                Some(state) if state.digest != file.digest => Verb::Change,
+                Some(state) if state.mode != file.mode || state.owner != file.owner => Verb::Settle,
+                Some(_) => continue,
+            };
+            differences.push(Difference::new(verb, &file.path));
         }
         for unit in &self.units {
             let state = observed.units.get(&unit.name);
             if !state.is_some_and(|state| state.enabled) {
-                differences.push(format!("enable {}", unit.name));
+                differences.push(Difference::new(Verb::Enable, &unit.name));
             }
             if !state.is_some_and(|state| state.active) {
-                differences.push(format!("start {}", unit.name));
+                differences.push(Difference::new(Verb::Start, &unit.name));
             } else if observed.pending.contains(&unit.name) {
-                differences.push(format!("restart {}", unit.name));
+                differences.push(Difference::new(unit.verb(), &unit.name));
             }
         }
         if differences.is_empty() && observed.steps.get(&self.step) != Some(&self.digest()) {
-            differences.push("run the step again: it has changed, or was not finished".into());
+            differences.push(Difference::new(Verb::Redo, &self.step));
         }
         differences
+    }
+
+    /// Everything that applying this bundle does, in the order in which it is done; empty when
+    /// the machine is left alone. `installing` are the paths of artifacts and images that are
+    /// sent for this step, `changed` the paths that the steps before it have changed.
+    pub fn work(
+        &self,
+        observed: &Observed,
+        installing: &[String],
+        changed: &BTreeSet<String>,
+    ) -> Vec<Difference> {
+        let differences = self.differences(observed);
+        let changes = |path: &String| changed.contains(path) || installing.contains(path);
+        let mut restarts: BTreeSet<&str> = self
+            .units
+            .iter()
+            .filter(|unit| unit.depends_on.iter().any(changes))
+            .map(|unit| unit.name.as_str())
+            .collect();
+        if differences.is_empty() && installing.is_empty() && restarts.is_empty() {
+            return Vec::new();
+        }
+        let writes =
+            |difference: &&Difference| matches!(difference.verb, Verb::Create | Verb::Change);
+        for written in differences.iter().filter(writes) {
+            let file = self.files.iter().find(|file| file.path == written.what);
+            restarts.extend(file.into_iter().flat_map(|file| &file.restarts).map(String::as_str));
+        }
+        let (files, others): (Vec<_>, Vec<_>) = differences
+            .into_iter()
+            .partition(|it| matches!(it.verb, Verb::Create | Verb::Change | Verb::Settle));
+        let installs = installing.iter().map(|path| Difference::new(Verb::Install, path));
+        let mut work: Vec<Difference> = installs.chain(files).collect();
+        let summaries = self.commands.iter().map(BundleCommand::summary);
+        work.extend(summaries.map(|summary| Difference::new(Verb::Run, summary)));
+        work.extend(others);
+        for unit in &self.units {
+            let acts = |it: &Difference| {
+                it.what == unit.name
+                    && matches!(it.verb, Verb::Start | Verb::Restart | Verb::Reload)
+            };
+            if restarts.contains(unit.name.as_str()) && !work.iter().any(acts) {
+                work.push(Difference::new(unit.verb(), &unit.name));
+            }
+        }
+        work
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bundle::{BundleFile, BundleUnit, sha256};
+    use crate::playbook::OnChange;
 
     #[test]
     fn an_answer_is_read_back() {
@@ -168,6 +272,93 @@ mod tests {
         assert_eq!(observed.units["etcd.service"], UnitState { active: true, enabled: true });
         assert!(observed.pending.contains("etcd.service"));
         assert_eq!(observed.artifacts["/usr/local/bin/etcd"], "fff");
+    }
+
+    fn bundle() -> Bundle {
+        let file = |path: &str, text: &str| BundleFile {
+            path: path.into(),
+            mode: "0644".into(),
+            owner: "root:root".into(),
+            digest: sha256(text.as_bytes()),
+            bytes: text.into(),
+            secret: false,
+            restarts: vec!["x.service".into()],
+        };
+        Bundle {
+            step: "x".into(),
+            machine: "m".into(),
+            packages: Vec::new(),
+            users: Vec::new(),
+            directories: Vec::new(),
+            files: vec![file("/etc/x", "x")],
+            commands: vec![BundleCommand { run: "true".into(), unless: None, why: "look".into() }],
+            units: vec![BundleUnit {
+                name: "x.service".into(),
+                on_change: OnChange::Restart,
+                depends_on: vec!["/etc/ca".into(), "/usr/local/bin/x".into()],
+            }],
+            ready: None,
+            artifacts: Vec::new(),
+            images: Vec::new(),
+        }
+    }
+
+    /// As the machine is once `bundle` was applied.
+    fn settled(bundle: &Bundle) -> Observed {
+        let state = |file: &BundleFile| FileState {
+            digest: file.digest.clone(),
+            mode: file.mode.clone(),
+            owner: file.owner.clone(),
+        };
+        let running = UnitState { active: true, enabled: true };
+        Observed {
+            files: bundle.files.iter().map(|file| (file.path.clone(), state(file))).collect(),
+            units: bundle.units.iter().map(|unit| (unit.name.clone(), running.clone())).collect(),
+            steps: [(bundle.step.clone(), bundle.digest())].into(),
+            ..Observed::default()
+        }
+    }
+
+    fn work(observed: &Observed, installing: &[&str], changed: &[&str]) -> Vec<String> {
+        let installing: Vec<String> = installing.iter().map(|path| (*path).to_owned()).collect();
+        let changed = changed.iter().map(|path| (*path).to_owned()).collect();
+        let work = bundle().work(observed, &installing, &changed);
+        work.iter().map(Difference::to_string).collect()
+    }
+
+    #[test]
+    fn a_settled_machine_is_left_alone() {
+        assert!(work(&settled(&bundle()), &[], &["/etc/other"]).is_empty());
+    }
+
+    #[test]
+    fn a_changed_file_restarts_its_unit_once() {
+        let mut observed = settled(&bundle());
+        observed.files.get_mut("/etc/x").unwrap().digest = "0".into();
+        assert_eq!(work(&observed, &[], &[]), ["change /etc/x", "run look", "restart x.service"]);
+        observed.pending.insert("x.service".into());
+        assert_eq!(work(&observed, &[], &["/etc/ca"]).len(), 3);
+    }
+
+    #[test]
+    fn a_unit_restarts_with_what_other_steps_changed_and_with_its_program() {
+        let observed = settled(&bundle());
+        assert_eq!(work(&observed, &[], &["/etc/ca"]), ["run look", "restart x.service"]);
+        let sent = work(&observed, &["/usr/local/bin/x"], &[]);
+        assert_eq!(sent, ["install /usr/local/bin/x", "run look", "restart x.service"]);
+    }
+
+    #[test]
+    fn on_an_empty_machine_everything_is_made_and_started() {
+        let all = ["create /etc/x", "run look", "enable x.service", "start x.service"];
+        assert_eq!(work(&Observed::default(), &[], &[]), all);
+    }
+
+    #[test]
+    fn a_mode_that_was_set_by_hand_restarts_nothing() {
+        let mut observed = settled(&bundle());
+        observed.files.get_mut("/etc/x").unwrap().mode = "0666".into();
+        assert_eq!(work(&observed, &[], &[]), ["set mode and owner of /etc/x", "run look"]);
     }
 
     proptest::proptest! {

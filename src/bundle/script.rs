@@ -2,9 +2,8 @@
 
 use std::io;
 
-use super::Bundle;
+use super::{Bundle, BundleCommand};
 use crate::failure::{Failure, Result};
-use crate::playbook::OnChange;
 
 /// Functions that every script begins with.
 const LIBRARY: &str = include_str!("apply.sh");
@@ -65,14 +64,10 @@ impl Bundle {
         }
         lines.push("reload_units".into());
         for command in &self.commands {
-            lines.push(command_lines(&command.run, command.unless.as_deref(), &command.why));
+            lines.push(command_lines(command));
         }
         for unit in &self.units {
-            let verb = match unit.on_change {
-                OnChange::Restart => "restart",
-                OnChange::Reload => "reload",
-            };
-            lines.push(call("unit", [&unit.name, verb]));
+            lines.push(call("unit", [unit.name.as_str(), unit.verb().as_str()]));
         }
         if let Some(ready) = &self.ready {
             let seconds = ready.seconds.to_string();
@@ -109,16 +104,16 @@ impl Bundle {
 }
 
 /// The command in a shell of its own, so that its `cd` and `exit` stay its own.
-fn command_lines(run: &str, unless: Option<&str>, why: &str) -> String {
-    let summary = why.lines().next().unwrap_or_default();
+fn command_lines(command: &BundleCommand) -> String {
+    let summary = command.summary();
     let body = format!(
         "{}\n/bin/sh -euc {} || fail {}\n{}",
         call("doing", [summary]),
-        quote(run),
+        quote(&command.run),
         quote(&format!("a command failed: {summary}")),
         call("did", [summary]),
     );
-    match unless {
+    match &command.unless {
         None => body,
         Some(probe) => {
             format!("if ! /bin/sh -euc {} >/dev/null 2>&1; then\n{body}\nfi", quote(probe))

@@ -31,14 +31,14 @@ impl Runner {
             .bundles
             .get(&task.step)
             .ok_or_else(|| Failure::bug(format!("nothing was rendered for {}", task.id)))?;
-        let mut changes = self.install(task, &machine, bundle, &reached).await?;
-        let restarts = bundle.depends_on_any(reached.changed.lock().await.iter());
-        if bundle.differences(&reached.observed).is_empty() && !restarts && changes.is_empty() {
+        let missing = self.missing(bundle, &reached).await?;
+        let installing: Vec<String> = missing.iter().map(|file| file.to.clone()).collect();
+        let work = bundle.work(&reached.observed, &installing, &*reached.changed.lock().await);
+        if work.is_empty() {
             return Ok(Done::default());
         }
-        if restarts {
-            self.mark_pending(task, &machine, bundle, &reached).await?;
-        }
+        let mut changes = self.install(task, &machine, missing, &reached).await?;
+        self.mark_pending(task, &machine, bundle, &reached).await?;
         let transport = self.connected(&machine).await?;
         let log = MachineLog::open(&self.session.state.machine_log(&machine))?;
         log.line(&format!("==== {} ====", task.id));
@@ -85,14 +85,8 @@ impl Runner {
             .into())
     }
 
-    /// Sends the artifacts and images of a step that the machine does not have.
-    async fn install(
-        &self,
-        task: &Task,
-        machine: &str,
-        bundle: &Bundle,
-        reached: &Reached,
-    ) -> Result<Vec<String>, Failed> {
+    /// The artifacts and images of a step that the machine does not have.
+    async fn missing(&self, bundle: &Bundle, reached: &Reached) -> Result<Vec<Installable>> {
         let mut missing = Vec::new();
         let fetched = self.fetched.by_name.lock().await;
         for name in bundle.artifacts.iter().chain(&bundle.images) {
@@ -103,7 +97,16 @@ impl Runner {
             };
             missing.extend(files.iter().filter(has).cloned());
         }
-        drop(fetched);
+        Ok(missing)
+    }
+
+    async fn install(
+        &self,
+        task: &Task,
+        machine: &str,
+        missing: Vec<Installable>,
+        reached: &Reached,
+    ) -> Result<Vec<String>, Failed> {
         let mut changes = Vec::new();
         let total: u64 = missing.iter().map(|file| file.bytes).sum();
         let mut done = 0;
@@ -166,6 +169,9 @@ impl Runner {
             .map(|unit| quote(&format!("/var/lib/kdiy/pending/{}", unit.name)))
             .collect();
         drop(changed);
+        if marks.is_empty() {
+            return Ok(());
+        }
         let script =
             Script::new(format!("mkdir -p /var/lib/kdiy/pending && touch {}", marks.join(" ")));
         let transport = self.connected(machine).await?;
