@@ -54,6 +54,9 @@ pub struct Up {
     /// Steps that change machines at the same time
     #[arg(long, value_name = "N", default_value_t = 16)]
     pub parallel: u16,
+    /// Restart etcd and api-servers even where the cluster cannot spare them
+    #[arg(long)]
+    pub beyond_quorum: bool,
     /// Do not ask
     #[arg(long, short)]
     pub yes: bool,

@@ -33,6 +33,7 @@ pub struct Reached {
 #[derive(Default)]
 pub struct Fleet {
     control_directory: PathBuf,
+    targets: RwLock<BTreeMap<String, SshTarget>>,
     transports: RwLock<BTreeMap<String, Arc<dyn Transport>>>,
     reached: RwLock<BTreeMap<String, Arc<Reached>>>,
 }
@@ -43,13 +44,17 @@ impl Fleet {
         Self { control_directory, ..Self::default() }
     }
 
-    /// Connects, trying again until the deadline while the machine is not there yet. A machine
-    /// that refuses us is a failure at once.
+    /// The connection that stands, or a new one; tries again until the deadline while the machine
+    /// is not there yet. A machine that refuses us is a failure at once.
     pub async fn connect(
         &self,
         target: &SshTarget,
         deadline: Duration,
     ) -> Result<Arc<dyn Transport>> {
+        if let Some(transport) = self.standing(&target.machine).await {
+            return Ok(transport);
+        }
+        self.targets.write().await.insert(target.machine.clone(), target.clone());
         let began = Instant::now();
         loop {
             match Ssh::connect(target, &self.control_directory, CONNECT_TIMEOUT).await {
@@ -66,13 +71,20 @@ impl Fleet {
         }
     }
 
+    /// The machine's connection. One that broke, because the machine restarted or the network
+    /// was away, is made anew; one attempt, for whoever needs more patience has `connect`.
     pub async fn transport(&self, machine: &str) -> Result<Arc<dyn Transport>> {
-        self.transports
-            .read()
-            .await
-            .get(machine)
-            .cloned()
-            .ok_or_else(|| Failure::bug("no connection was made").on(machine))
+        if let Some(transport) = self.standing(machine).await {
+            return Ok(transport);
+        }
+        let target = self.targets.read().await.get(machine).cloned();
+        let target = target.ok_or_else(|| Failure::bug("no connection was made").on(machine))?;
+        self.connect(&target, Duration::ZERO).await
+    }
+
+    async fn standing(&self, machine: &str) -> Option<Arc<dyn Transport>> {
+        let transport = self.transports.read().await.get(machine).cloned()?;
+        transport.is_alive().await.then_some(transport)
     }
 
     pub async fn transports(&self) -> BTreeMap<String, Arc<dyn Transport>> {

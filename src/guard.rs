@@ -77,6 +77,8 @@ pub struct Member {
 pub struct Members {
     service: Service,
     list: Vec<Member>,
+    /// Machines whose etcd member has no vote yet.
+    learners: Vec<String>,
 }
 
 /// How the cluster stands at one moment.
@@ -96,6 +98,13 @@ impl Standing {
         Self { etcd, api_servers }
     }
 
+    pub const fn members(&self, service: Service) -> &Members {
+        match service {
+            Service::Etcd => &self.etcd,
+            Service::ApiServer => &self.api_servers,
+        }
+    }
+
     /// Whether these machines can all be away at the same time, with everything on them.
     pub fn allows_loss_of(&self, machines: &[&str]) -> Result<()> {
         self.etcd.allows_loss_of(machines)?;
@@ -109,8 +118,21 @@ impl Members {
         judge(service, &context.topology, &answers)
     }
 
+    pub fn new(
+        service: Service,
+        list: impl IntoIterator<Item = (String, Result<(), String>)>,
+    ) -> Self {
+        let member = |(machine, health)| Member { machine, health };
+        Self { service, list: list.into_iter().map(member).collect(), learners: Vec::new() }
+    }
+
     pub fn list(&self) -> &[Member] {
         &self.list
+    }
+
+    /// Whether the machine's member follows without a vote.
+    pub fn is_learner(&self, machine: &str) -> bool {
+        self.learners.iter().any(|learner| learner == machine)
     }
 
     pub fn healthy(&self) -> usize {
@@ -231,27 +253,21 @@ fn judge(
         let found = answers.iter().find(|(asked, _)| asked.name == machine.name);
         found.map_or_else(|| Err("was not asked".into()), |(_, answer)| answer.health.clone())
     };
-    let of_machine =
-        |machine: &Machine| Member { machine: machine.name.clone(), health: own(machine) };
+    let of_machine = |machine: &Machine| (machine.name.clone(), own(machine));
     // A member that is cut off may know an older list than the healthy ones.
-    let list = match knowing(true).or_else(|| knowing(false)) {
-        Some(members) => members
-            .iter()
-            .filter(|member| !member.learner)
-            .map(|member| {
-                let machine = topology.machines.iter().find(|it| member.is_at(it.address));
-                machine.map_or_else(
-                    || Member {
-                        machine: format!("member {:x} {}", member.id, member.name),
-                        health: Err("is on no machine of this cluster".into()),
-                    },
-                    of_machine,
-                )
-            })
-            .collect(),
-        None => topology.group(service.group()).into_iter().map(of_machine).collect(),
+    let Some(known) = knowing(true).or_else(|| knowing(false)) else {
+        return Members::new(service, topology.group(service.group()).into_iter().map(of_machine));
     };
-    Members { service, list }
+    let at = |member: &etcd::Member| topology.machines.iter().find(|it| member.is_at(it.address));
+    let stranger = |member: &etcd::Member| {
+        let name = format!("member {:x} {}", member.id, member.name);
+        (name, Err("is on no machine of this cluster".into()))
+    };
+    let (learners, voters): (Vec<_>, Vec<_>) = known.iter().partition(|member| member.learner);
+    let voters =
+        voters.into_iter().map(|member| at(member).map_or_else(|| stranger(member), of_machine));
+    let learners = learners.into_iter().filter_map(|member| Some(at(member)?.name.clone()));
+    Members { learners: learners.collect(), ..Members::new(service, voters) }
 }
 
 #[cfg(test)]
@@ -261,11 +277,9 @@ mod tests {
 
     /// Of `total` members the first `healthy` are.
     fn members(service: Service, total: usize, healthy: usize) -> Members {
-        let member = |number: usize| Member {
-            machine: format!("m{number}"),
-            health: if number <= healthy { Ok(()) } else { Err("does not answer".into()) },
-        };
-        Members { service, list: (1..=total).map(member).collect() }
+        let health =
+            |number| if number <= healthy { Ok(()) } else { Err("does not answer".to_owned()) };
+        Members::new(service, (1..=total).map(|number| (format!("m{number}"), health(number))))
     }
 
     fn may_lose(total: usize, healthy: usize, lost: usize) -> bool {
@@ -344,6 +358,7 @@ mod tests {
         let names: Vec<_> = members.list.iter().map(|member| member.machine.as_str()).collect();
         assert_eq!(names, ["kdiy-master-1", "kdiy-master-2", "member a old"]);
         assert_eq!((members.healthy(), members.needed()), (2, 2));
+        assert!(members.is_learner("kdiy-master-3"));
         assert!(members.allows_loss_of(&["kdiy-master-3"]).is_ok());
         assert!(members.allows_loss_of(&["kdiy-master-1"]).is_err());
     }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::event::{TaskId, TaskInfo, TaskKind};
 use crate::failure::{Failure, Result};
+use crate::guard::{Service, Standing};
 use crate::playbook::Step;
 use crate::playbook::load::Playbooks;
 use crate::topology::Group;
@@ -36,8 +37,25 @@ pub struct Plan {
 /// What the planner has to know besides playbooks and world.
 #[derive(Debug, Clone, Default)]
 pub struct Circumstances {
-    /// The cluster ran before: `rolling` steps change one machine at a time.
-    pub live: bool,
+    /// How the cluster stands, where there is one. While it serves, `rolling` steps change one
+    /// machine at a time.
+    pub standing: Option<Standing>,
+}
+
+impl Circumstances {
+    /// Machines that may change at the same time, turn after turn. What is down comes first: it
+    /// has nothing to lose, and no proof is to be had before it is mended.
+    fn turns(&self, step: &Step, machines: Vec<String>) -> Vec<Vec<String>> {
+        let serving = self.standing.as_ref().filter(|standing| standing.etcd.works());
+        let Some(standing) = serving.filter(|_| step.rolling) else { return vec![machines] };
+        let service = step.units.iter().find_map(|unit| Service::of_unit(&unit.name));
+        let is_down = |machine: &String| {
+            service.is_some_and(|service| !standing.members(service).counts_on(machine))
+        };
+        let (down, up): (Vec<String>, Vec<String>) = machines.into_iter().partition(is_down);
+        let turns = [down].into_iter().chain(up.into_iter().map(|machine| vec![machine]));
+        turns.filter(|turn| !turn.is_empty()).collect()
+    }
 }
 
 pub fn reach(machine: &str) -> TaskId {
@@ -64,7 +82,7 @@ pub fn build(playbooks: &Playbooks, world: &World, circumstances: &Circumstances
     builder.machines();
     builder.fetches(&steps);
     for step in &steps {
-        builder.step(step, circumstances.live);
+        builder.step(step, circumstances);
     }
     sorted(builder.tasks).map(|tasks| Plan { tasks })
 }
@@ -123,44 +141,48 @@ impl Builder<'_> {
         step.images.iter().filter(move |name| carried.contains(name))
     }
 
-    fn step(&mut self, step: &Step, live: bool) {
+    fn step(&mut self, step: &Step, circumstances: &Circumstances) {
         if step.on == Group::Cluster {
             let needs = self.needs(step, None);
             self.push(step, TaskKind::Cluster, step.name.clone(), None, needs);
         }
         let machines: Vec<String> =
             self.world.topology.group(step.on).iter().map(|m| m.name.clone()).collect();
-        let mut before: Option<TaskId> = None;
-        for machine in &machines {
-            let mut needs = self.needs(step, Some(machine));
-            needs.insert(reach(machine));
-            // A file that is not what was released stops everything before anything is
-            // installed, so nothing is sent before all are checked.
-            if !step.artifacts.is_empty() || self.carried_images(step).next().is_some() {
-                needs.extend(self.fetches.iter().cloned());
-            }
-            if step.rolling && live {
-                needs.extend(before.take());
-            }
-            let id = apply(&step.name, machine);
-            self.push(step, TaskKind::Apply, id.clone(), Some(machine.clone()), needs);
-            if step.rolling && live {
-                before = Some(match &step.gate {
-                    Some(_) if machines.last() != Some(machine) => {
-                        let between = format!("{}+{machine}", gate(&step.name));
-                        let needs = [id].into();
-                        let machine = Some(machine.clone());
-                        self.push(step, TaskKind::Gate, between.clone(), machine, needs);
-                        between
-                    }
-                    _ => id,
-                });
-            }
+        let turns = circumstances.turns(step, machines);
+        let mut before = BTreeSet::new();
+        for (number, turn) in turns.iter().enumerate() {
+            let applied: BTreeSet<TaskId> =
+                turn.iter().map(|machine| self.apply(step, machine, &before)).collect();
+            before = match &step.gate {
+                Some(_) if number + 1 < turns.len() => [self.between(step, turn, applied)].into(),
+                _ => applied,
+            };
         }
         let applied = self.done(step);
         if step.gate.is_some() && !applied.is_empty() {
             self.push(step, TaskKind::Gate, gate(&step.name), None, applied);
         }
+    }
+
+    fn apply(&mut self, step: &Step, machine: &str, before: &BTreeSet<TaskId>) -> TaskId {
+        let mut needs = self.needs(step, Some(machine));
+        needs.insert(reach(machine));
+        needs.extend(before.iter().cloned());
+        // A file that is not what was released stops everything before anything is
+        // installed, so nothing is sent before all are checked.
+        if !step.artifacts.is_empty() || self.carried_images(step).next().is_some() {
+            needs.extend(self.fetches.iter().cloned());
+        }
+        let id = apply(&step.name, machine);
+        self.push(step, TaskKind::Apply, id.clone(), Some(machine.to_owned()), needs);
+        id
+    }
+
+    /// The proof that what changed last is well, before the next may change.
+    fn between(&mut self, step: &Step, turn: &[String], applied: BTreeSet<TaskId>) -> TaskId {
+        let id = format!("{}+{}", gate(&step.name), turn.join("+"));
+        self.push(step, TaskKind::Gate, id.clone(), turn.first().cloned(), applied);
+        id
     }
 
     fn push(
@@ -276,5 +298,49 @@ impl Plan {
             }
         }
         dependents
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guard::Members;
+    use crate::playbook::load::Playbooks;
+
+    fn step(name: &str) -> Step {
+        Playbooks::load(None).unwrap().step(name).unwrap().1.clone()
+    }
+
+    fn turns(step: &Step, down: &[&str]) -> Vec<Vec<String>> {
+        let members = |service| {
+            let health = |machine: &&str| {
+                if down.contains(machine) { Err("down".into()) } else { Ok(()) }
+            };
+            Members::new(service, ["a", "b", "c"].map(|it| (it.to_owned(), health(&it))))
+        };
+        let standing =
+            Standing { etcd: members(Service::Etcd), api_servers: members(Service::ApiServer) };
+        let machines = ["a", "b", "c"].map(str::to_owned).to_vec();
+        Circumstances { standing: Some(standing) }.turns(step, machines)
+    }
+
+    #[test]
+    fn a_cluster_that_serves_changes_one_machine_at_a_time() {
+        assert_eq!(turns(&step("etcd"), &[]), [["a"], ["b"], ["c"]]);
+        assert_eq!(turns(&step("kube-scheduler"), &[]), [["a"], ["b"], ["c"]]);
+        assert_eq!(turns(&step("container-runtime"), &[]), [["a", "b", "c"]]);
+    }
+
+    #[test]
+    fn what_is_down_is_mended_first() {
+        assert_eq!(turns(&step("kube-apiserver"), &["c"]), [["c"], ["a"], ["b"]]);
+    }
+
+    #[test]
+    fn without_a_quorum_all_begin_together() {
+        assert_eq!(turns(&step("etcd"), &["b", "c"]), [["a", "b", "c"]]);
+        let machines = vec!["a".to_owned(), "b".to_owned()];
+        let new = Circumstances::default().turns(&step("etcd"), machines.clone());
+        assert_eq!(new, [machines]);
     }
 }

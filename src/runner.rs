@@ -2,6 +2,7 @@
 //! and gates meet.
 
 mod apply;
+mod spared;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -40,6 +41,10 @@ pub struct Runner {
     pub fetched: Fetched,
     /// Every gate was green at the end of an earlier run.
     pub proven_before: bool,
+    /// Restarts go on where the cluster cannot spare what they stop.
+    pub beyond_quorum: bool,
+    /// Held while something is stopped that the cluster counts on.
+    pub turn: Mutex<()>,
     /// Tasks of this run that changed something.
     pub changed: Mutex<BTreeSet<TaskId>>,
 }
@@ -104,6 +109,7 @@ impl Runner {
         let target = session.provider.ssh_target(session.topology(), &machine.name)?;
         self.events.progress(&task.id, "waiting for SSH");
         let transport = session.fleet.connect(&target, self.slowly(REACHED_WITHIN)).await?;
+        self.events.progress(&task.id, "looking at the machine");
         let looked = survey::survey(session, machine, &*transport, &self.stop).await;
         let reached = looked.map_err(|error| match error {
             SurveyError::Transport(error) => lost("reach", &error),
@@ -183,9 +189,9 @@ impl Runner {
         let Some(reference) = &step.gate else { return Ok(Done::default()) };
         let changed = self.changed.lock().await;
         let is_needless = match &task.machine {
-            // Between two machines of a rolling step: a machine that was left alone needs no
-            // proof before the next may change.
-            Some(machine) => !changed.contains(&plan::apply(&step.name, machine)),
+            // Between two turns of a rolling step: machines that were left alone need no proof
+            // before the next may change.
+            Some(_) => changed.is_disjoint(&task.needs),
             None => reference.costly && self.proven_before && changed.is_empty(),
         };
         drop(changed);

@@ -1,7 +1,7 @@
 //! Looking at one machine: what it is, and how it differs from what every step wants of it.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +16,8 @@ use crate::transport::{Script, Transport, TransportError};
 
 /// SSH may answer before the machine has its address on the cluster's network.
 const PAUSE: Duration = Duration::from_millis(250);
+/// How long it may take to get it; multiplied by `slowMachines`.
+const ADDRESS_WITHIN: Duration = Duration::from_secs(60);
 
 /// Why a machine could not be looked at.
 #[derive(Debug)]
@@ -36,7 +38,7 @@ impl From<TransportError> for SurveyError {
     }
 }
 
-/// Two round trips. Waits until the machine has its cluster address, or `stop` is cancelled.
+/// Two round trips. Waits for the machine to get its cluster address, unless `stop` is cancelled.
 pub async fn survey(
     session: &Session,
     machine: &Machine,
@@ -44,9 +46,12 @@ pub async fn survey(
     stop: &CancellationToken,
 ) -> Result<Reached, SurveyError> {
     let script = facts::script(machine.address);
+    let deadline = ADDRESS_WITHIN * session.world.config.slow_machines;
+    let began = Instant::now();
     let text = loop {
         let output = transport.run(Script::new(script.clone())).await?;
-        if !output.stdout.contains("interface=\n") || stop.is_cancelled() {
+        let has_address = !output.stdout.contains("interface=\n");
+        if has_address || stop.is_cancelled() || began.elapsed() >= deadline {
             break output.stdout;
         }
         tokio::time::sleep(PAUSE).await;

@@ -11,6 +11,14 @@ did() { printf '@kdiy did %s\n' "$*"; }
 doing() { printf '@kdiy doing %s\n' "$*"; }
 fail() { printf '@kdiy fail %s\n' "$*"; exit 1; }
 
+# step: waits for an earlier run whose driver is gone, but which is still at work here
+alone() {
+  exec 9>"/run/kdiy-$1.lock" || fail "could not open /run/kdiy-$1.lock"
+  flock -n 9 && return
+  doing "waiting for an earlier run of this step to end"
+  flock -w 300 9 || fail "an earlier run of this step does not end: look for apply.sh in ps"
+}
+
 # unit: what it last had to say
 journal_of() { journalctl --unit "$1" --lines 15 --no-pager --output cat >&2 2>/dev/null; }
 

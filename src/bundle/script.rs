@@ -44,7 +44,7 @@ impl<'a> Line<'a> {
 impl Bundle {
     /// The script that applies this bundle; it is in the archive, so it may be long.
     pub fn script(&self) -> String {
-        let mut lines = Vec::new();
+        let mut lines = vec![call("alone", [&self.step])];
         for package in &self.packages {
             lines.push(call("need_package", [&package.provides, &package.apt, &package.dnf]));
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
@@ -14,6 +15,7 @@ use crate::config::{ClusterConfig, check, parse};
 use crate::engine::{self, Report};
 use crate::event::{Event, Outcome};
 use crate::failure::{Failure, Result};
+use crate::guard::Standing;
 use crate::machines::{self, Provider, host, keys};
 use crate::pki::Keeping;
 use crate::plan::{self, Circumstances};
@@ -57,7 +59,7 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
         None => choose_network(&design.config).await?,
     };
     check::validate_on(&design.config, network)?;
-    let live = before.as_ref().is_some_and(|record| record.complete);
+    let complete = before.as_ref().is_some_and(|record| record.complete);
     if before.is_none() {
         let topology = Topology::build(&design.config, network)?;
         check_host(&*machines::provider(&design.config, &state).await?, &topology).await?;
@@ -72,7 +74,7 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
         kdiy: env!("CARGO_PKG_VERSION").into(),
         machine_network: network,
         config: design.config.clone(),
-        complete: live,
+        complete,
     };
     state.write_record(&record)?;
     let session = Session::new(design, state.clone(), network, Keeping::Made).await?;
@@ -80,7 +82,8 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     let endpoint = topology.endpoint.url();
     let kubeconfig = session.pki.kubeconfig_for(&topology.cluster, &endpoint, "admin", None)?;
     atomic::write(&state.kubeconfig(), kubeconfig.as_bytes(), 0o600)?;
-    let plan = plan::build(&session.playbooks, &session.world, &Circumstances { live })?;
+    let standing = if before.is_some() { Some(look(&session).await) } else { None };
+    let plan = plan::build(&session.playbooks, &session.world, &Circumstances { standing })?;
     let versions = session.versions.by_name.clone();
 
     let seen = Arc::new(Mutex::new(Seen::default()));
@@ -103,7 +106,9 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
         events: recording.events.clone(),
         stop: recording.stop.clone(),
         fetched: Fetched::default(),
-        proven_before: live,
+        proven_before: complete,
+        beyond_quorum: arguments.beyond_quorum,
+        turn: Default::default(),
         changed: Default::default(),
     });
     let parallel = arguments.parallel.into();
@@ -122,6 +127,12 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     let summary = summary(&topology, &state, &versions, &report, seen);
     ui.result(&summary.render(), &summary);
     Ok(0)
+}
+
+/// How a cluster that was begun stands now. What does not answer at once is down.
+async fn look(session: &Session) -> Standing {
+    session.connect(Duration::ZERO).await;
+    Standing::of(&session.gate_context()).await
 }
 
 /// What the summary takes from the events.

@@ -38,6 +38,7 @@ impl Runner {
             return Ok(Done::default());
         }
         let mut changes = self.install(task, &machine, missing, &reached).await?;
+        let _turn = self.spared(task, &machine, &work, &reached.observed).await?;
         self.mark_pending(task, &machine, bundle, &reached).await?;
         let transport = self.connected(&machine).await?;
         let log = MachineLog::open(&self.session.state.machine_log(&machine))?;
@@ -181,10 +182,6 @@ impl Runner {
 
     /// The machine's connection, made anew when it is gone.
     async fn connected(&self, machine: &str) -> Result<std::sync::Arc<dyn Transport>, Failed> {
-        let transport = self.session.fleet.transport(machine).await?;
-        if transport.is_alive().await {
-            return Ok(transport);
-        }
         let target = self.session.provider.ssh_target(&self.session.world.topology, machine)?;
         Ok(self.session.fleet.connect(&target, self.slowly(super::REACHED_WITHIN)).await?)
     }
