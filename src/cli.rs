@@ -33,7 +33,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Make the cluster, or make it right again
-    Up(Up),
+    Up(Box<Up>),
     /// Take the cluster away without a trace
     Destroy(Destroy),
     /// The cluster file: write one, its schema, what is in force
@@ -45,6 +45,8 @@ pub enum Command {
     Kubectl(Passed),
     /// Log in to a machine, or run a command there
     Ssh(Ssh),
+    /// Where the time of a run went
+    Timings(Timings),
 }
 
 #[derive(Debug, clap::Args)]
@@ -57,6 +59,15 @@ pub struct Up {
     /// Restart etcd and api-servers even where the cluster cannot spare them
     #[arg(long)]
     pub beyond_quorum: bool,
+    /// Draw where the time went, as one HTML page [default FILE: kdiy-timings.html]
+    #[arg(
+        long,
+        value_name = "FILE",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "kdiy-timings.html"
+    )]
+    pub timings: Option<PathBuf>,
     /// Do not ask
     #[arg(long, short)]
     pub yes: bool,
@@ -121,4 +132,15 @@ pub struct Ssh {
     /// The command, after --
     #[arg(last = true)]
     pub command: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Timings {
+    #[command(flatten)]
+    pub which: Which,
+    /// The run: the beginning of its journal's name [default: the last one that did something]
+    pub run: Option<String>,
+    /// Draw it as one HTML page
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
 }

@@ -87,6 +87,19 @@ pub struct TaskInfo {
     pub needs: Vec<TaskId>,
 }
 
+impl TaskInfo {
+    /// Where it happens, as people read it: its machine, or what it is about.
+    pub fn place(&self) -> String {
+        match (self.kind, &self.machine) {
+            (_, Some(machine)) => machine.clone(),
+            (TaskKind::Fetch, None) => "files".into(),
+            (TaskKind::Machine, None) => "machines".into(),
+            (TaskKind::Gate, None) => "proofs".into(),
+            _ => "cluster".into(),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TaskKind {

@@ -29,6 +29,7 @@ pub mod session;
 pub mod state;
 pub mod survey;
 pub mod template;
+pub mod timings;
 pub mod tls;
 pub mod topology;
 pub mod transport;

@@ -6,6 +6,7 @@ mod bars;
 mod failure;
 mod plain;
 pub mod summary;
+pub mod timings;
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};

@@ -1,6 +1,7 @@
 //! What every command has in common that works on a cluster: its events go to the terminal and
 //! to the journal, and Ctrl-C is heard.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -20,6 +21,8 @@ pub struct Recording {
     pub events: Events,
     /// Cancelled by the first Ctrl-C.
     pub stop: CancellationToken,
+    /// The journal's file.
+    pub journal: PathBuf,
     shown: JoinHandle<()>,
     signals: JoinHandle<()>,
 }
@@ -36,6 +39,7 @@ impl Recording {
         let redactor = Redactor::new(secrets.iter().map(String::as_str))?;
         let runs = session.state.runs();
         let mut journal = Journal::begin(&runs, command)?.redacting(redactor);
+        let path = journal.path.clone();
         let (events, reader) = Events::channel();
         let shown = ui.follow(reader, journal::learned_durations(&runs), move |stamped| {
             see(stamped);
@@ -49,7 +53,7 @@ impl Recording {
         });
         let stop = CancellationToken::new();
         let signals = tokio::spawn(listen(stop.clone(), events.clone(), command.to_owned()));
-        Ok(Self { events, stop, shown, signals })
+        Ok(Self { events, stop, journal: path, shown, signals })
     }
 
     /// Waits until everything was shown. Whoever else has a sender must have dropped it.

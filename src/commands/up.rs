@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
@@ -13,7 +13,7 @@ use crate::cli::Up;
 use crate::config::flags::UpFlags;
 use crate::config::{ClusterConfig, check, parse};
 use crate::engine::{self, Report};
-use crate::event::{Event, Outcome};
+use crate::event::{Event, Stamped};
 use crate::failure::{Failure, Result};
 use crate::guard::Standing;
 use crate::machines::{self, Provider, host, keys};
@@ -22,10 +22,14 @@ use crate::plan::{self, Circumstances};
 use crate::runner::{Fetched, Runner};
 use crate::session::{Design, Session};
 use crate::state::lock::Lock;
-use crate::state::{self, Record, StateDir, atomic};
+use crate::state::{self, Record, StateDir, atomic, journal};
+use crate::timings::Timings;
 use crate::topology::{Group, Topology};
 use crate::ui::Ui;
 use crate::ui::summary::Summary;
+
+/// Steps that the summary names.
+const SLOWEST: usize = 4;
 
 /// The cluster file that is taken when none is named.
 const DEFAULT_FILE: &str = "cluster.yaml";
@@ -86,15 +90,8 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     let plan = plan::build(&session.playbooks, &session.world, &Circumstances { standing })?;
     let versions = session.versions.by_name.clone();
 
-    let seen = Arc::new(Mutex::new(Seen::default()));
-    let recording = Recording::begin(&session, "up", ui, {
-        let seen = seen.clone();
-        move |stamped| {
-            if let Ok(mut seen) = seen.lock() {
-                seen.note(&stamped.event);
-            }
-        }
-    })?;
+    let recording = Recording::begin(&session, "up", ui, |_| {})?;
+    let journal = recording.journal.clone();
     if let Some(owner) = &lock.left_by {
         recording
             .events
@@ -117,14 +114,22 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     runner.session.close().await;
     drop(runner);
     recording.end().await;
+    // A journal that could not be written costs what is told of it, no more.
+    let events = journal::read(&journal).unwrap_or_default();
+    let timings = Timings::of(&events);
+    if let (Some(path), Some(timings)) = (&arguments.timings, &timings) {
+        super::timings::draw(timings, path)?;
+        ui.note(&format!("where the time went: {}", path.display()));
+    }
 
     if let Some(failure) = report.failure {
         return Err(failure);
     }
     record.complete = true;
     state.write_record(&record)?;
-    let seen = seen.lock().map(|seen| seen.clone()).unwrap_or_default();
-    let summary = summary(&topology, &state, &versions, &report, seen);
+    let mut summary = summary(&topology, &state, &versions, &report);
+    summary.etcd_leader = leader(&events);
+    summary.slowest = timings.map(|timings| timings.slowest(SLOWEST)).unwrap_or_default();
     ui.result(&summary.render(), &summary);
     Ok(0)
 }
@@ -135,31 +140,14 @@ async fn look(session: &Session) -> Standing {
     Standing::of(&session.gate_context()).await
 }
 
-/// What the summary takes from the events.
-#[derive(Debug, Clone, Default)]
-struct Seen {
-    leader: Option<String>,
-    durations: BTreeMap<String, u64>,
-}
-
-impl Seen {
-    fn note(&mut self, event: &Event) {
-        match event {
-            Event::GateEvidence { passed: true, evidence, .. } => {
-                if let Some(line) = evidence.iter().find(|line| line.asked == "leader") {
-                    self.leader = Some(line.saw.clone());
-                }
-            }
-            Event::TaskFinished { task, elapsed_ms, outcome, .. }
-                if *outcome != Outcome::Skipped =>
-            {
-                let step = task.split('@').next().unwrap_or(task).to_owned();
-                let longest = self.durations.entry(step).or_default();
-                *longest = (*longest).max(*elapsed_ms);
-            }
-            _ => {}
+/// As the last green gate of etcd saw it.
+fn leader(events: &[Stamped]) -> Option<String> {
+    events.iter().rev().find_map(|stamped| match &stamped.event {
+        Event::GateEvidence { passed: true, evidence, .. } => {
+            evidence.iter().find(|line| line.asked == "leader").map(|line| line.saw.clone())
         }
-    }
+        _ => None,
+    })
 }
 
 fn summary(
@@ -167,11 +155,7 @@ fn summary(
     state: &StateDir,
     versions: &BTreeMap<String, String>,
     report: &Report,
-    seen: Seen,
 ) -> Summary {
-    let mut slowest: Vec<(String, u64)> = seen.durations.into_iter().collect();
-    slowest.sort_by_key(|(_, ms)| std::cmp::Reverse(*ms));
-    slowest.truncate(4);
     let version = |name: &str| versions.get(name).cloned().unwrap_or_default();
     Summary {
         cluster: topology.cluster.clone(),
@@ -184,8 +168,8 @@ fn summary(
         kubeconfig: state.kubeconfig().display().to_string(),
         changed: report.changed,
         elapsed_ms: u64::try_from(report.elapsed.as_millis()).unwrap_or(u64::MAX),
-        etcd_leader: seen.leader,
-        slowest,
+        etcd_leader: None,
+        slowest: Vec::new(),
     }
 }
 

@@ -109,8 +109,8 @@ fn forget_old(runs: &Path) {
     }
 }
 
-/// Oldest first.
-fn files(runs: &Path) -> Vec<PathBuf> {
+/// The journals, oldest first.
+pub fn files(runs: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(runs) else { return Vec::new() };
     let mut paths: Vec<PathBuf> = entries
         .flatten()

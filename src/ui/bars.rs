@@ -59,7 +59,7 @@ impl Bars {
         self.whole.enable_steady_tick(Duration::from_millis(200));
         let width = tasks.iter().filter_map(|task| task.machine.as_ref()).map(String::len).max();
         for task in tasks {
-            let name = place(task);
+            let name = task.place();
             let line = self.lines.entry(name.clone()).or_insert_with(|| {
                 let bar = self.all.insert_before(&self.whole, ProgressBar::new_spinner());
                 bar.set_style(style("{spinner:.cyan} {prefix:.bold} {wide_msg}"));
@@ -73,7 +73,7 @@ impl Bars {
 
     fn with_line(&mut self, task: &TaskId, change: impl FnOnce(&mut Line, &TaskInfo)) {
         let Some(info) = self.tasks.get(task) else { return };
-        let Some(line) = self.lines.get_mut(&place(info)) else { return };
+        let Some(line) = self.lines.get_mut(&info.place()) else { return };
         change(line, info);
         let now: Vec<&str> = line.running.values().map(String::as_str).collect();
         if line.done == line.total {
@@ -134,7 +134,7 @@ impl Bars {
                 self.say(format!(
                     "{} {}: {} failed after {took}",
                     "✘".red(),
-                    place(info),
+                    info.place(),
                     info.title
                 ));
             }
@@ -151,16 +151,6 @@ impl Bars {
             _ => {}
         }
         self.tick_whole();
-    }
-}
-
-fn place(task: &TaskInfo) -> String {
-    match (task.kind, &task.machine) {
-        (_, Some(machine)) => machine.clone(),
-        (TaskKind::Fetch, None) => "files".into(),
-        (TaskKind::Machine, None) => "machines".into(),
-        (TaskKind::Gate, None) => "proofs".into(),
-        _ => "cluster".into(),
     }
 }
 

@@ -140,10 +140,6 @@ impl Run {
         self.of_kind("run-finished").last().context("the run did not say that it finished")
     }
 
-    pub fn events(&self) -> &[Value] {
-        &self.events
-    }
-
     pub fn elapsed_seconds(&self) -> Result<u64> {
         Ok(self.last()?["elapsedMs"].as_u64().context("the run has no duration")? / 1000)
     }

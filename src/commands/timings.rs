@@ -1,0 +1,55 @@
+//! `kdiy timings`: where the time of a run went.
+
+use std::path::{Path, PathBuf};
+
+use crate::cli;
+use crate::failure::{Failure, Result};
+use crate::session::known;
+use crate::state::{atomic, journal};
+use crate::timings::{Timings, waterfall};
+use crate::ui::{self, Ui};
+
+pub fn run(arguments: cli::Timings, ui: Ui) -> Result<u8> {
+    let (state, _) = known(&arguments.which.name)?;
+    let journals = journal::files(&state.runs());
+    let timings = match &arguments.run {
+        Some(beginning) => named(&journals, beginning)?,
+        None => journals
+            .iter()
+            .rev()
+            .find_map(|path| of(path))
+            .ok_or_else(|| Failure::input("no run of this cluster has done anything yet"))?,
+    };
+    if let Some(path) = &arguments.html {
+        draw(&timings, path)?;
+    }
+    ui.result(&ui::timings::render(&timings), &timings);
+    Ok(0)
+}
+
+/// Writes the waterfall.
+pub fn draw(timings: &Timings, path: &Path) -> Result<()> {
+    atomic::write(path, waterfall::html(timings).as_bytes(), 0o644)
+}
+
+/// Of a journal; `None` where it cannot be read or records no tasks.
+pub fn of(journal: &Path) -> Option<Timings> {
+    Timings::of(&journal::read(journal).ok()?)
+}
+
+fn named(journals: &[PathBuf], beginning: &str) -> Result<Timings> {
+    let name = |path: &PathBuf| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let matching: Vec<&PathBuf> =
+        journals.iter().filter(|path| name(path).starts_with(beginning)).collect();
+    match matching.as_slice() {
+        [one] => of(one).ok_or_else(|| {
+            Failure::input(format!("the run {} did nothing on machines", name(one)))
+        }),
+        [] => Err(Failure::input(format!("there is no run {beginning}"))
+            .tail(journals.iter().map(name).collect())
+            .hint("give the beginning of one of these")),
+        several => Err(Failure::input(format!("{beginning} begins several runs"))
+            .tail(several.iter().map(|path| name(path)).collect())
+            .hint("give more of the name")),
+    }
+}
