@@ -323,7 +323,14 @@ fn is_transient(error: &reqwest::Error) -> bool {
                 || status == StatusCode::TOO_MANY_REQUESTS
                 || status == StatusCode::REQUEST_TIMEOUT
         }
-        None => error.is_timeout() || error.is_connect() || error.is_body() || error.is_request(),
+        // A body that ends too early is an error of decoding to reqwest.
+        None => {
+            error.is_timeout()
+                || error.is_connect()
+                || error.is_body()
+                || error.is_decode()
+                || error.is_request()
+        }
     }
 }
 
@@ -414,4 +421,61 @@ fn unpack(directory: &Path, file: &Path, members: &[&String]) -> io::Result<()> 
 /// A path without `.`, `..` and a root.
 fn plain(path: &Path) -> PathBuf {
     path.components().filter(|part| matches!(part, Component::Normal(_))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const CONTENT: &[u8] = b"0123456789";
+
+    /// Serves two requests: breaks off the first after four bytes, and answers the second with
+    /// `answer`. Returns what the second asked for.
+    async fn broken_server(listener: TcpListener, answer: &'static str) -> String {
+        let mut asked = String::new();
+        let first = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n0123".to_owned();
+        for number in 0..2 {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let mut buffer = [0; 4096];
+            let read = connection.read(&mut buffer).await.unwrap();
+            asked = String::from_utf8_lossy(&buffer[..read]).to_lowercase();
+            let response = if number == 0 { first.clone() } else { answer.to_owned() };
+            connection.write_all(response.as_bytes()).await.unwrap();
+        }
+        asked
+    }
+
+    async fn downloaded(answer: &'static str) -> (Vec<u8>, String) {
+        crate::tls::install_provider();
+        let directory = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/file", listener.local_addr().unwrap());
+        let server = tokio::spawn(broken_server(listener, answer));
+        let store = Store::open(directory.path(), directory.path(), Source::default()).unwrap();
+        let to = directory.path().join("file");
+        let (events, _reader) = Events::channel();
+        store.download(&url, &to, &events, "fetch:file").await.unwrap();
+        (fs::read(&to).unwrap(), server.await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_download_that_breaks_off_goes_on_from_there() {
+        let (content, asked) = downloaded(
+            "HTTP/1.1 206 Partial Content\r\nContent-Length: 6\r\n\
+             Content-Range: bytes 4-9/10\r\n\r\n456789",
+        )
+        .await;
+        assert_eq!(content, CONTENT);
+        assert!(asked.contains("range: bytes=4-"), "{asked}");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_cannot_go_on_is_let_begin_again() {
+        let (content, _) =
+            downloaded("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n0123456789").await;
+        assert_eq!(content, CONTENT);
+    }
 }
