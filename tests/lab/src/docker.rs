@@ -159,8 +159,10 @@ impl Own {
     fn start(&self) -> Result<()> {
         fs::create_dir_all(&self.root)?;
         let log = fs::File::create(self.log())?;
+        // It outlives the lab, so it must not inherit what the lab's caller has open: under
+        // `flock FILE cargo lab …` it would hold the lock for as long as it runs.
         Command::new("setsid")
-            .arg("dockerd")
+            .args(["sh", "-c", r#"exec dockerd "$@" 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-"#, "sh"])
             .arg("--data-root")
             .arg(self.root.join("data"))
             .arg("--exec-root")
