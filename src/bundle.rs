@@ -180,6 +180,18 @@ impl Renderer<'_> {
         })
     }
 
+    /// The manifests of a step, rendered, each with the name that the user can find it by.
+    pub fn manifests(&self, book: &Book, step: &Step) -> Result<Vec<(String, String)>> {
+        let context = self.world.for_cluster()?;
+        let render = |name: &String| {
+            let place = format!("playbooks/{}/{name}", book.directory);
+            let text = self.playbooks.template(book, name)?;
+            let rendered = self.templates.render(&place, text, &context)?;
+            Ok((place, rendered))
+        };
+        step.manifests.iter().map(render).collect()
+    }
+
     fn file_text(
         &self,
         book: &Book,

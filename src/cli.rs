@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::config::flags::UpFlags;
+use crate::preview::graph::Notation;
 use crate::ui::Format;
 
 /// A highly available Kubernetes cluster, the hard way and in the open.
@@ -34,6 +35,8 @@ pub struct Cli {
 pub enum Command {
     /// Make the cluster, or make it right again
     Up(Box<Up>),
+    /// Show what `up` would do, and why; changes nothing
+    Plan(Box<Plan>),
     /// Take the cluster away without a trace
     Destroy(Destroy),
     /// The cluster file: write one, its schema, what is in force
@@ -71,6 +74,32 @@ pub struct Up {
     /// Do not ask
     #[arg(long, short)]
     pub yes: bool,
+}
+
+/// Show what `up` would do, and why; changes nothing
+///
+/// Takes the flags of `up`. A cluster that was never begun is drawn on paper; one that was begun
+/// is looked at. Ends with 2 when there is something to do, with 0 when there is nothing.
+///
+/// Examples:
+///   kdiy plan                                what the next `up` would change
+///   kdiy plan --masters 1 --workers 1 --full a whole install, with what is in every file
+///   kdiy plan --show etcd                    the files and the script of one step
+///   kdiy plan --graph mermaid                what waits for what
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct Plan {
+    #[command(flatten)]
+    pub flags: UpFlags,
+    /// Print the steps and what they wait for as a graph
+    #[arg(long, value_enum, conflicts_with_all = ["show", "full"])]
+    pub graph: Option<Notation>,
+    /// Print the files and the script of one step as they go to each machine
+    #[arg(long, value_name = "STEP", conflicts_with = "full")]
+    pub show: Option<String>,
+    /// Each machine on its own, with what is in new files
+    #[arg(long)]
+    pub full: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -4,6 +4,7 @@ pub mod config;
 pub mod destroy;
 pub mod kubeconfig;
 pub mod kubectl;
+pub mod plan;
 mod recording;
 pub mod ssh;
 pub mod timings;
@@ -17,6 +18,7 @@ use crate::ui::Ui;
 pub async fn run(cli: Cli, ui: Ui) -> Result<u8> {
     match cli.command {
         Command::Up(arguments) => up::run(*arguments, cli.playbooks.as_deref(), ui).await,
+        Command::Plan(arguments) => plan::run(*arguments, cli.playbooks.as_deref(), ui).await,
         Command::Destroy(arguments) => destroy::run(arguments, ui).await,
         Command::Config(command) => config::run(command, ui),
         Command::Kubeconfig(arguments) => kubeconfig::run(arguments, ui),

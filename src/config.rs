@@ -19,6 +19,9 @@ use serde::{Deserialize, Serialize};
 
 pub use duration::Span;
 
+/// The add-on that kdiy brings along.
+pub const LOCAL_PATH: &str = "local-path";
+
 /// The whole cluster file. Every key is optional; an empty file is 3 masters and 2 workers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
@@ -51,6 +54,13 @@ pub struct ClusterConfig {
     pub hosts: Vec<Host>,
 }
 
+impl ClusterConfig {
+    /// Add-ons that the user has brought along: paths and URLs of manifests.
+    pub fn own_addons(&self) -> impl Iterator<Item = &String> {
+        self.addons.iter().filter(|addon| *addon != LOCAL_PATH)
+    }
+}
+
 impl Default for ClusterConfig {
     fn default() -> Self {
         Self {
@@ -66,7 +76,7 @@ impl Default for ClusterConfig {
             network: Network::default(),
             machines: Machines::default(),
             artifacts: Artifacts::default(),
-            addons: vec!["local-path".into()],
+            addons: vec![LOCAL_PATH.into()],
             slow_machines: 1,
             hosts: Vec::new(),
         }

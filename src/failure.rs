@@ -5,6 +5,19 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+/// Words further apart than this are no misspelling of each other.
+const ALIKE: f64 = 0.5;
+
+/// The one of `known` that was probably meant.
+pub fn closest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .into_iter()
+        .map(|known| (strsim::normalized_damerau_levenshtein(name, known), known))
+        .filter(|(alike, _)| *alike >= ALIKE)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, known)| known)
+}
+
 /// Who has to act. Decides the exit code and the heading, never the handling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -68,6 +81,16 @@ impl Failure {
 
     pub fn input(what: impl Into<String>) -> Self {
         Self::new(Kind::Input, what)
+    }
+
+    /// There is no `kind` of this name; there are `known`.
+    pub fn unknown(kind: &str, name: &str, known: &[&str]) -> Self {
+        let failure = Self::input(format!("there is no {kind} `{name}`"));
+        match closest(name, known.iter().copied()) {
+            Some(meant) => failure.hint(format!("did you mean `{meant}`?")),
+            None => failure,
+        }
+        .hint(format!("there are {}", known.join(", ")))
     }
 
     pub fn host(what: impl Into<String>) -> Self {

@@ -23,6 +23,7 @@ pub mod machines;
 pub mod pki;
 pub mod plan;
 pub mod playbook;
+pub mod preview;
 pub mod redact;
 pub mod runner;
 pub mod session;

@@ -289,6 +289,19 @@ impl Plan {
             .collect()
     }
 
+    /// The playbooks' steps in an order in which each comes after all that it needs.
+    pub fn steps(&self) -> Vec<&str> {
+        let mut last: BTreeMap<&str, usize> = BTreeMap::new();
+        for (place, task) in self.tasks.iter().enumerate() {
+            if !matches!(task.kind, TaskKind::Machine | TaskKind::Fetch) {
+                last.insert(&task.step, place);
+            }
+        }
+        let mut steps: Vec<&str> = last.keys().copied().collect();
+        steps.sort_by_key(|step| last[step]);
+        steps
+    }
+
     /// For each task the tasks that wait for it.
     pub fn dependents(&self) -> BTreeMap<TaskId, Vec<TaskId>> {
         let mut dependents: BTreeMap<TaskId, Vec<TaskId>> = BTreeMap::new();

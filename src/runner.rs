@@ -151,12 +151,8 @@ impl Runner {
         }
         let client = self.session.api.any().await.map_err(Failed::Transient)?;
         let mut changes = Vec::new();
-        let context = self.session.world.for_cluster()?;
-        for name in &step.manifests {
-            let place = format!("playbooks/{}/{name}", book.directory);
-            let text = self.session.playbooks.template(book, name)?;
-            let rendered = self.session.templates.render(&place, text, &context)?;
-            changes.extend(manifests::apply(&client, &place, &rendered).await?);
+        for (place, text) in self.session.renderer().manifests(book, step)? {
+            changes.extend(manifests::apply(&client, &place, &text).await?);
         }
         let topology = &self.session.world.topology;
         let deadline = self.slowly(JOINED_WITHIN);
@@ -173,9 +169,7 @@ impl Runner {
                 changes.extend(nodes::mark(&client, topology, schedulable, deadline).await?);
             }
             Some(Action::ApplyAddons) => {
-                for addon in
-                    self.session.world.config.addons.iter().filter(|name| *name != "local-path")
-                {
+                for addon in self.session.world.config.own_addons() {
                     let text = self.store.read_manifest(addon).await?;
                     changes.extend(manifests::apply(&client, addon, &text).await?);
                 }

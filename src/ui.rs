@@ -5,6 +5,7 @@
 mod bars;
 mod failure;
 mod plain;
+pub mod preview;
 pub mod summary;
 pub mod timings;
 

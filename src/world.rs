@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::config::{ClusterConfig, Cni, EtcdTopology, LoadBalancerMode};
+use crate::config::{ClusterConfig, Cni, EtcdTopology, LOCAL_PATH, LoadBalancerMode};
 use crate::facts::Facts;
 use crate::failure::{Failure, Result};
 use crate::playbook::Condition;
@@ -112,7 +112,6 @@ impl World {
 
     pub fn holds(&self, condition: Condition) -> bool {
         let config = &self.config;
-        let local_path = |addon: &String| addon == "local-path";
         match condition {
             Condition::Vip => self.topology.vip.is_some(),
             Condition::EtcdStacked => config.etcd.topology == EtcdTopology::Stacked,
@@ -122,8 +121,8 @@ impl World {
             Condition::CniBridge => config.network.cni == Cni::Bridge,
             Condition::CniFlannel => config.network.cni == Cni::Flannel,
             Condition::CniAny => config.network.cni != Cni::None,
-            Condition::AddonLocalPath => config.addons.iter().any(local_path),
-            Condition::AddonManifests => !config.addons.iter().all(local_path),
+            Condition::AddonLocalPath => config.addons.iter().any(|addon| addon == LOCAL_PATH),
+            Condition::AddonManifests => config.own_addons().next().is_some(),
             Condition::MastersTainted => !config.control_plane.schedulable,
             Condition::ImagesMirrored => !self.mirrored_images.is_empty(),
         }

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
-use kdiy::config::ClusterConfig;
+use kdiy::config::{ClusterConfig, ProviderChoice};
 use kdiy::session::Design;
 use kdiy::state::Record;
 use kdiy::state::lock::Lock;
@@ -428,4 +428,42 @@ fn arguments_that_are_none_are_refused_with_what_was_meant() {
         assert!(said.contains(part), "{arguments:?}: no `{part}` in\n{said}");
     }
     assert!(user.state().is_empty());
+}
+
+#[test]
+fn plan_of_a_cluster_never_begun_shows_it_whole_and_changes_nothing() {
+    let user = User::with_docker();
+    let flags = ["plan", "--provider", "docker", "--masters", "1", "--workers", "1"];
+    let output = user.kdiy(&flags).assert().code(2).get_output().stdout.clone();
+    let text = String::from_utf8(output).unwrap();
+    for part in ["make kdiy-master-1", "etcd.service", "2 machines", "nothing was changed"] {
+        assert!(text.contains(part), "{part} is missing in {text}");
+    }
+    assert!(user.state().is_empty(), "{:?}", user.state().keys());
+    assert!(!user.path("cache").exists());
+}
+
+#[test]
+fn plan_of_machines_that_do_not_answer_says_so_and_changes_nothing() {
+    let user = User::with_docker();
+    let provider = ProviderChoice::Docker;
+    user.made(&ClusterConfig { provider, masters: 1, workers: 0, ..ClusterConfig::default() });
+    let before = user.state();
+    let output = user
+        .kdiy(&["plan", "--provider", "docker", "--masters", "1", "--workers", "0"])
+        .assert()
+        .code(2)
+        .get_output()
+        .stdout
+        .clone();
+    let text = String::from_utf8(output).unwrap();
+    assert!(text.contains("kdiy-master-1  does not answer"), "{text}");
+    assert_eq!(user.state(), before);
+}
+
+#[test]
+fn plan_of_an_unknown_step_names_the_one_that_was_meant() {
+    let user = User::with_docker();
+    let arguments = ["plan", "--provider", "docker", "--show", "etdc"];
+    user.is_refused(&arguments, &["no step `etdc`", "did you mean `etcd`?"]);
 }

@@ -40,7 +40,6 @@ pub struct Store {
 impl Store {
     /// `cache` is shared by all clusters; `state` is the cluster's own.
     pub fn open(cache: &Path, state: &Path, source: Source) -> Result<Self> {
-        atomic::private_directory(cache)?;
         let client = reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(10))
             .read_timeout(STALL)
@@ -110,7 +109,7 @@ impl Store {
         let bytes = fs::metadata(&local).map_err(|error| unreadable(&local, error))?.len();
         Ok(Installable {
             artifact: name.to_owned(),
-            to: format!("/var/lib/kdiy/images/{name}.tar"),
+            to: image_path(name),
             local,
             sha256,
             bytes,
@@ -128,15 +127,47 @@ impl Store {
         self.text(&location).await
     }
 
-    async fn expected_digest(&self, item: &Item) -> Result<String> {
+    /// What [`Self::ensure`] will put where, without fetching or unpacking anything: each path on
+    /// the machine with the file's digest, where that can be told from what is here.
+    pub fn foresee(&self, item: &Item) -> Result<Vec<(String, Option<String>)>> {
+        let expected = self.known_digest(item)?;
+        let mut foreseen = Vec::new();
+        for (member, to, _) in &item.install {
+            let digest = match (member, &expected) {
+                (_, None) => None,
+                (None, Some(digest)) => Some(digest.clone()),
+                (Some(member), Some(digest)) => {
+                    let unpacked = extraction(&self.cache, digest).join(plain(Path::new(member)));
+                    match unpacked.is_file() {
+                        true => Some(self.digest(&unpacked)?),
+                        false => None,
+                    }
+                }
+            };
+            foreseen.push((to.clone(), digest));
+        }
+        Ok(foreseen)
+    }
+
+    /// The same for [`Self::ensure_image`].
+    pub fn foresee_image(&self, name: &str, file: &str) -> Result<(String, Option<String>)> {
+        Ok((image_path(name), self.source.replaced_digest(file)?.map(str::to_owned)))
+    }
+
+    /// The digest that a file must have, as far as it is known on this computer.
+    fn known_digest(&self, item: &Item) -> Result<Option<String>> {
         if let Some(digest) = self.source.replaced_digest(&item.url)? {
-            return Ok(digest.to_owned());
+            return Ok(Some(digest.to_owned()));
         }
         if let Some(pinned) = &item.pinned {
-            return Ok(pinned.clone());
+            return Ok(Some(pinned.clone()));
         }
-        if let Some(pinned) = self.pins()?.get(&item.url) {
-            return Ok(pinned.clone());
+        Ok(self.pins()?.remove(&item.url))
+    }
+
+    async fn expected_digest(&self, item: &Item) -> Result<String> {
+        if let Some(digest) = self.known_digest(item)? {
+            return Ok(digest);
         }
         let url = item
             .published
@@ -174,6 +205,7 @@ impl Store {
         events: &Events,
         task: &str,
     ) -> Result<PathBuf> {
+        atomic::private_directory(&self.cache)?;
         let path = match location {
             Location::File(path) if path.is_file() => path.clone(),
             Location::File(path) => {
@@ -362,6 +394,16 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
         .map_err(|error| Failure::bug("a worker thread ended").because(error))
 }
 
+/// Where a machine keeps the file of a container image.
+fn image_path(name: &str) -> String {
+    format!("/var/lib/kdiy/images/{name}.tar")
+}
+
+/// Where the members of an archive are unpacked.
+fn extraction(cache: &Path, digest: &str) -> PathBuf {
+    cache.join("extracted").join(digest)
+}
+
 struct Extracted {
     name: String,
     /// (local file, path on the machine, mode).
@@ -374,7 +416,7 @@ fn extract(cache: &Path, item: &Item, file: &Path, digest: &str) -> Result<Extra
     let mut files = Vec::new();
     let members: Vec<&String> =
         item.install.iter().filter_map(|(from, ..)| from.as_ref()).collect();
-    let directory = cache.join("extracted").join(digest);
+    let directory = extraction(cache, digest);
     if !members.is_empty() && !directory.is_dir() {
         unpack(&directory, file, &members).map_err(|error| {
             Failure::host(format!("cannot unpack {}", file.display())).because(error)

@@ -255,6 +255,25 @@ impl Bundle {
 }
 
 #[cfg(test)]
+impl Observed {
+    /// As the machine is once `bundle` was applied.
+    pub fn settle(&mut self, bundle: &Bundle) {
+        for file in &bundle.files {
+            let state = FileState {
+                digest: file.digest.clone(),
+                mode: file.mode.clone(),
+                owner: file.owner.clone(),
+            };
+            self.files.insert(file.path.clone(), state);
+        }
+        for unit in &bundle.units {
+            self.units.insert(unit.name.clone(), UnitState { active: true, enabled: true });
+        }
+        self.steps.insert(bundle.step.clone(), bundle.digest());
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::bundle::{BundleFile, BundleUnit, sha256};
@@ -303,20 +322,10 @@ mod tests {
         }
     }
 
-    /// As the machine is once `bundle` was applied.
-    fn settled(bundle: &Bundle) -> Observed {
-        let state = |file: &BundleFile| FileState {
-            digest: file.digest.clone(),
-            mode: file.mode.clone(),
-            owner: file.owner.clone(),
-        };
-        let running = UnitState { active: true, enabled: true };
-        Observed {
-            files: bundle.files.iter().map(|file| (file.path.clone(), state(file))).collect(),
-            units: bundle.units.iter().map(|unit| (unit.name.clone(), running.clone())).collect(),
-            steps: [(bundle.step.clone(), bundle.digest())].into(),
-            ..Observed::default()
-        }
+    fn settled() -> Observed {
+        let mut observed = Observed::default();
+        observed.settle(&bundle());
+        observed
     }
 
     fn work(observed: &Observed, installing: &[&str], changed: &[&str]) -> Vec<String> {
@@ -328,12 +337,12 @@ mod tests {
 
     #[test]
     fn a_settled_machine_is_left_alone() {
-        assert!(work(&settled(&bundle()), &[], &["/etc/other"]).is_empty());
+        assert!(work(&settled(), &[], &["/etc/other"]).is_empty());
     }
 
     #[test]
     fn a_changed_file_restarts_its_unit_once() {
-        let mut observed = settled(&bundle());
+        let mut observed = settled();
         observed.files.get_mut("/etc/x").unwrap().digest = "0".into();
         assert_eq!(work(&observed, &[], &[]), ["change /etc/x", "run look", "restart x.service"]);
         observed.pending.insert("x.service".into());
@@ -342,7 +351,7 @@ mod tests {
 
     #[test]
     fn a_unit_restarts_with_what_other_steps_changed_and_with_its_program() {
-        let observed = settled(&bundle());
+        let observed = settled();
         assert_eq!(work(&observed, &[], &["/etc/ca"]), ["run look", "restart x.service"]);
         let sent = work(&observed, &["/usr/local/bin/x"], &[]);
         assert_eq!(sent, ["install /usr/local/bin/x", "run look", "restart x.service"]);
@@ -356,7 +365,7 @@ mod tests {
 
     #[test]
     fn a_mode_that_was_set_by_hand_restarts_nothing() {
-        let mut observed = settled(&bundle());
+        let mut observed = settled();
         observed.files.get_mut("/etc/x").unwrap().mode = "0666".into();
         assert_eq!(work(&observed, &[], &[]), ["set mode and owner of /etc/x", "run look"]);
     }

@@ -6,7 +6,7 @@ use super::{Bundle, BundleCommand};
 use crate::failure::{Failure, Result};
 
 /// Functions that every script begins with.
-const LIBRARY: &str = include_str!("apply.sh");
+pub const LIBRARY: &str = include_str!("apply.sh");
 
 /// Unpacks the archive on standard input and runs the script in it. Holds no secrets: it is
 /// visible in the machine's process list.
@@ -44,6 +44,11 @@ impl<'a> Line<'a> {
 impl Bundle {
     /// The script that applies this bundle; it is in the archive, so it may be long.
     pub fn script(&self) -> String {
+        format!("{LIBRARY}\n{}", self.calls())
+    }
+
+    /// The script without the functions that all scripts begin with.
+    pub fn calls(&self) -> String {
         let mut lines = vec![call("alone", [&self.step])];
         for package in &self.packages {
             lines.push(call("need_package", [&package.provides, &package.apt, &package.dnf]));
@@ -76,7 +81,7 @@ impl Bundle {
             lines.push(call("ready", fixed.into_iter().chain(units)));
         }
         lines.push(call("finished", [&self.step, &self.digest()]));
-        format!("{LIBRARY}\n{}\n", lines.join("\n"))
+        format!("{}\n", lines.join("\n"))
     }
 
     /// A tar of `apply.sh` and `files/<number>`, everything 0600.

@@ -174,8 +174,8 @@ pub async fn approve(
             match judge(&request, topology, tokens) {
                 Decision::Approve { machine, serving } => {
                     approve_one(&api, csr).await?;
-                    let what = if serving { "serving" } else { "client" };
-                    changes.push(format!("approved the {what} certificate of {machine}"));
+                    changes
+                        .push(format!("approved the {} certificate of {machine}", kind(serving)));
                 }
                 Decision::Refuse(reason) if warned.insert(csr.name_any()) => {
                     events.warn(format!(
@@ -198,6 +198,31 @@ pub async fn approve(
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// What [`approve`] would approve of the requests that there are now.
+pub async fn foresee(
+    client: &Client,
+    topology: &Topology,
+    tokens: &[BootstrapToken],
+) -> Result<Vec<String>> {
+    let api: Api<CertificateSigningRequest> = Api::all(client.clone());
+    let listed = api
+        .list(&ListParams::default())
+        .await
+        .map_err(|error| refused("cannot list certificate requests", &error))?;
+    let requests = listed.items.iter().filter(|csr| is_open(csr)).filter_map(read);
+    let approvals = requests.filter_map(|request| match judge(&request, topology, tokens) {
+        Decision::Approve { machine, serving } => {
+            Some(format!("approve the {} certificate of {machine}", kind(serving)))
+        }
+        Decision::Refuse(_) | Decision::NotOurs => None,
+    });
+    Ok(approvals.collect())
+}
+
+const fn kind(serving: bool) -> &'static str {
+    if serving { "serving" } else { "client" }
 }
 
 fn is_open(csr: &CertificateSigningRequest) -> bool {

@@ -28,6 +28,63 @@ pub async fn apply(client: &Client, name: &str, text: &str) -> Result<Vec<String
     Ok(changes)
 }
 
+/// What applying would do to one object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Foreseen {
+    /// `ConfigMap kube-system/coredns`.
+    pub object: String,
+    /// As YAML; `None` for an object that is not there.
+    pub before: Option<String>,
+    pub after: String,
+    /// The texts must not be shown to anybody.
+    pub secret: bool,
+}
+
+/// What [`apply`] would create or change. The api is asked what the outcome would be (a dry
+/// run); without an api everything would be created.
+pub async fn foresee(client: Option<&Client>, name: &str, text: &str) -> Result<Vec<Foreseen>> {
+    let mut foreseen = Vec::new();
+    for object in parse(name, text)? {
+        let outcome = match client {
+            None => Some((None, object.clone())),
+            Some(client) => match dry_run(client, &object).await {
+                Ok(outcome) => outcome,
+                // Its kind or namespace is made by an object before it.
+                Err(error) if is_undefined(&error) => Some((None, object.clone())),
+                Err(error) => {
+                    return Err(refused(format!("{name}: {}", describe(&object)), &error));
+                }
+            },
+        };
+        if let Some((before, after)) = outcome {
+            let yaml = |object: &DynamicObject| {
+                serde_saphyr::to_string(object)
+                    .map_err(|error| Failure::bug(describe(object)).because(error))
+            };
+            foreseen.push(Foreseen {
+                object: describe(&object),
+                before: before.as_ref().map(yaml).transpose()?,
+                after: yaml(&after)?,
+                secret: object.types.as_ref().is_some_and(|types| types.kind == "Secret"),
+            });
+        }
+    }
+    Ok(foreseen)
+}
+
+/// Before and after; `None` when they are the same.
+async fn dry_run(
+    client: &Client,
+    object: &DynamicObject,
+) -> Result<Option<(Option<DynamicObject>, DynamicObject)>, Error> {
+    let api = api_of(client, object).await?;
+    let name = object.name_any();
+    let before = api.get_opt(&name).await?.map(without_bookkeeping);
+    let params = PatchParams::apply(MANAGER).force().dry_run();
+    let after = without_bookkeeping(api.patch(&name, &params, &Patch::Apply(object)).await?);
+    Ok((before.as_ref() != Some(&after)).then_some((before, after)))
+}
+
 fn parse(name: &str, text: &str) -> Result<Vec<DynamicObject>> {
     let invalid = |error: &dyn std::error::Error| {
         Failure::input(format!("{name} is no valid manifest")).cause(error.to_string())
@@ -64,22 +121,28 @@ async fn apply_patiently(
 
 /// A kind that is not known yet may be defined in a moment; a namespace likewise.
 fn may_pass(error: &Error) -> bool {
-    is_transient(error)
-        || matches!(error, Error::Discovery(_))
+    is_transient(error) || is_undefined(error)
+}
+
+fn is_undefined(error: &Error) -> bool {
+    matches!(error, Error::Discovery(_))
         || matches!(error, Error::Api(status) if status.code == 404)
 }
 
-async fn apply_one(client: &Client, object: &DynamicObject) -> Result<Option<String>, Error> {
+async fn api_of(client: &Client, object: &DynamicObject) -> Result<Api<DynamicObject>, Error> {
     let types = object.types.clone().unwrap_or_default();
     let kind =
         GroupVersionKind::try_from(&types).map_err(|error| Error::Service(Box::new(error)))?;
     let (resource, capabilities) = discovery::pinned_kind(client, &kind).await?;
-    let api: Api<DynamicObject> = if capabilities.scope == Scope::Cluster {
-        Api::all_with(client.clone(), &resource)
-    } else {
-        let namespace = object.namespace().unwrap_or_else(|| "default".into());
-        Api::namespaced_with(client.clone(), &namespace, &resource)
-    };
+    if capabilities.scope == Scope::Cluster {
+        return Ok(Api::all_with(client.clone(), &resource));
+    }
+    let namespace = object.namespace().unwrap_or_else(|| "default".into());
+    Ok(Api::namespaced_with(client.clone(), &namespace, &resource))
+}
+
+async fn apply_one(client: &Client, object: &DynamicObject) -> Result<Option<String>, Error> {
+    let api = api_of(client, object).await?;
     let name = object.name_any();
     let before = api.get_opt(&name).await?;
     let params = PatchParams::apply(MANAGER).force();
@@ -95,6 +158,7 @@ async fn apply_one(client: &Client, object: &DynamicObject) -> Result<Option<Str
 fn without_bookkeeping(mut object: DynamicObject) -> DynamicObject {
     object.metadata.managed_fields = None;
     object.metadata.resource_version = None;
+    object.metadata.generation = None;
     object
 }
 

@@ -50,12 +50,47 @@ async fn registered(api: &Api<Node>, machine: &Machine, deadline: Duration) -> R
     }
 }
 
+/// What [`mark`] would change, of nodes that have registered and of those that have not.
+pub async fn foresee(
+    client: &Client,
+    topology: &Topology,
+    schedulable_masters: bool,
+) -> Result<Vec<String>> {
+    let api: Api<Node> = Api::all(client.clone());
+    let mut changes = Vec::new();
+    for machine in topology.group(Group::Nodes) {
+        let found = api.get_opt(&machine.name).await;
+        match found.map_err(|error| refused("cannot read nodes", &error).on(&machine.name))? {
+            Some(node) => changes.extend(marking(machine, &node, schedulable_masters)?.changes),
+            None => changes.push(format!("wait for {} to register, and mark it", machine.name)),
+        }
+    }
+    Ok(changes)
+}
+
+/// What one node lacks.
+struct Marking {
+    /// One line a thing.
+    changes: Vec<String>,
+    patch: serde_json::Value,
+}
+
 async fn mark_one(
     api: &Api<Node>,
     machine: &Machine,
     node: &Node,
     schedulable_masters: bool,
 ) -> Result<Vec<String>> {
+    let Marking { changes, patch } = marking(machine, node, schedulable_masters)?;
+    if !changes.is_empty() {
+        api.patch(&machine.name, &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+            .map_err(|error| refused("cannot mark the node", &error).on(&machine.name))?;
+    }
+    Ok(changes)
+}
+
+fn marking(machine: &Machine, node: &Node, schedulable_masters: bool) -> Result<Marking> {
     let mut changes = Vec::new();
     let mut patch = json!({"metadata": {"labels": {}}, "spec": {}});
     let label = if machine.role == Role::Master { CONTROL_PLANE } else { WORKER };
@@ -89,12 +124,7 @@ async fn mark_one(
         patch["spec"]["taints"] = json!(wanted);
         changes.push(format!("set the taint of {}", machine.name));
     }
-    if !changes.is_empty() {
-        api.patch(&machine.name, &PatchParams::default(), &Patch::Merge(&patch))
-            .await
-            .map_err(|error| refused("cannot mark the node", &error).on(&machine.name))?;
-    }
-    Ok(changes)
+    Ok(Marking { changes, patch })
 }
 
 /// The whole list of taints where it has to change; others' taints stay.

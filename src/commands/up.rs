@@ -9,6 +9,7 @@ use ipnet::Ipv4Net;
 
 use super::recording::Recording;
 use crate::artifacts::Store;
+use crate::artifacts::catalogue::Item;
 use crate::cli::Up;
 use crate::config::flags::UpFlags;
 use crate::config::{ClusterConfig, check, parse};
@@ -52,17 +53,36 @@ pub fn effective(flags: &UpFlags) -> Result<ClusterConfig> {
     Ok(config)
 }
 
+/// What `up` is asked for, and what there is of it. Nothing is changed by finding out.
+pub(super) struct Wanted {
+    pub design: Design,
+    /// Every release file that the cluster takes.
+    pub items: Vec<Item>,
+    pub state: StateDir,
+    /// The record of the cluster, where it was begun before.
+    pub before: Option<Record>,
+    pub network: Ipv4Net,
+}
+
+impl Wanted {
+    pub async fn by(flags: &UpFlags, overlay: Option<&Path>) -> Result<Self> {
+        let design = Design::of(effective(flags)?, overlay)?;
+        let items = design.items()?;
+        design.source.check(&items)?;
+        let state = StateDir::of(&design.config.name)?;
+        let before = state.same_cluster(&design.config)?;
+        let network = match &before {
+            Some(record) => record.machine_network,
+            None => choose_network(&design.config).await?,
+        };
+        check::validate_on(&design.config, network)?;
+        Ok(Self { design, items, state, before, network })
+    }
+}
+
 pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
-    let design = Design::of(effective(&arguments.flags)?, overlay)?;
-    let items = design.items()?;
-    design.source.check(&items)?;
-    let state = StateDir::of(&design.config.name)?;
-    let before = state.same_cluster(&design.config)?;
-    let network = match &before {
-        Some(record) => record.machine_network,
-        None => choose_network(&design.config).await?,
-    };
-    check::validate_on(&design.config, network)?;
+    let Wanted { design, items, state, before, network } =
+        Wanted::by(&arguments.flags, overlay).await?;
     let complete = before.as_ref().is_some_and(|record| record.complete);
     if before.is_none() {
         let topology = Topology::build(&design.config, network)?;

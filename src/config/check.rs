@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::{ClusterConfig, EtcdTopology, LoadBalancerMode, ProviderChoice};
+use super::{ClusterConfig, EtcdTopology, LOCAL_PATH, LoadBalancerMode, ProviderChoice};
 use crate::failure::{Failure, Result};
 use crate::topology::{Quorum, Topology, resolved_load_balancer};
 
@@ -398,7 +398,7 @@ fn hosts(config: &ClusterConfig, problems: &mut Problems) {
 
 fn addons(config: &ClusterConfig, problems: &mut Problems) {
     for addon in &config.addons {
-        if addon == "local-path"
+        if addon == LOCAL_PATH
             || addon.starts_with("https://")
             || std::path::Path::new(addon).is_file()
         {

@@ -3,13 +3,10 @@
 use std::path::Path;
 
 use super::ClusterConfig;
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, closest};
 
 /// A cluster file is a page; what is larger is something else.
 const LARGEST: u64 = 1024 * 1024;
-/// Words further apart than this are no misspelling of each other.
-const ALIKE: f64 = 0.5;
-
 pub fn read(path: &Path) -> Result<ClusterConfig> {
     let unreadable = |error: std::io::Error| {
         Failure::input(format!("cannot read the cluster file {}", path.display()))
@@ -47,13 +44,8 @@ fn suggestion(message: &str) -> Option<String> {
         .or_else(|| message.split_once("unknown variant `"))?;
     let (unknown, rest) = rest.split_once('`')?;
     let (_, known) = rest.lines().next()?.split_once("expected one of ")?;
-    known
-        .split(", ")
-        .map(|known| known.trim_matches('`'))
-        .map(|known| (strsim::normalized_damerau_levenshtein(unknown, known), known))
-        .filter(|(alike, _)| *alike >= ALIKE)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, known)| known.to_owned())
+    let known = known.split(", ").map(|known| known.trim_matches('`'));
+    closest(unknown, known).map(str::to_owned)
 }
 
 #[cfg(test)]

@@ -61,6 +61,14 @@ impl Playbooks {
         self.steps().find(|(_, step)| step.name == name)
     }
 
+    /// An error that lists the steps there are when there is none of this name.
+    pub fn known_step(&self, name: &str) -> Result<(&Book, &Step)> {
+        self.step(name).ok_or_else(|| {
+            let names: Vec<&str> = self.steps().map(|(_, step)| step.name.as_str()).collect();
+            Failure::unknown("step", name, &names)
+        })
+    }
+
     /// Text of a file, by path below the playbook directory.
     pub fn file(&self, path: &str) -> Option<&str> {
         self.files.get(path).map(String::as_str)

@@ -1,0 +1,124 @@
+//! `kdiy plan`: what `up` would do, without doing it.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use serde_json::json;
+
+use super::up::Wanted;
+use crate::artifacts::Store;
+use crate::bundle::script::LIBRARY;
+use crate::bundle::{Bundle, Renderer};
+use crate::cli::Plan as Arguments;
+use crate::failure::Result;
+use crate::pki::{Keeping, Pki};
+use crate::plan::{self, Circumstances, Plan};
+use crate::preview::look::Looks;
+use crate::preview::{Drafter, Preview, graph};
+use crate::redact::Redactor;
+use crate::session::Session;
+use crate::state;
+use crate::ui::{self, Ui};
+
+/// When there is something to do.
+const CHANGES: u8 = 2;
+
+pub async fn run(arguments: Arguments, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
+    let Wanted { design, state, before, network, .. } =
+        Wanted::by(&arguments.flags, overlay).await?;
+    if let Some(step) = &arguments.show {
+        design.playbooks.known_step(step)?;
+    }
+    let store = Store::open(&state::cache()?, state.root(), design.source.clone())?;
+    if before.is_none() || arguments.graph.is_some() {
+        let blueprint = design.draw(&state.pki(), network, Keeping::Existing)?;
+        let plan = plan::build(&blueprint.playbooks, &blueprint.world, &Circumstances::default())?;
+        if let Some(notation) = arguments.graph {
+            let text = graph::draw(&plan, notation);
+            ui.result(&text, &json!({ "graph": text }));
+            return Ok(0);
+        }
+        let looks = Looks::assumed(&blueprint, &store).await?;
+        return show(&arguments, ui, blueprint.renderer(), &blueprint.pki, &plan, &looks, false);
+    }
+    let session = Session::new(design, state, network, Keeping::Existing).await?;
+    let plan = plan::build(&session.playbooks, &session.world, &Circumstances::default())?;
+    let looks = Looks::at(&session, &store).await;
+    session.close().await;
+    show(&arguments, ui, session.renderer(), &session.pki, &plan, &looks?, true)
+}
+
+fn show(
+    arguments: &Arguments,
+    ui: Ui,
+    renderer: Renderer<'_>,
+    pki: &Pki,
+    plan: &Plan,
+    looks: &Looks,
+    begun: bool,
+) -> Result<u8> {
+    let secrets = pki.secrets();
+    let redactor = Redactor::new(secrets.iter().map(String::as_str))?;
+    if let Some(step) = &arguments.show {
+        return show_step(ui, &renderer, looks, &redactor, step);
+    }
+    let drafter = Drafter { renderer, plan, looks, redactor: &redactor, full: arguments.full };
+    let preview: Preview = drafter.preview(begun)?;
+    ui.result(&ui::preview::render(&preview, arguments.full), &preview);
+    Ok(if preview.changes() { CHANGES } else { 0 })
+}
+
+/// The files and the script of one step, as they would go to each machine.
+fn show_step(
+    ui: Ui,
+    renderer: &Renderer<'_>,
+    looks: &Looks,
+    redactor: &Redactor,
+    step: &str,
+) -> Result<u8> {
+    let mut text = String::new();
+    let mut value = Vec::new();
+    let (book, found) = renderer.playbooks.known_step(step)?;
+    for (place, manifest) in renderer.manifests(book, found)? {
+        let manifest = redactor.text(&manifest).into_owned();
+        let _ = write!(text, "# {place}\n{manifest}\n");
+        value.push(json!({ "manifest": place, "text": manifest }));
+    }
+    for (machine, look) in &looks.machines {
+        let Some(bundle) = look.bundles.get(step) else { continue };
+        let _ = write!(text, "# {machine}\n\n{}", bundle_text(bundle, redactor));
+        let files = bundle.files.iter().map(|file| {
+            let shown = (!file.secret)
+                .then(|| redactor.text(&String::from_utf8_lossy(&file.bytes)).into_owned());
+            json!({ "path": file.path, "mode": file.mode, "owner": file.owner, "text": shown })
+        });
+        value.push(json!({
+            "machine": machine,
+            "files": files.collect::<Vec<_>>(),
+            "script": bundle.script(),
+        }));
+    }
+    if looks.machines.values().any(|look| look.bundles.contains_key(step)) {
+        let _ = write!(text, "# the functions that every script begins with\n\n{LIBRARY}");
+    }
+    if value.is_empty() {
+        text = format!("{step} does nothing of this kind in this cluster\n");
+    }
+    ui.result(&text, &value);
+    Ok(0)
+}
+
+fn bundle_text(bundle: &Bundle, redactor: &Redactor) -> String {
+    let mut text = String::new();
+    for file in &bundle.files {
+        let _ = writeln!(text, "## {}  {} {}", file.path, file.mode, file.owner);
+        if file.secret {
+            text.push_str("(secret)\n\n");
+        } else {
+            let content = String::from_utf8_lossy(&file.bytes);
+            let _ = write!(text, "{}\n\n", redactor.text(&content).trim_end());
+        }
+    }
+    let _ = write!(text, "## the script, after the functions below\n{}\n", bundle.calls());
+    text
+}
