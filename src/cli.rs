@@ -37,6 +37,10 @@ pub enum Command {
     Up(Box<Up>),
     /// Show what `up` would do, and why; changes nothing
     Plan(Box<Plan>),
+    /// Switch machines on, and prove the cluster again
+    Start(Start),
+    /// Switch machines off, so that nothing is lost
+    Stop(Stop),
     /// Take the cluster away without a trace
     Destroy(Destroy),
     /// The cluster file: write one, its schema, what is in force
@@ -107,6 +111,41 @@ pub struct Which {
     /// Name of the cluster
     #[arg(long, default_value = "kdiy")]
     pub name: String,
+}
+
+/// Changes nothing on the machines: what was installed starts by itself.
+///
+/// Examples:
+///   kdiy start              the whole cluster
+///   kdiy start worker-2     one machine
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct Start {
+    #[command(flatten)]
+    pub which: Which,
+    /// Only these, with or without the cluster's name: kdiy-worker-1 or worker-1
+    pub machines: Vec<String>,
+}
+
+/// Workers go first and etcd last. Some machines of a cluster are switched off only if the others
+/// can do without them.
+///
+/// Examples:
+///   kdiy stop               the whole cluster
+///   kdiy stop worker-2      one machine
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct Stop {
+    #[command(flatten)]
+    pub which: Which,
+    /// Only these, with or without the cluster's name: kdiy-worker-1 or worker-1
+    pub machines: Vec<String>,
+    /// Also if the cluster stops answering without them
+    #[arg(long)]
+    pub beyond_quorum: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
 }
 
 #[derive(Debug, clap::Args)]

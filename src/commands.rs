@@ -7,11 +7,14 @@ pub mod kubectl;
 pub mod plan;
 mod recording;
 pub mod ssh;
+pub mod start;
+pub mod stop;
 pub mod timings;
 pub mod up;
 
 use crate::cli::{Cli, Command};
 use crate::failure::Result;
+use crate::topology::{Machine, Topology};
 use crate::ui::Ui;
 
 /// The exit code.
@@ -19,6 +22,8 @@ pub async fn run(cli: Cli, ui: Ui) -> Result<u8> {
     match cli.command {
         Command::Up(arguments) => up::run(*arguments, cli.playbooks.as_deref(), ui).await,
         Command::Plan(arguments) => plan::run(*arguments, cli.playbooks.as_deref(), ui).await,
+        Command::Start(arguments) => start::run(arguments, cli.playbooks.as_deref(), ui).await,
+        Command::Stop(arguments) => stop::run(arguments, cli.playbooks.as_deref(), ui).await,
         Command::Destroy(arguments) => destroy::run(arguments, ui).await,
         Command::Config(command) => config::run(command, ui),
         Command::Kubeconfig(arguments) => kubeconfig::run(arguments, ui),
@@ -26,4 +31,12 @@ pub async fn run(cli: Cli, ui: Ui) -> Result<u8> {
         Command::Ssh(arguments) => ssh::run(arguments).await,
         Command::Timings(arguments) => timings::run(arguments, ui),
     }
+}
+
+/// The machines that were named, each once; all, when none was.
+fn chosen<'a>(topology: &'a Topology, names: &[String]) -> Result<Vec<&'a Machine>> {
+    let named: Vec<&Machine> =
+        names.iter().map(|name| topology.named(name)).collect::<Result<_>>()?;
+    let machines = topology.machines.iter();
+    Ok(machines.filter(|machine| named.is_empty() || named.contains(machine)).collect())
 }

@@ -14,7 +14,7 @@ use crate::event::Events;
 use crate::failure::{Failure, Result};
 use crate::state::StateDir;
 use crate::state::ledger::{Ledger, What};
-use crate::topology::Topology;
+use crate::topology::{Machine, Topology};
 use crate::transport::target::SshTarget;
 
 /// Something about this computer that stands in the way.
@@ -43,9 +43,19 @@ pub trait Provider: Send + Sync {
     /// Everything [`Provider::up`] is going to make, for the ledger.
     fn makes(&self, topology: &Topology) -> Vec<Owned>;
 
-    /// Makes the machines that are missing and starts those that are off. Returns one line for
-    /// each that it touched.
-    async fn up(&self, topology: &Topology, events: &Events, task: &str) -> Result<Vec<String>>;
+    /// Makes those of `wanted` that are missing and starts those that are off, all at the same
+    /// time. Returns one line for each that it touched.
+    async fn up(
+        &self,
+        topology: &Topology,
+        wanted: &[&Machine],
+        events: &Events,
+        task: &str,
+    ) -> Result<Vec<String>>;
+
+    /// Shuts a machine down as its power button would, and waits until it is off. Returns one
+    /// line, or none when it was off already.
+    async fn stop(&self, machine: &Machine, events: &Events, task: &str) -> Result<Vec<String>>;
 
     /// How to reach a machine. May be called before the machine is there.
     fn ssh_target(&self, topology: &Topology, machine: &str) -> Result<SshTarget>;

@@ -302,6 +302,25 @@ impl Plan {
         steps
     }
 
+    /// Machines and proofs only, in the same order: what there is to do when nothing is to change.
+    pub fn proofs(self) -> Self {
+        let mut before: BTreeMap<TaskId, BTreeSet<TaskId>> = BTreeMap::new();
+        let mut kept = Vec::new();
+        for mut task in self.tasks {
+            // What is left out hands on what it needed itself.
+            let needs: BTreeSet<TaskId> =
+                task.needs.iter().filter_map(|need| before.get(need)).flatten().cloned().collect();
+            if matches!(task.kind, TaskKind::Machine | TaskKind::Gate) {
+                before.insert(task.id.clone(), [task.id.clone()].into());
+                task.needs = needs;
+                kept.push(task);
+            } else {
+                before.insert(task.id, needs);
+            }
+        }
+        Self { tasks: kept }
+    }
+
     /// For each task the tasks that wait for it.
     pub fn dependents(&self) -> BTreeMap<TaskId, Vec<TaskId>> {
         let mut dependents: BTreeMap<TaskId, Vec<TaskId>> = BTreeMap::new();
@@ -355,5 +374,43 @@ mod tests {
         let machines = vec!["a".to_owned(), "b".to_owned()];
         let new = Circumstances::default().turns(&step("etcd"), machines.clone());
         assert_eq!(new, [machines]);
+    }
+
+    #[test]
+    fn proofs_keep_their_order_without_the_changes_between_them() {
+        let task = |id: &str, kind, needs: &[&str]| Task {
+            id: id.into(),
+            kind,
+            title: String::new(),
+            step: String::new(),
+            machine: None,
+            needs: needs.iter().map(|need| (*need).to_owned()).collect(),
+        };
+        let plan = Plan {
+            tasks: vec![
+                task("reach", TaskKind::Machine, &[]),
+                task("fetch", TaskKind::Fetch, &[]),
+                task("etcd", TaskKind::Apply, &["reach", "fetch"]),
+                task("gate:etcd", TaskKind::Gate, &["etcd"]),
+                task("api", TaskKind::Apply, &["gate:etcd"]),
+                task("rights", TaskKind::Cluster, &["api"]),
+                task("gate:api", TaskKind::Gate, &["rights"]),
+            ],
+        };
+        let proofs: Vec<(String, Vec<String>)> = plan
+            .proofs()
+            .tasks
+            .into_iter()
+            .map(|task| (task.id, task.needs.into_iter().collect()))
+            .collect();
+        let needs = |need: &str| vec![need.to_owned()];
+        assert_eq!(
+            proofs,
+            [
+                ("reach".to_owned(), vec![]),
+                ("gate:etcd".to_owned(), needs("reach")),
+                ("gate:api".to_owned(), needs("gate:etcd")),
+            ]
+        );
     }
 }

@@ -39,6 +39,8 @@ pub struct Runner {
     pub events: Events,
     pub stop: CancellationToken,
     pub fetched: Fetched,
+    /// Machines that this run makes or starts.
+    pub wanted: BTreeSet<String>,
     /// Every gate was green at the end of an earlier run.
     pub proven_before: bool,
     /// Restarts go on where the cluster cannot spare what they stop.
@@ -98,7 +100,12 @@ impl Runner {
         for owned in self.session.provider.makes(topology) {
             ledger.add(self.session.provider.name(), owned.what, &[owned.id])?;
         }
-        let changes = self.session.provider.up(topology, &self.events, &task.id).await?;
+        let wanted: Vec<&Machine> = topology
+            .machines
+            .iter()
+            .filter(|machine| self.wanted.contains(&machine.name))
+            .collect();
+        let changes = self.session.provider.up(topology, &wanted, &self.events, &task.id).await?;
         Ok(Done { changes })
     }
 

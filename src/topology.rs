@@ -200,6 +200,16 @@ impl Topology {
         self.machines.iter().find(|machine| machine.name == name)
     }
 
+    /// A machine as users name it: with or without the cluster's name in front.
+    pub fn named(&self, name: &str) -> Result<&Machine> {
+        let full = format!("{}-{name}", self.cluster);
+        self.machine(name).or_else(|| self.machine(&full)).ok_or_else(|| {
+            let names: Vec<&str> = self.machines.iter().map(|m| m.name.as_str()).collect();
+            Failure::input(format!("there is no machine {name}"))
+                .hint(format!("there are {}", names.join(", ")))
+        })
+    }
+
     pub fn etcd_quorum(&self) -> Quorum {
         Quorum { members: count(self.group(Group::Etcd).len()) }
     }
@@ -401,6 +411,16 @@ mod tests {
         assert_eq!(topology.endpoint.url(), "https://192.168.56.10:8443");
         assert_eq!(topology.group(Group::Etcd).len(), 3);
         assert_eq!(topology.dns_service.to_string(), "10.96.0.10");
+    }
+
+    #[test]
+    fn a_machine_is_known_by_its_short_name_too() {
+        let topology = topology(&ClusterConfig::default());
+        for name in ["master-2", "kdiy-master-2"] {
+            assert_eq!(topology.named(name).unwrap().name, "kdiy-master-2");
+        }
+        let failure = topology.named("master-4").unwrap_err().to_string();
+        assert!(failure.contains("kdiy-worker-2"), "{failure}");
     }
 
     #[test]

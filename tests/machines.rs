@@ -71,7 +71,8 @@ fn docker(arguments: &[&str]) {
 
 async fn up(provider: &dyn Provider, topology: &Topology, what: &str) -> Vec<String> {
     let began = Instant::now();
-    let touched = provider.up(topology, &Events::channel().0, "test").await;
+    let wanted: Vec<_> = topology.machines.iter().collect();
+    let touched = provider.up(topology, &wanted, &Events::channel().0, "test").await;
     report(&format!("{what}: vagrant is done"), began);
     let touched = touched.unwrap_or_else(|failure| panic!("{failure}"));
     every_machine_answers(provider, topology).await;

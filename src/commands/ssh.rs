@@ -10,15 +10,7 @@ use crate::transport::ssh;
 pub async fn run(arguments: Ssh) -> Result<u8> {
     let (state, record) = known(&arguments.which.name)?;
     let topology = Topology::build(&record.config, record.machine_network)?;
-    let full = format!("{}-{}", topology.cluster, arguments.machine);
-    let machine = topology
-        .machine(&arguments.machine)
-        .or_else(|| topology.machine(&full))
-        .ok_or_else(|| {
-            let names: Vec<&str> = topology.machines.iter().map(|m| m.name.as_str()).collect();
-            Failure::input(format!("there is no machine {}", arguments.machine))
-                .hint(format!("there are {}", names.join(", ")))
-        })?;
+    let machine = topology.named(&arguments.machine)?;
     let provider = machines::provider(&record.config, &state).await?;
     let target = provider.ssh_target(&topology, &machine.name)?;
     let status = ssh::interactive(&target, &arguments.command)

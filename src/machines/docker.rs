@@ -14,7 +14,7 @@ use crate::event::Events;
 use crate::failure::{Failure, Result};
 use crate::state::StateDir;
 use crate::state::ledger::{Ledger, What};
-use crate::topology::{Role, Topology};
+use crate::topology::{Machine, Role, Topology};
 use crate::transport::target::SshTarget;
 
 /// The definition of the image that machines are made from.
@@ -48,6 +48,10 @@ const UNPRIVILEGED: &[&str] = &[
     "--device",
     "/dev/net/tun",
 ];
+
+/// Seconds that systemd gets to shut down before the container is killed, less than
+/// [`host::ask`] waits; multiplied by `slowMachines`.
+const STOPS_WITHIN: u32 = 45;
 
 struct Container {
     /// As Docker spells it: `created`, `running`, `exited`, …
@@ -262,12 +266,17 @@ impl Provider for Docker {
         owned
     }
 
-    async fn up(&self, topology: &Topology, events: &Events, task: &str) -> Result<Vec<String>> {
+    async fn up(
+        &self,
+        topology: &Topology,
+        wanted: &[&Machine],
+        events: &Events,
+        task: &str,
+    ) -> Result<Vec<String>> {
         let there = self.containers().await?;
         let is = |name: &str, state: &str| there.get(name).is_some_and(|it| it.state == state);
         let made = |name: &str| there.contains_key(name) && !is(name, "created");
-        let touched: Vec<String> = topology
-            .machines
+        let touched: Vec<String> = wanted
             .iter()
             .filter(|machine| !is(&machine.name, "running"))
             .map(|machine| {
@@ -278,7 +287,7 @@ impl Provider for Docker {
         if touched.is_empty() {
             return Ok(touched);
         }
-        let new = topology.machines.iter().filter(|machine| !made(&machine.name));
+        let new = wanted.iter().filter(|machine| !made(&machine.name));
         let addresses: Vec<_> = new.map(|machine| machine.address).collect();
         keys::forget(&self.state, &addresses).await?;
         let image = self.image(events, task).await?;
@@ -291,8 +300,21 @@ impl Provider for Docker {
             "createArgs": self.create_arguments(privileged),
         });
         self.vagrant.write(topology, &self.config, extra)?;
-        self.vagrant.run(&["up", "--provider", "docker", "--no-provision"], events, task).await?;
+        let mut arguments = vec!["up", "--provider", "docker", "--no-provision"];
+        arguments.extend(wanted.iter().map(|machine| machine.name.as_str()));
+        self.vagrant.run(&arguments, events, task).await?;
         Ok(touched)
+    }
+
+    /// By the engine itself: Vagrant's provider would kill it after ten seconds.
+    async fn stop(&self, machine: &Machine, _: &Events, _: &str) -> Result<Vec<String>> {
+        let there = self.containers().await?;
+        let Some(container) = there.get(&machine.name).filter(|it| it.state == "running") else {
+            return Ok(Vec::new());
+        };
+        let patience = (STOPS_WITHIN * self.config.slow_machines).to_string();
+        host::ask("docker", &["stop", "--time", &patience, &container.id]).await?;
+        Ok(vec![format!("stopped {}", machine.name)])
     }
 
     fn ssh_target(&self, topology: &Topology, machine: &str) -> Result<SshTarget> {

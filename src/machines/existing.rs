@@ -10,7 +10,7 @@ use crate::event::Events;
 use crate::failure::{Failure, Result};
 use crate::state::StateDir;
 use crate::state::ledger::Ledger;
-use crate::topology::Topology;
+use crate::topology::{Machine, Topology};
 use crate::transport::target::SshTarget;
 
 pub struct Existing {
@@ -48,8 +48,15 @@ impl Provider for Existing {
         Vec::new()
     }
 
-    async fn up(&self, _: &Topology, _: &Events, _: &str) -> Result<Vec<String>> {
+    async fn up(&self, _: &Topology, _: &[&Machine], _: &Events, _: &str) -> Result<Vec<String>> {
         Ok(Vec::new())
+    }
+
+    async fn stop(&self, machine: &Machine, _: &Events, _: &str) -> Result<Vec<String>> {
+        Err(Failure::input("stop: kdiy cannot switch on machines that it did not make")
+            .on(&machine.name)
+            .hint(format!("do it yourself: kdiy ssh {} -- sudo poweroff", machine.name))
+            .hint("once it is on again, `kdiy start` proves the cluster"))
     }
 
     /// The user's own ssh settings and known hosts are what counts.

@@ -15,7 +15,7 @@ use crate::failure::{Failure, Result};
 use crate::state::ledger::{Ledger, What};
 use crate::state::{StateDir, atomic};
 use crate::template::Templates;
-use crate::topology::Topology;
+use crate::topology::{Machine, Topology};
 use crate::transport::target::SshTarget;
 
 const VAGRANTFILE: &str = include_str!("../../vagrant/Vagrantfile.hbs");
@@ -85,6 +85,8 @@ impl Vagrant {
                 },
             )?;
         let mut child = Command::new("vagrant")
+            // Without it Vagrant draws bars, which in a log are one endless line.
+            .arg("--no-tty")
             .args(arguments)
             .current_dir(self.state.vagrant())
             .envs(self.environment())
@@ -300,25 +302,39 @@ impl Provider for Virtual {
         machines.chain(network).collect()
     }
 
-    async fn up(&self, topology: &Topology, events: &Events, task: &str) -> Result<Vec<String>> {
+    async fn up(
+        &self,
+        topology: &Topology,
+        wanted: &[&Machine],
+        events: &Events,
+        task: &str,
+    ) -> Result<Vec<String>> {
         let emulated = self.choice == ProviderChoice::Libvirt && !kvm_is_usable();
         let extra = json!({"box": self.vagrant_box()?, "emulated": emulated});
         self.vagrant.write(topology, &self.config, extra)?;
-        let fresh: Vec<String> = topology
-            .machines
-            .iter()
-            .filter(|machine| !self.vagrant.knows(&machine.name))
-            .map(|machine| format!("made {}", machine.name))
-            .collect();
-        let new = topology.machines.iter().filter(|machine| !self.vagrant.knows(&machine.name));
-        let addresses: Vec<_> = new.map(|machine| machine.address).collect();
+        let (there, new): (Vec<&Machine>, Vec<&Machine>) =
+            wanted.iter().partition(|machine| self.vagrant.knows(&machine.name));
+        let addresses: Vec<_> = new.iter().map(|machine| machine.address).collect();
         keys::forget(&self.state, &addresses).await?;
-        let off = join_answers(topology).await;
-        if fresh.is_empty() && off.is_empty() {
+        let off = silent(&there).await;
+        let mut touched: Vec<String> =
+            new.iter().map(|machine| format!("made {}", machine.name)).collect();
+        touched.extend(off.iter().map(|machine| format!("started {}", machine.name)));
+        if touched.is_empty() {
+            return Ok(touched);
+        }
+        let mut arguments = vec!["up", "--provider", self.vagrant.provider];
+        arguments.extend(new.iter().chain(&off).map(|machine| machine.name.as_str()));
+        self.vagrant.run(&arguments, events, task).await?;
+        Ok(touched)
+    }
+
+    async fn stop(&self, machine: &Machine, events: &Events, task: &str) -> Result<Vec<String>> {
+        if !self.vagrant.knows(&machine.name) || !host::answers(machine.address).await {
             return Ok(Vec::new());
         }
-        self.vagrant.run(&["up", "--provider", self.vagrant.provider], events, task).await?;
-        Ok(if fresh.is_empty() { off } else { fresh })
+        self.vagrant.run(&["halt", &machine.name], events, task).await?;
+        Ok(vec![format!("stopped {}", machine.name)])
     }
 
     fn ssh_target(&self, topology: &Topology, machine: &str) -> Result<SshTarget> {
@@ -376,11 +392,11 @@ fn lists(listed: &str, name: &str) -> bool {
         .any(|word| word == name || word.strip_suffix(".vmx") == Some(name))
 }
 
-/// Machines that do not answer, as lines of what has to be done.
-async fn join_answers(topology: &Topology) -> Vec<String> {
-    let asked = topology.machines.iter().map(|machine| async move {
-        (!host::answers(machine.address).await).then(|| format!("started {}", machine.name))
-    });
+/// Those that do not answer.
+async fn silent<'a>(machines: &[&'a Machine]) -> Vec<&'a Machine> {
+    let asked = machines
+        .iter()
+        .map(|machine| async move { (!host::answers(machine.address).await).then_some(*machine) });
     futures::future::join_all(asked).await.into_iter().flatten().collect()
 }
 

@@ -1,0 +1,126 @@
+//! `kdiy start`: switches machines on and proves the cluster again, without changing it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::chosen;
+use super::recording::Recording;
+use crate::artifacts::Store;
+use crate::cli::Start;
+use crate::engine;
+use crate::event::{Outcome, TaskKind};
+use crate::failure::{Failure, Result};
+use crate::machines::host;
+use crate::plan::{self, Circumstances, Plan};
+use crate::runner::{Fetched, Runner};
+use crate::session::{Session, known};
+use crate::state;
+use crate::state::ledger::{Ledger, What};
+use crate::state::lock::Lock;
+use crate::topology::{Machine, Topology};
+use crate::ui::Ui;
+
+pub async fn run(arguments: Start, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
+    let (state, record) = known(&arguments.which.name)?;
+    if !record.complete {
+        return Err(Failure::input(format!("{} is not finished", record.config.name))
+            .hint("`kdiy up` goes on with it, and starts what is off"));
+    }
+    let session = Session::open(&arguments.which.name, overlay).await?;
+    let _lock = Lock::take(&state.lock_file(), "start")?;
+    let topology = session.topology().clone();
+    let wanted = chosen(&topology, &arguments.machines)?;
+    all_are_there(&session, &wanted).await?;
+    let off = others_that_are_off(&topology, &wanted).await;
+    let plan = plan::build(&session.playbooks, &session.world, &Circumstances::default())?.proofs();
+    let plan = if off.is_empty() { plan } else { machines_of(plan, &wanted) };
+    let store = Store::open(&state::cache()?, state.root(), session.source.clone())?;
+
+    let recording = Recording::begin(&session, "start", ui, |_| {})?;
+    let runner = Arc::new(Runner {
+        session,
+        store,
+        events: recording.events.clone(),
+        stop: recording.stop.clone(),
+        fetched: Fetched::default(),
+        wanted: wanted.iter().map(|machine| machine.name.clone()).collect(),
+        // However it was before, it has been off.
+        proven_before: false,
+        beyond_quorum: false,
+        turn: Default::default(),
+        changed: Default::default(),
+    });
+    let parallel = plan.tasks.len();
+    let report =
+        engine::run(&plan, runner.clone(), parallel, &recording.events, &recording.stop).await;
+    runner.session.close().await;
+    drop(runner);
+    recording.end().await;
+    if let Some(failure) = report.failure {
+        return Err(failure);
+    }
+    let started = report.outcomes.get(plan::MAKE) == Some(&Outcome::Changed);
+    let gates = plan.tasks.iter().filter(|task| task.kind == TaskKind::Gate).count();
+    ui.result(
+        &text(&topology, started, gates, &off),
+        &serde_json::json!({
+            "cluster": topology.cluster,
+            "started": started,
+            "gates": gates,
+            "off": off,
+        }),
+    );
+    Ok(0)
+}
+
+fn text(topology: &Topology, started: bool, gates: usize, off: &[String]) -> String {
+    let verb = if started { "is on again" } else { "was on already" };
+    if off.is_empty() {
+        return format!("{} {verb}, and all {gates} gates are green", topology.cluster);
+    }
+    format!(
+        "what you named {verb}; nothing is proven of the cluster while these are off: {}",
+        off.join(", ")
+    )
+}
+
+/// A machine that is gone would be made anew, and empty; that is for `up` to decide.
+async fn all_are_there(session: &Session, wanted: &[&Machine]) -> Result<()> {
+    let ledger = Ledger::open(session.state.root())?;
+    let entered = |machine: &Machine| {
+        let mut entries = ledger.entries().iter();
+        entries.any(|entry| entry.what == What::Machine && entry.id == machine.name)
+    };
+    let there = session.provider.leftovers(&ledger).await?;
+    let gone: Vec<&str> = wanted
+        .iter()
+        .filter(|machine| entered(machine))
+        .filter(|machine| {
+            !there.iter().any(|owned| owned.what == What::Machine && owned.id == machine.name)
+        })
+        .map(|machine| machine.name.as_str())
+        .collect();
+    if gone.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::host(format!("there is no machine any more by the name of {}", gone.join(", ")))
+        .hint("`kdiy up` makes it again and takes it into the cluster"))
+}
+
+async fn others_that_are_off(topology: &Topology, wanted: &[&Machine]) -> Vec<String> {
+    let others = topology.machines.iter().filter(|machine| !wanted.contains(machine));
+    let asked = others.map(|machine| async move {
+        (!host::answers(machine.address).await).then(|| machine.name.clone())
+    });
+    futures::future::join_all(asked).await.into_iter().flatten().collect()
+}
+
+/// The part of a plan that makes these machines answer.
+fn machines_of(plan: Plan, wanted: &[&Machine]) -> Plan {
+    let is_wanted = |name: &String| wanted.iter().any(|machine| machine.name == *name);
+    let mut tasks = plan.tasks;
+    tasks.retain(|task| {
+        task.kind == TaskKind::Machine && task.machine.as_ref().is_none_or(is_wanted)
+    });
+    Plan { tasks }
+}
