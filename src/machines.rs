@@ -96,6 +96,11 @@ pub async fn provider(config: &ClusterConfig, state: &StateDir) -> Result<Box<dy
         ProviderChoice::Docker,
     ] {
         match host::usable(choice).await {
+            // Containers are as fast as the computer; whoever wants emulated machines can say so.
+            Ok(()) if choice == ProviderChoice::Libvirt && host::emulates() => {
+                reasons
+                    .push("libvirt could only emulate machines; name it to have it do so".into());
+            }
             Ok(()) => return Ok(made(choice)),
             Err(finding) => reasons.push(format!("{}; {}", finding.what, finding.mend)),
         }

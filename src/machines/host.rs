@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
+use tokio::net::TcpStream;
 use tokio::process::Command;
 
 use super::Finding;
@@ -14,6 +15,9 @@ use crate::failure::{Failure, Result};
 
 /// Long enough for Vagrant, which is slow to start.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An emulated machine was seen to take 0.1 s to accept a connection.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Runs a program and gives its standard output; an error when it is missing, fails or hangs.
 pub async fn ask(program: &str, arguments: &[&str]) -> Result<String> {
@@ -117,6 +121,23 @@ async fn plugin(choice: ProviderChoice) -> std::result::Result<(), Finding> {
     }
 }
 
+/// Whether libvirt's machines would be emulated here, instruction by instruction.
+pub fn emulates() -> bool {
+    let kvm = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    kvm.is_err() || !virtualises(&cpu)
+}
+
+/// Whether the CPU itself can run machines (`vmx` is Intel's flag, `svm` AMD's; ARM lists none).
+/// A /dev/kvm without it belongs to a hypervisor in software, such as PVM, under which a
+/// distribution's kernel does not boot.
+fn virtualises(cpuinfo: &str) -> bool {
+    let mut flags = cpuinfo.lines().filter(|line| line.starts_with("flags"));
+    flags
+        .next()
+        .is_none_or(|line| line.split_whitespace().any(|flag| flag == "vmx" || flag == "svm"))
+}
+
 /// Memory that programs can still have, in MiB; `None` where the system does not say.
 pub fn available_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
@@ -149,8 +170,13 @@ fn parse_routes(text: &str) -> Vec<(Ipv4Net, String)> {
         .collect()
 }
 
-/// Whether something already answers at an address.
+/// Whether something answers at an address: SSH, or a ping where there is one to ask with. A refused
+/// connection is no answer: routers refuse on behalf of what is not there.
 pub async fn answers(address: Ipv4Addr) -> bool {
+    let connection = TcpStream::connect((address, 22));
+    if let Ok(Ok(_)) = tokio::time::timeout(ANSWERS_WITHIN, connection).await {
+        return true;
+    }
     ask("ping", &["-c", "1", "-W", "1", &address.to_string()]).await.is_ok()
 }
 
@@ -163,6 +189,13 @@ mod tests {
         let text =
             "default via 10.0.0.1 dev eth0\n192.168.56.0/24 dev br-1 proto kernel scope link\n";
         assert_eq!(parse_routes(text), [("192.168.56.0/24".parse().unwrap(), "br-1".to_owned())]);
+    }
+
+    #[test]
+    fn a_cpu_says_whether_it_can_run_machines() {
+        assert!(virtualises("model name : x\nflags\t\t: fpu vmx sse\n"));
+        assert!(!virtualises("model name : x\nflags\t\t: fpu sse hypervisor\n"));
+        assert!(virtualises("Features : fp asimd\n"));
     }
 
     #[tokio::test]

@@ -1,5 +1,7 @@
 //! Driving Vagrant, and the providers that make virtual machines with it.
 
+mod check;
+
 use std::path::PathBuf;
 use std::process::Stdio;
 
@@ -210,38 +212,61 @@ impl Virtual {
 
     /// Removes what Vagrant left, with the provider's own tool.
     async fn remove(&self, owned: &Owned) -> Result<()> {
+        // vmrun knows a machine by its file only, which lies in Vagrant's directory.
+        let [program, arguments @ ..] = &self.removal(owned)[..] else { return Ok(()) };
         let id = owned.id.as_str();
-        let network = owned.what == What::Network;
-        let (stop, remove) = match self.choice {
-            ProviderChoice::Libvirt if network => {
-                (virsh(&["net-destroy", id]).await, virsh(&["net-undefine", id]).await)
+        let stop = match self.choice {
+            ProviderChoice::Libvirt if owned.what == What::Network => {
+                virsh(&["net-destroy", id]).await
             }
-            ProviderChoice::Libvirt => (
-                virsh(&["destroy", id]).await,
-                virsh(&[
-                    "undefine",
-                    "--remove-all-storage",
-                    "--managed-save",
-                    "--snapshots-metadata",
-                    "--nvram",
-                    id,
-                ])
-                .await,
-            ),
-            ProviderChoice::Virtualbox => (
-                host::ask("VBoxManage", &["controlvm", id, "poweroff"]).await,
-                host::ask("VBoxManage", &["unregistervm", id, "--delete"]).await,
-            ),
-            ProviderChoice::Parallels => (
-                host::ask("prlctl", &["stop", id, "--kill"]).await,
-                host::ask("prlctl", &["delete", id]).await,
-            ),
-            // vmrun knows a machine by its file only, which lies in Vagrant's directory.
-            _ => return Ok(()),
+            ProviderChoice::Libvirt => virsh(&["destroy", id]).await,
+            ProviderChoice::Virtualbox => {
+                host::ask("VBoxManage", &["controlvm", id, "poweroff"]).await
+            }
+            _ => host::ask("prlctl", &["stop", id, "--kill"]).await,
         };
         // Stopping fails on what does not run, which is no reason to keep it.
         drop(stop);
-        remove.map(drop)
+        host::ask(program, arguments).await.map(drop)
+    }
+
+    /// The command that removes what does not run; none where only Vagrant can.
+    fn removal<'a>(&self, owned: &'a Owned) -> Vec<&'a str> {
+        let mut command = match self.choice {
+            ProviderChoice::Libvirt if owned.what == What::Network => {
+                vec!["virsh", "-q", "-c", LIBVIRT, "net-undefine"]
+            }
+            ProviderChoice::Libvirt => vec![
+                "virsh",
+                "-q",
+                "-c",
+                LIBVIRT,
+                "undefine",
+                "--remove-all-storage",
+                "--managed-save",
+                "--snapshots-metadata",
+                "--nvram",
+            ],
+            ProviderChoice::Virtualbox => vec!["VBoxManage", "unregistervm", "--delete"],
+            ProviderChoice::Parallels => vec!["prlctl", "delete"],
+            _ => return Vec::new(),
+        };
+        command.push(&owned.id);
+        command
+    }
+
+    async fn listed(&self) -> Result<Listed> {
+        let machines = match self.choice {
+            ProviderChoice::Virtualbox => host::ask("VBoxManage", &["list", "vms"]).await?,
+            ProviderChoice::VmwareDesktop => host::ask("vmrun", &["list"]).await?,
+            ProviderChoice::Parallels => host::ask("prlctl", &["list", "--all"]).await?,
+            _ => virsh(&["list", "--all", "--name"]).await?,
+        };
+        let networks = match self.choice {
+            ProviderChoice::Libvirt => virsh(&["net-list", "--all", "--name"]).await?,
+            _ => String::new(),
+        };
+        Ok(Listed { machines, networks })
     }
 
     fn vagrant_box(&self) -> Result<String> {
@@ -273,22 +298,7 @@ impl Provider for Virtual {
     }
 
     async fn check_host(&self, topology: &Topology) -> Vec<Finding> {
-        let mut findings: Vec<Finding> =
-            host::usable(self.choice).await.err().into_iter().collect();
-        if let Err(failure) = self.vagrant_box() {
-            findings.push(Finding { what: failure.what, mend: failure.hints.join("; ") });
-        }
-        let needed: u64 = topology.machines.iter().map(|m| u64::from(m.memory_mebibytes)).sum();
-        if let Some(free) = host::available_memory()
-            && !topology.machines.iter().all(|machine| self.vagrant.knows(&machine.name))
-            && free < needed
-        {
-            findings.push(Finding {
-                what: format!("the machines take {needed} MiB of memory, {free} MiB are free"),
-                mend: "make fewer or smaller ones (machines.*.memoryMebibytes)".into(),
-            });
-        }
-        findings
+        self.findings(topology).await
     }
 
     fn makes(&self, topology: &Topology) -> Vec<Owned> {
@@ -309,7 +319,7 @@ impl Provider for Virtual {
         events: &Events,
         task: &str,
     ) -> Result<Vec<String>> {
-        let emulated = self.choice == ProviderChoice::Libvirt && !kvm_is_usable();
+        let emulated = self.choice == ProviderChoice::Libvirt && host::emulates();
         let extra = json!({"box": self.vagrant_box()?, "emulated": emulated});
         self.vagrant.write(topology, &self.config, extra)?;
         let (there, new): (Vec<&Machine>, Vec<&Machine>) =
@@ -357,31 +367,36 @@ impl Provider for Virtual {
     }
 
     async fn leftovers(&self, ledger: &Ledger) -> Result<Vec<Owned>> {
-        let listed = match self.choice {
-            ProviderChoice::Virtualbox => host::ask("VBoxManage", &["list", "vms"]).await?,
-            ProviderChoice::VmwareDesktop => host::ask("vmrun", &["list"]).await?,
-            ProviderChoice::Parallels => host::ask("prlctl", &["list", "--all"]).await?,
-            _ => virsh(&["list", "--all", "--name"]).await?,
-        };
-        let networks = match self.choice {
-            ProviderChoice::Libvirt => virsh(&["net-list", "--all", "--name"]).await?,
-            _ => String::new(),
-        };
+        let listed = self.listed().await?;
         Ok(ledger
             .entries()
             .iter()
-            .filter(|entry| match entry.what {
-                What::Machine => lists(&listed, &entry.id),
-                What::Network => lists(&networks, &entry.id),
-                What::Image | What::Kubeconfig => false,
-            })
+            .filter(|entry| listed.has(entry.what, &entry.id))
             .map(|entry| Owned { what: entry.what, id: entry.id.clone() })
             .collect())
     }
 }
 
+/// What a provider has, as it lists it.
+struct Listed {
+    machines: String,
+    networks: String,
+}
+
+impl Listed {
+    fn has(&self, what: What, id: &str) -> bool {
+        match what {
+            What::Machine => lists(&self.machines, id),
+            What::Network => lists(&self.networks, id),
+            What::Image | What::Kubeconfig => false,
+        }
+    }
+}
+
+const LIBVIRT: &str = "qemu:///system";
+
 async fn virsh(arguments: &[&str]) -> Result<String> {
-    host::ask("virsh", &[&["-q", "-c", "qemu:///system"], arguments].concat()).await
+    host::ask("virsh", &[&["-q", "-c", LIBVIRT], arguments].concat()).await
 }
 
 /// Whether a provider's list has this very name: alone on its line, in quotes, as a column, or as
@@ -398,10 +413,6 @@ async fn silent<'a>(machines: &[&'a Machine]) -> Vec<&'a Machine> {
         .iter()
         .map(|machine| async move { (!host::answers(machine.address).await).then_some(*machine) });
     futures::future::join_all(asked).await.into_iter().flatten().collect()
-}
-
-fn kvm_is_usable() -> bool {
-    std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok()
 }
 
 /// Straight to the machine's address on the cluster network.
