@@ -134,6 +134,9 @@ impl ApiAccess {
             kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
                 .await
                 .map_err(|error| unusable(&error))?;
+        // kube would hold back a 503 for up to half a minute and ask again. Whoever asks here wants
+        // to know, and decides about another try.
+        config.default_retry = false;
         config.connect_timeout = Some(DIRECT_WITHIN);
         config.read_timeout = Some(REQUEST_TIMEOUT);
         config.write_timeout = Some(REQUEST_TIMEOUT);
