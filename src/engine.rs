@@ -32,6 +32,15 @@ pub enum Failed {
     Final(Failure),
 }
 
+impl Failed {
+    pub fn map(self, change: impl FnOnce(Failure) -> Failure) -> Self {
+        match self {
+            Self::Transient(failure) => Self::Transient(change(failure)),
+            Self::Final(failure) => Self::Final(change(failure)),
+        }
+    }
+}
+
 impl From<Failure> for Failed {
     fn from(failure: Failure) -> Self {
         Self::Final(failure)

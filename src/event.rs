@@ -5,6 +5,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use crate::redact::Redactor;
+
 /// Identifies a task within a run: `<step>@<machine>`, `<step>` for the cluster as a whole, or
 /// `gate:<step>`.
 pub type TaskId = String;
@@ -141,16 +143,37 @@ pub struct Evidence {
 /// The sending end of the stream. Cheap to clone; sending never blocks and never fails: with no
 /// reader left there is nobody to tell.
 #[derive(Debug, Clone)]
-pub struct Events(mpsc::UnboundedSender<Stamped>);
+pub struct Events {
+    sender: mpsc::UnboundedSender<Stamped>,
+    redactor: Redactor,
+}
 
 impl Events {
+    /// A stream of work that has to do with no cluster's secrets.
     pub fn channel() -> (Self, mpsc::UnboundedReceiver<Stamped>) {
+        Self::redacted(Redactor::default())
+    }
+
+    /// A stream in which these secrets are masked, for all who read it: the terminal, JSON and the
+    /// journal.
+    pub fn redacted(redactor: Redactor) -> (Self, mpsc::UnboundedReceiver<Stamped>) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        (Self(sender), receiver)
+        (Self { sender, redactor }, receiver)
     }
 
     pub fn send(&self, event: Event) {
-        let _ = self.0.send(Stamped { at: Timestamp::now(), event });
+        let _ = self.sender.send(Stamped { at: Timestamp::now(), event: self.masked(event) });
+    }
+
+    /// An event that would no longer be one with its secrets masked is not told at all.
+    fn masked(&self, event: Event) -> Event {
+        let Ok(mut document) = serde_json::to_value(&event) else { return event };
+        if !self.redactor.json(&mut document) {
+            return event;
+        }
+        serde_json::from_value(document).unwrap_or_else(|_| Event::Warning {
+            message: "something was left out here, because it held a secret".into(),
+        })
     }
 
     pub fn warn(&self, message: impl Into<String>) {
@@ -177,5 +200,48 @@ impl Events {
             done: Some(done),
             total: Some(total),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_reader_of_the_stream_sees_a_secret() {
+        let (events, mut reader) = Events::redacted(Redactor::new(["hunter22"]).unwrap());
+        events.warn("it is hunter22");
+        events.send(Event::Output {
+            machine: "m".into(),
+            task: "t".into(),
+            line: "password: hunter22".into(),
+        });
+        events.send(Event::GateEvidence {
+            task: "t".into(),
+            passed: false,
+            evidence: vec![Evidence {
+                machine: None,
+                asked: "a".into(),
+                expected: "b".into(),
+                saw: "hunter22".into(),
+                ok: false,
+            }],
+        });
+        events.note("nothing to hide");
+        drop(events);
+        let told: Vec<String> = std::iter::from_fn(|| reader.try_recv().ok())
+            .map(|stamped| serde_json::to_string(&stamped).unwrap())
+            .collect();
+        assert_eq!(told.len(), 4);
+        assert!(told.iter().all(|event| !event.contains("hunter22")), "{told:?}");
+        assert!(told[1].contains("password: ***") && told[3].contains("nothing to hide"));
+    }
+
+    #[test]
+    fn a_secret_that_is_the_name_of_an_event_does_not_let_it_through() {
+        let (events, mut reader) = Events::redacted(Redactor::new(["note"]).unwrap());
+        events.note("a note");
+        let told = reader.try_recv().unwrap().event;
+        assert!(matches!(&told, Event::Warning { message } if message.contains("left out")));
     }
 }

@@ -145,13 +145,12 @@ impl Pki {
         &self.loose.vrrp_password
     }
 
-    /// All that nobody may read in a log: tokens, passwords, and each private key's lines.
+    /// All that nobody may read in a log: private keys, tokens and passwords.
     pub fn secrets(&self) -> Vec<String> {
         let pairs = self.authorities.values().chain(self.leaves.values());
         let keys = pairs.map(|pair| pair.key.clone());
         let tokens = self.loose.bootstrap_tokens.values().map(|(_, secret)| secret.clone());
         keys.chain([self.service_account.serialize_pem()])
-            .flat_map(|pem| key_lines(&pem))
             .chain(tokens)
             .chain([self.loose.encryption_key.clone(), self.loose.vrrp_password.clone()])
             .collect()
@@ -395,11 +394,6 @@ impl Store {
         }
         Ok(loose)
     }
-}
-
-/// The lines of a PEM document that hold the key; its header is no secret.
-fn key_lines(pem: &str) -> Vec<String> {
-    pem.lines().filter(|line| !line.starts_with("-----")).map(str::to_owned).collect()
 }
 
 /// Random lower-case letters and digits, as bootstrap tokens are made of.

@@ -20,7 +20,7 @@ const SHORTEST_LINE: usize = 16;
 
 /// Replaces the secrets that it was given, in plain form and in base64, and each line of those
 /// that have several, because output arrives line by line. Cheap to clone.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Redactor(Option<Arc<AhoCorasick>>);
 
 impl Redactor {
@@ -51,38 +51,43 @@ impl Redactor {
         masked
     }
 
-    /// In place, in every string of a document, keys of objects included.
-    pub fn json(&self, value: &mut Value) {
+    /// In place, in every string of a document, keys of objects included. Says whether there was
+    /// something to mask.
+    pub fn json(&self, value: &mut Value) -> bool {
         match value {
             Value::String(text) => self.string(text),
-            Value::Array(values) => values.iter_mut().for_each(|value| self.json(value)),
+            Value::Array(values) => {
+                values.iter_mut().fold(false, |masked, value| self.json(value) | masked)
+            }
             Value::Object(fields) => {
+                let mut masked = false;
                 *fields = std::mem::take(fields)
                     .into_iter()
                     .map(|(mut key, mut value)| {
-                        self.string(&mut key);
-                        self.json(&mut value);
+                        masked |= self.string(&mut key) | self.json(&mut value);
                         (key, value)
                     })
                     .collect();
+                masked
             }
-            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+            Value::Null | Value::Bool(_) | Value::Number(_) => false,
         }
     }
 
     /// Every text in it that came from a machine or a program.
     pub fn failure(&self, mut failure: Failure) -> Failure {
         self.string(&mut failure.what);
-        failure.cause.iter_mut().for_each(|cause| self.string(cause));
-        failure.tail.iter_mut().for_each(|line| self.string(line));
-        failure.hints.iter_mut().for_each(|hint| self.string(hint));
+        let texts = failure.cause.iter_mut().chain(&mut failure.tail).chain(&mut failure.hints);
+        texts.for_each(|text| {
+            self.string(text);
+        });
         failure
     }
 
-    fn string(&self, text: &mut String) {
-        if let Cow::Owned(masked) = self.text(text) {
-            *text = masked;
-        }
+    fn string(&self, text: &mut String) -> bool {
+        let Cow::Owned(masked) = self.text(text) else { return false };
+        *text = masked;
+        true
     }
 }
 
@@ -177,8 +182,9 @@ mod tests {
     #[test]
     fn documents_are_searched_before_they_are_escaped() {
         let mut document = json!({"a": ["x hunter22"], "hunter22": KEY, "n": 1});
-        redactor(&["hunter22", KEY]).json(&mut document);
+        assert!(redactor(&["hunter22", KEY]).json(&mut document));
         assert_eq!(document, json!({"a": ["x ***"], "***": "***", "n": 1}));
+        assert!(!redactor(&["hunter22"]).json(&mut document), "there is nothing left to mask");
     }
 
     #[test]

@@ -60,6 +60,13 @@ pub struct Fetched {
 #[async_trait]
 impl Work for Runner {
     async fn perform(&self, task: &Task) -> Result<Done, Failed> {
+        let redactor = &self.session.redactor;
+        self.carry_out(task).await.map_err(|failed| failed.map(|failure| redactor.failure(failure)))
+    }
+}
+
+impl Runner {
+    async fn carry_out(&self, task: &Task) -> Result<Done, Failed> {
         let done = match task.kind {
             TaskKind::Machine if task.id == plan::MAKE => self.make(task).await?,
             TaskKind::Machine => self.reach(task).await?,
@@ -73,9 +80,7 @@ impl Work for Runner {
         }
         Ok(done)
     }
-}
 
-impl Runner {
     fn book_and_step(&self, task: &Task) -> Result<(&Book, &Step)> {
         self.session
             .playbooks

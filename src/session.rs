@@ -21,6 +21,7 @@ use crate::machines::{self, Provider};
 use crate::pki::{Keeping, Pki};
 use crate::playbook::Condition;
 use crate::playbook::load::Playbooks;
+use crate::redact::Redactor;
 use crate::state::{Record, StateDir};
 use crate::template::Templates;
 use crate::topology::Topology;
@@ -133,6 +134,8 @@ pub struct Session {
     pub source: Source,
     pub world: World,
     pub pki: Pki,
+    /// Masks what the pki keeps.
+    pub redactor: Redactor,
     pub provider: Box<dyn Provider>,
     pub fleet: Arc<Fleet>,
     pub api: Arc<ApiAccess>,
@@ -153,6 +156,7 @@ impl Session {
         let Blueprint { playbooks, templates, catalogue, versions, source, world, pki } =
             design.draw(&state.pki(), network, keeping)?;
         let topology = world.topology.clone();
+        let redactor = Redactor::new(pki.secrets().iter().map(String::as_str))?;
         let endpoint = topology.endpoint.url();
         let bootstrap =
             pki.kubeconfig_for(&topology.cluster, &endpoint, "bootstrap-admin", None)?;
@@ -172,6 +176,7 @@ impl Session {
             source,
             world,
             pki,
+            redactor,
             provider,
             fleet,
             api,

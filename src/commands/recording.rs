@@ -9,7 +9,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::event::{Event, Events, Stamped};
 use crate::failure::Result;
-use crate::redact::Redactor;
 use crate::session::Session;
 use crate::state::journal::{self, Journal};
 use crate::ui::Ui;
@@ -35,12 +34,10 @@ impl Recording {
         ui: Ui,
         mut see: impl FnMut(&Stamped) + Send + 'static,
     ) -> Result<Self> {
-        let secrets = session.pki.secrets();
-        let redactor = Redactor::new(secrets.iter().map(String::as_str))?;
         let runs = session.state.runs();
-        let mut journal = Journal::begin(&runs, command)?.redacting(redactor);
+        let mut journal = Journal::begin(&runs, command)?;
         let path = journal.path.clone();
-        let (events, reader) = Events::channel();
+        let (events, reader) = Events::redacted(session.redactor.clone());
         let shown = ui.follow(reader, journal::learned_durations(&runs), move |stamped| {
             see(stamped);
             // A journal that cannot be written costs the estimate of the next run, no more.

@@ -45,6 +45,7 @@ impl Runner {
         log.line(&format!("==== {} ====", task.id));
         let answer = Mutex::new(Answer::default());
         let listen = |line: &str| {
+            let line = &*self.session.redactor.text(line);
             log.line(line);
             let mut answer = answer.lock().unwrap_or_else(PoisonError::into_inner);
             match Line::parse(line) {
