@@ -56,6 +56,7 @@ pub fn validate(config: &ClusterConfig) -> Result<()> {
     versions(config, &mut problems);
     machines(config, &mut problems);
     hosts(config, &mut problems);
+    ssh(config, &mut problems);
     addons(config, &mut problems);
     problems.into_result()
 }
@@ -392,6 +393,32 @@ fn hosts(config: &ClusterConfig, problems: &mut Problems) {
                 format!("hosts: `{name}` is no host name"),
                 "lower-case letters, digits and hyphens",
             );
+        }
+    }
+}
+
+/// What ssh is given must not look like one of its options, nor like two words.
+fn ssh(config: &ClusterConfig, problems: &mut Problems) {
+    let plain = |text: &str| {
+        !text.is_empty()
+            && !text.starts_with('-')
+            && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-:%@,[]".contains(c))
+    };
+    for host in &config.hosts {
+        let settings = &host.ssh;
+        for (name, value) in
+            [("host", &settings.host), ("user", &settings.user), ("jump", &settings.jump)]
+        {
+            if let Some(value) = value.as_ref().filter(|value| !plain(value)) {
+                problems.add(
+                    format!(
+                        "hosts: {}: ssh.{name}: `{}` is no name",
+                        host.address,
+                        value.escape_debug()
+                    ),
+                    "as ssh takes it: a host or user name, for jump also user@host:port",
+                );
+            }
         }
     }
 }
