@@ -54,6 +54,13 @@ pub enum Command {
     Ssh(Ssh),
     /// Where the time of a run went
     Timings(Timings),
+    /// Hold the live cluster against the CIS Kubernetes Benchmark
+    ///
+    /// Looks at the flags of running processes, at files and their modes, at the kubelets' settings
+    /// in force and at what the api allows and refuses. Changes nothing. Ends with 1 when something
+    /// fails that is not waived; each waiver is shown with its reason.
+    #[command(after_help = CIS_EXAMPLES)]
+    Cis(Cis),
 }
 
 #[derive(Debug, clap::Args)]
@@ -211,4 +218,19 @@ pub struct Timings {
     /// Draw it as one HTML page
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
+}
+
+const CIS_EXAMPLES: &str = "\
+Examples:
+  kdiy cis                   what fails, what is waived and why, what is left to you
+  kdiy cis --all             what passes as well
+  kdiy --output json cis     for a script";
+
+#[derive(Debug, clap::Args)]
+pub struct Cis {
+    #[command(flatten)]
+    pub which: Which,
+    /// Show what passes as well
+    #[arg(long)]
+    pub all: bool,
 }

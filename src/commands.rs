@@ -1,5 +1,6 @@
 //! One file a verb.
 
+pub mod cis;
 pub mod config;
 pub mod destroy;
 pub mod kubeconfig;
@@ -30,6 +31,7 @@ pub async fn run(cli: Cli, ui: Ui) -> Result<u8> {
         Command::Kubectl(arguments) => kubectl::run(arguments, cli.playbooks.as_deref(), ui).await,
         Command::Ssh(arguments) => ssh::run(arguments).await,
         Command::Timings(arguments) => timings::run(arguments, ui),
+        Command::Cis(arguments) => cis::run(arguments, cli.playbooks.as_deref(), ui).await,
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub mod artifacts;
 pub mod bundle;
+pub mod cis;
 pub mod cli;
 pub mod cluster;
 pub mod commands;

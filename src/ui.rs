@@ -3,6 +3,7 @@
 //! Results go to standard output, so that they can be piped; everything else to standard error.
 
 mod bars;
+pub mod cis;
 mod failure;
 mod plain;
 pub mod preview;

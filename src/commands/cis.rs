@@ -1,0 +1,26 @@
+//! `kdiy cis`: the live cluster, held against the CIS Kubernetes Benchmark.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::cis::{self, Benchmark, Status};
+use crate::cli::Cis;
+use crate::failure::Result;
+use crate::session::Session;
+use crate::ui::Ui;
+use crate::ui::cis::render;
+
+/// Machines that are up answer much faster.
+const REACHED_WITHIN: Duration = Duration::from_secs(10);
+
+pub async fn run(arguments: Cis, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
+    let session = Session::open(&arguments.which.name, overlay).await?;
+    let benchmark = Benchmark::load(&session.playbooks)?;
+    for (machine, failure) in session.connect(REACHED_WITHIN).await {
+        ui.note(&format!("{machine} cannot be looked at: {}", failure.what));
+    }
+    let report = cis::examine(&benchmark, &session).await;
+    session.close().await;
+    ui.result(&render(&report, arguments.all), &report);
+    Ok(u8::from(report.count(Status::Fail) > 0))
+}
