@@ -43,6 +43,9 @@ pub enum Command {
     Stop(Stop),
     /// Take the cluster away without a trace
     Destroy(Destroy),
+    /// How the cluster is: machines, etcd, api, leases, nodes, DNS, certificates, drift
+    #[command(after_help = STATUS_HELP)]
+    Status(Status),
     /// The cluster file: write one, its schema, what is in force
     #[command(subcommand)]
     Config(Config),
@@ -162,6 +165,26 @@ pub struct Destroy {
     /// Do not ask
     #[arg(long, short)]
     pub yes: bool,
+}
+
+const STATUS_HELP: &str = "\
+Exit code: 0 healthy, 3 degraded, 4 down (1: it could not be looked at)
+
+Examples:
+  kdiy status
+  kdiy status --watch                            live, until q or Ctrl-C
+  kdiy --output json status | jq .etcd.mayLoseNow";
+
+#[derive(Debug, clap::Args)]
+pub struct Status {
+    #[command(flatten)]
+    pub which: Which,
+    /// Keep looking, on a screen of its own; without a terminal one look after the other
+    #[arg(long, short)]
+    pub watch: bool,
+    /// Seconds between the beginnings of two looks
+    #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub every: u64,
 }
 
 #[derive(Debug, Subcommand)]

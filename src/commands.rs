@@ -9,6 +9,7 @@ pub mod plan;
 mod recording;
 pub mod ssh;
 pub mod start;
+pub mod status;
 pub mod stop;
 pub mod timings;
 pub mod up;
@@ -26,6 +27,7 @@ pub async fn run(cli: Cli, ui: Ui) -> Result<u8> {
         Command::Start(arguments) => start::run(arguments, cli.playbooks.as_deref(), ui).await,
         Command::Stop(arguments) => stop::run(arguments, cli.playbooks.as_deref(), ui).await,
         Command::Destroy(arguments) => destroy::run(arguments, ui).await,
+        Command::Status(arguments) => status::run(arguments, cli.playbooks.as_deref(), ui).await,
         Command::Config(command) => config::run(command, ui),
         Command::Kubeconfig(arguments) => kubeconfig::run(arguments, ui),
         Command::Kubectl(arguments) => kubectl::run(arguments, cli.playbooks.as_deref(), ui).await,

@@ -12,6 +12,15 @@ pub const ETCDCTL: &str = "etcdctl --cacert /etc/etcd/pki/ca.crt --cert /etc/etc
 pub const CURL: &str = "curl -s --max-time 5 --cacert /etc/etcd/pki/ca.crt \
     --cert /etc/etcd/pki/client.crt --key /etc/etcd/pki/client.key https://127.0.0.1:2379";
 
+/// Prints the mean time of a write to this machine's write-ahead log since its member started, in
+/// ms. `options` are curl's.
+pub fn mean_fsync(options: &str) -> String {
+    format!(
+        "{CURL}/metrics {options} | awk '/^etcd_disk_wal_fsync_duration_seconds_sum/ {{s=$2}} \
+         /^etcd_disk_wal_fsync_duration_seconds_count/ {{if ($2 > 0) print s/$2*1000}}'"
+    )
+}
+
 /// One member's own state. It needs no quorum to tell.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Status {

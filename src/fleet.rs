@@ -56,8 +56,9 @@ impl Fleet {
         }
         self.targets.write().await.insert(target.machine.clone(), target.clone());
         let began = Instant::now();
+        let patience = CONNECT_TIMEOUT.min(deadline);
         loop {
-            match Ssh::connect(target, &self.control_directory, CONNECT_TIMEOUT).await {
+            match Ssh::connect(target, &self.control_directory, patience).await {
                 Ok(ssh) => {
                     let transport: Arc<dyn Transport> = Arc::new(ssh);
                     self.transports.write().await.insert(target.machine.clone(), transport.clone());

@@ -3,10 +3,10 @@
 
 mod api;
 mod blame;
-mod controllers;
+pub mod controllers;
 mod etcd;
 pub mod hold;
-mod load_balancer;
+pub mod load_balancer;
 mod machines;
 mod network;
 mod nodes;

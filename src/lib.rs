@@ -29,6 +29,7 @@ pub mod redact;
 pub mod runner;
 pub mod session;
 pub mod state;
+pub mod status;
 pub mod survey;
 pub mod template;
 pub mod timings;

@@ -7,8 +7,10 @@ pub mod cis;
 mod failure;
 mod plain;
 pub mod preview;
+pub mod status;
 pub mod summary;
 pub mod timings;
+pub mod watch;
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
@@ -82,6 +84,19 @@ impl Ui {
             Mode::Json => print_json(value),
             _ => out(text.trim_end()),
         }
+    }
+
+    /// What a line of a result has room for; without a terminal as much as it likes.
+    pub fn columns(self) -> usize {
+        if !std::io::stdout().is_terminal() {
+            return usize::MAX;
+        }
+        ratatui::crossterm::terminal::size().map_or(80, |(columns, _)| columns.into())
+    }
+
+    /// Whether somebody looks at a screen that can be drawn on.
+    pub fn has_screen(self) -> bool {
+        self.mode == Mode::Bars && std::io::stdout().is_terminal()
     }
 
     pub fn note(self, text: &str) {

@@ -16,8 +16,10 @@ use crate::topology::Group;
 
 pub struct Controllers;
 
-const NAMESPACE: &str = "kube-system";
-const LEASES: [&str; 2] = ["kube-controller-manager", "kube-scheduler"];
+/// Where the leases are.
+pub const NAMESPACE: &str = "kube-system";
+/// Of the components of which one works and the others wait.
+pub const LEASES: [&str; 2] = ["kube-controller-manager", "kube-scheduler"];
 const TRIAL: &str = "kdiy-gate";
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -94,6 +96,12 @@ async fn watch(client: &Client, name: &str, context: &GateContext) -> Result<See
     }
 }
 
+/// The machine of a lease's holder: client-go's identity is the host name, an underscore and a
+/// random part.
+pub fn machine_of(identity: &str) -> &str {
+    identity.split('_').next().unwrap_or_default()
+}
+
 fn record_lease(
     verdict: &mut Verdict,
     name: &str,
@@ -108,8 +116,7 @@ fn record_lease(
         }
     };
     let holder = after.holder_identity.clone().unwrap_or_default();
-    // client-go's identity is the host name, an underscore and a random part.
-    let host = holder.split('_').next().unwrap_or_default().to_owned();
+    let host = machine_of(&holder).to_owned();
     let known = context.topology.group(Group::Masters).iter().any(|master| master.name == host);
     let machine = known.then_some(host.as_str());
     verdict.record(machine, format!("holder of {name}"), "one of the masters", holder, known);

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use async_trait::async_trait;
 
 use super::{Gate, GateContext, Verdict};
-use crate::etcd::{self, CURL, ETCDCTL, Status};
+use crate::etcd::{self, ETCDCTL, Status};
 use crate::topology::{ETCD_PEER_PORT, Group, Quorum};
 
 pub struct Etcd;
@@ -166,8 +166,9 @@ echo @status; $e endpoint status -w json
 echo @members; $e member list -w json
 echo @alarms; $e alarm list -w json
 echo @write; $e put {PREFIX}{name} {nonce}
-echo @fsync; {CURL}/metrics | awk '/^etcd_disk_wal_fsync_duration_seconds_sum/ {{s=$2}} /^etcd_disk_wal_fsync_duration_seconds_count/ {{if ($2 > 0) print s/$2*1000}}'
-"#
+echo @fsync; {fsync}
+"#,
+        fsync = etcd::mean_fsync("")
     )
 }
 

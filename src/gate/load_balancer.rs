@@ -9,7 +9,7 @@ use crate::topology::{Group, Topology};
 pub struct LoadBalancer;
 
 /// haproxy's own statistics, on the machine only.
-const STATS: &str = "http://127.0.0.1:8404/;csv";
+pub const STATS: &str = "http://127.0.0.1:8404/;csv";
 
 #[async_trait]
 impl Gate for LoadBalancer {
@@ -109,7 +109,7 @@ fn record_backends(verdict: &mut Verdict, machine: &str, topology: &Topology, te
 }
 
 /// Status and last check of a server (haproxy management guide, section 9.1, columns 18 and 37).
-fn backend<'a>(stats: &'a str, server: &str) -> Option<(&'a str, &'a str)> {
+pub fn backend<'a>(stats: &'a str, server: &str) -> Option<(&'a str, &'a str)> {
     stats.lines().map(|line| line.split(',').collect::<Vec<_>>()).find_map(|fields| {
         (fields.first() == Some(&"apiservers") && fields.get(1) == Some(&server))
             .then(|| Some((*fields.get(17)?, *fields.get(36)?)))?
