@@ -5,10 +5,11 @@ mod apply;
 mod spared;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZero;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::artifacts::{Installable, Store};
@@ -39,6 +40,7 @@ pub struct Runner {
     pub events: Events,
     pub stop: CancellationToken,
     pub fetched: Fetched,
+    pub sending: Sending,
     /// Machines that this run makes or starts.
     pub wanted: BTreeSet<String>,
     /// Every gate was green at the end of an earlier run.
@@ -55,6 +57,18 @@ pub struct Runner {
 #[derive(Default)]
 pub struct Fetched {
     by_name: Mutex<BTreeMap<String, Vec<Installable>>>,
+}
+
+/// Steps that send their files at the same time. Sending keeps a core busy with encryption; with
+/// more senders than that the first files, which etcd and the api wait for, would arrive with the
+/// last.
+pub struct Sending(Semaphore);
+
+impl Default for Sending {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        Self(Semaphore::new(2 * cores))
+    }
 }
 
 #[async_trait]

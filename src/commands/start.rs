@@ -43,6 +43,7 @@ pub async fn run(arguments: Start, overlay: Option<&Path>, ui: Ui) -> Result<u8>
         events: recording.events.clone(),
         stop: recording.stop.clone(),
         fetched: Fetched::default(),
+        sending: Default::default(),
         wanted: wanted.iter().map(|machine| machine.name.clone()).collect(),
         // However it was before, it has been off.
         proven_before: false,

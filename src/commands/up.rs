@@ -123,6 +123,7 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
         events: recording.events.clone(),
         stop: recording.stop.clone(),
         fetched: Fetched::default(),
+        sending: Default::default(),
         wanted: topology.machines.iter().map(|machine| machine.name.clone()).collect(),
         proven_before: complete,
         beyond_quorum: arguments.beyond_quorum,

@@ -110,6 +110,11 @@ impl Runner {
         reached: &Reached,
     ) -> Result<Vec<String>, Failed> {
         let mut changes = Vec::new();
+        if missing.is_empty() {
+            return Ok(changes);
+        }
+        self.events.progress(&task.id, "waiting for its turn to send files");
+        let _turn = self.sending.0.acquire().await.ok();
         let total: u64 = missing.iter().map(|file| file.bytes).sum();
         let mut done = 0;
         for file in missing {
