@@ -198,7 +198,11 @@ pub enum Config {
         force: bool,
     },
     /// Print the JSON schema of the cluster file, for editors
-    Schema,
+    Schema {
+        /// Of playbooks instead
+        #[arg(long)]
+        playbook: bool,
+    },
     /// Print the cluster file with every default and flag in it
     Show(Box<UpFlags>),
 }

@@ -25,6 +25,13 @@ pub struct Playbook {
     pub steps: Vec<Step>,
 }
 
+impl Playbook {
+    /// JSON schema, draft 2020-12.
+    pub fn schema() -> serde_json::Value {
+        schemars::schema_for!(Self).to_value()
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Step {

@@ -3,6 +3,7 @@
 use crate::cli::Config;
 use crate::config::sample;
 use crate::failure::{Failure, Result};
+use crate::playbook::Playbook;
 use crate::state::atomic;
 use crate::ui::Ui;
 
@@ -19,8 +20,8 @@ pub fn run(command: Config, ui: Ui) -> Result<u8> {
                 &serde_json::json!({"wrote": path}),
             );
         }
-        Config::Schema => {
-            let schema = sample::schema();
+        Config::Schema { playbook } => {
+            let schema = if playbook { Playbook::schema() } else { sample::schema() };
             let text = serde_json::to_string_pretty(&schema)
                 .map_err(|error| Failure::bug("the schema").because(error))?;
             ui.result(&text, &schema);
