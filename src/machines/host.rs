@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::process::Command;
 
@@ -16,8 +17,8 @@ use crate::failure::{Failure, Result};
 /// Long enough for Vagrant, which is slow to start.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// An emulated machine was seen to take 0.1 s to accept a connection.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
+/// For a greeting by SSH; an emulated machine takes a second for a whole login.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Runs a program and gives its standard output; an error when it is missing, fails or hangs.
 pub async fn ask(program: &str, arguments: &[&str]) -> Result<String> {
@@ -170,11 +171,17 @@ fn parse_routes(text: &str) -> Vec<(Ipv4Net, String)> {
         .collect()
 }
 
-/// Whether something answers at an address: SSH, or a ping where there is one to ask with. A refused
-/// connection is no answer: routers refuse on behalf of what is not there.
+/// Whether something answers at an address: SSH, or a ping where there is one to ask with. A
+/// connection alone is no answer, taken or refused: routers and proxies do either on behalf of
+/// what is not there.
 pub async fn answers(address: Ipv4Addr) -> bool {
-    let connection = TcpStream::connect((address, 22));
-    if let Ok(Ok(_)) = tokio::time::timeout(ANSWERS_WITHIN, connection).await {
+    let greeting = async {
+        let mut greeting = [0; 4];
+        let mut connection = TcpStream::connect((address, 22)).await?;
+        connection.read_exact(&mut greeting).await?;
+        std::io::Result::Ok(greeting == *b"SSH-")
+    };
+    if let Ok(Ok(true)) = tokio::time::timeout(ANSWERS_WITHIN, greeting).await {
         return true;
     }
     ask("ping", &["-c", "1", "-W", "1", &address.to_string()]).await.is_ok()
