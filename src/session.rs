@@ -25,6 +25,7 @@ use crate::redact::Redactor;
 use crate::state::{Record, StateDir};
 use crate::template::Templates;
 use crate::topology::Topology;
+use crate::transport::sockets;
 use crate::world::World;
 
 /// Machines that kdiy makes have this computer's architecture, as release names spell it.
@@ -160,11 +161,7 @@ impl Session {
         let endpoint = topology.endpoint.url();
         let bootstrap =
             pki.kubeconfig_for(&topology.cluster, &endpoint, "bootstrap-admin", None)?;
-        // Not in the state directory, whose path may be too long for a socket.
-        let sockets = tempfile::Builder::new()
-            .prefix("kdiy-")
-            .tempdir_in("/tmp")
-            .map_err(|error| Failure::host("cannot make a directory in /tmp").because(error))?;
+        let sockets = sockets::directory()?;
         let fleet = Arc::new(Fleet::new(sockets.path().to_owned()));
         let api = Arc::new(ApiAccess::new(topology, fleet.clone(), bootstrap));
         Ok(Self {

@@ -2,6 +2,7 @@
 
 mod lines;
 pub mod local;
+pub mod sockets;
 pub mod ssh;
 pub mod target;
 
