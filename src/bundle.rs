@@ -312,6 +312,10 @@ impl BundleFile {
 }
 
 impl Bundle {
+    pub fn has_unit(&self, name: &str) -> bool {
+        self.units.iter().any(|unit| unit.name == name)
+    }
+
     /// Identifies what the step wants of the machine, secrets included only by their digests.
     pub fn digest(&self) -> String {
         let parts = serde_json::json!([

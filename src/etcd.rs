@@ -12,6 +12,11 @@ pub const ETCDCTL: &str = "etcdctl --cacert /etc/etcd/pki/ca.crt --cert /etc/etc
 pub const CURL: &str = "curl -s --max-time 5 --cacert /etc/etcd/pki/ca.crt \
     --cert /etc/etcd/pki/client.crt --key /etc/etcd/pki/client.key https://127.0.0.1:2379";
 
+/// Where a member keeps its log and its data, once it has any.
+pub const MEMBER_DATA: &str = "/var/lib/etcd/data/member";
+/// Read when the unit starts. It is in /run, because it is for the time of joining only.
+pub const JOINING: &str = "/run/kdiy-etcd-joins.env";
+
 /// Prints the mean time of a write to this machine's write-ahead log since its member started, in
 /// ms. `options` are curl's.
 pub fn mean_fsync(options: &str) -> String {
@@ -43,11 +48,14 @@ pub struct Header {
 pub struct Member {
     #[serde(rename = "ID")]
     pub id: u64,
-    /// Empty until the member has started for the first time.
+    /// Empty for one that was added later, until it has started for the first time.
     #[serde(default)]
     pub name: String,
     #[serde(default, rename = "peerURLs")]
     pub peer_urls: Vec<String>,
+    /// Empty until the member has started for the first time.
+    #[serde(default, rename = "clientURLs")]
+    pub client_urls: Vec<String>,
     /// Follows, but has no vote.
     #[serde(default, rename = "isLearner")]
     pub learner: bool,

@@ -77,7 +77,6 @@ pub struct Member {
 pub struct Members {
     service: Service,
     list: Vec<Member>,
-    /// Machines whose etcd member has no vote yet.
     learners: Vec<String>,
 }
 
@@ -130,9 +129,9 @@ impl Members {
         &self.list
     }
 
-    /// Whether the machine's member follows without a vote.
-    pub fn is_learner(&self, machine: &str) -> bool {
-        self.learners.iter().any(|learner| learner == machine)
+    /// Machines whose etcd member follows without a vote.
+    pub fn learners(&self) -> &[String] {
+        &self.learners
     }
 
     pub fn healthy(&self) -> usize {
@@ -358,7 +357,7 @@ mod tests {
         let names: Vec<_> = members.list.iter().map(|member| member.machine.as_str()).collect();
         assert_eq!(names, ["kdiy-master-1", "kdiy-master-2", "member a old"]);
         assert_eq!((members.healthy(), members.needed()), (2, 2));
-        assert!(members.is_learner("kdiy-master-3"));
+        assert_eq!(members.learners(), ["kdiy-master-3"]);
         assert!(members.allows_loss_of(&["kdiy-master-3"]).is_ok());
         assert!(members.allows_loss_of(&["kdiy-master-1"]).is_err());
     }

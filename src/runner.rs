@@ -2,6 +2,7 @@
 //! and gates meet.
 
 mod apply;
+mod members;
 mod spared;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,7 +48,9 @@ pub struct Runner {
     pub proven_before: bool,
     /// Restarts go on where the cluster cannot spare what they stop.
     pub beyond_quorum: bool,
-    /// Held while something is stopped that the cluster counts on.
+    /// Machines whose etcd member had no vote when the run began.
+    pub learners: BTreeSet<String>,
+    /// Held while something is stopped that the cluster counts on, and while a member joins.
     pub turn: Mutex<()>,
     /// Tasks of this run that changed something.
     pub changed: Mutex<BTreeSet<TaskId>>,

@@ -48,6 +48,7 @@ pub async fn run(arguments: Start, overlay: Option<&Path>, ui: Ui) -> Result<u8>
         // However it was before, it has been off.
         proven_before: false,
         beyond_quorum: false,
+        learners: Default::default(),
         turn: Default::default(),
         changed: Default::default(),
     });

@@ -107,6 +107,7 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     let kubeconfig = session.pki.kubeconfig_for(&topology.cluster, &endpoint, "admin", None)?;
     atomic::write(&state.kubeconfig(), kubeconfig.as_bytes(), 0o600)?;
     let standing = if before.is_some() { Some(look(&session).await) } else { None };
+    let learners = standing.iter().flat_map(|standing| standing.etcd.learners()).cloned().collect();
     let plan = plan::build(&session.playbooks, &session.world, &Circumstances { standing })?;
     let versions = session.versions.by_name.clone();
 
@@ -127,6 +128,7 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
         wanted: topology.machines.iter().map(|machine| machine.name.clone()).collect(),
         proven_before: complete,
         beyond_quorum: arguments.beyond_quorum,
+        learners,
         turn: Default::default(),
         changed: Default::default(),
     });

@@ -14,6 +14,7 @@ use crate::engine::{Done, Failed};
 use crate::event::Event;
 use crate::failure::{Failure, Kind, Result};
 use crate::fleet::Reached;
+use crate::guard::Service;
 use crate::plan::Task;
 use crate::transport::{Input, Script, Transport};
 
@@ -25,7 +26,8 @@ const TAIL: usize = 20;
 
 impl Runner {
     pub(super) async fn apply(&self, task: &Task) -> Result<Done, Failed> {
-        let machine = self.machine(task)?.name.clone();
+        let place = self.machine(task)?;
+        let machine = place.name.clone();
         let reached = self.session.fleet.reached(&machine).await?;
         let bundle = reached
             .bundles
@@ -34,11 +36,17 @@ impl Runner {
         let missing = self.missing(bundle, &reached).await?;
         let installing: Vec<String> = missing.iter().map(|file| file.to.clone()).collect();
         let work = bundle.work(&reached.observed, &installing, &*reached.changed.lock().await);
+        let learns = self.learners.contains(&machine) && bundle.has_unit(Service::Etcd.unit());
         if work.is_empty() {
-            return Ok(Done::default());
+            let changes = if learns { self.promote(task, place).await? } else { Vec::new() };
+            return Ok(Done { changes });
         }
         let mut changes = self.install(task, &machine, missing, &reached).await?;
-        let _turn = self.spared(task, &machine, &work, &reached.observed).await?;
+        let spared = self.spared(task, &machine, &work, &reached.observed).await?;
+        let _turn = match spared {
+            Some(turn) => Some(turn),
+            None => self.let_in(task, place, &work).await?,
+        };
         self.mark_pending(task, &machine, bundle, &reached).await?;
         let transport = self.connected(&machine).await?;
         let log = MachineLog::open(&self.session.state.machine_log(&machine))?;
@@ -73,6 +81,10 @@ impl Runner {
         let output = result.map_err(|error| lost(&task.step, &error))?;
         if output.success() {
             changes.extend(answer.did);
+            // Also when an attempt before this one let it in.
+            if learns || self.may_join(task, place, &work).await {
+                changes.extend(self.promote(task, place).await?);
+            }
             return Ok(Done { changes });
         }
         let what = answer.failed.unwrap_or_else(|| format!("ended with status {}", output.status));
@@ -189,7 +201,10 @@ impl Runner {
     }
 
     /// The machine's connection, made anew when it is gone.
-    async fn connected(&self, machine: &str) -> Result<std::sync::Arc<dyn Transport>, Failed> {
+    pub(super) async fn connected(
+        &self,
+        machine: &str,
+    ) -> Result<std::sync::Arc<dyn Transport>, Failed> {
         let target = self.session.provider.ssh_target(&self.session.world.topology, machine)?;
         Ok(self.session.fleet.connect(&target, self.slowly(super::REACHED_WITHIN)).await?)
     }
