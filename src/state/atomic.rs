@@ -23,7 +23,9 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
             .because(error)
             .hint("is the disk full, or the directory read-only?")
     };
-    let directory = path.parent().unwrap_or(Path::new("."));
+    // Of a bare file name the parent is there, and empty.
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let directory = parent.unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new()
         .permissions(fs::Permissions::from_mode(mode))
         .tempfile_in(directory)
