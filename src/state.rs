@@ -3,6 +3,7 @@
 
 pub mod atomic;
 pub mod journal;
+pub mod learned;
 pub mod ledger;
 pub mod lock;
 pub mod record;

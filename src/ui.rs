@@ -2,8 +2,10 @@
 //!
 //! Results go to standard output, so that they can be piped; everything else to standard error.
 
+mod ask;
 mod bars;
 pub mod cis;
+mod estimate;
 mod failure;
 mod plain;
 pub mod preview;
@@ -12,16 +14,21 @@ pub mod summary;
 pub mod timings;
 pub mod watch;
 
-use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
+use comfy_table::{Attribute, Cell, ContentArrangement, Table, presets};
+use jiff::Timestamp;
 use serde::Serialize;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
 
-use crate::event::{Stamped, TaskId};
+use crate::event::Stamped;
 use crate::failure::{Failure, Result};
+use crate::state::learned::Learned;
+
+/// How often a display is brought up to date while nothing happens.
+const TICK: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
@@ -61,18 +68,28 @@ impl Ui {
     pub fn follow(
         self,
         mut events: UnboundedReceiver<Stamped>,
-        learned: BTreeMap<TaskId, Duration>,
+        learned: Learned,
         mut record: impl FnMut(&Stamped) + Send + 'static,
     ) -> JoinHandle<()> {
         tokio::spawn(async move {
             let mut renderer: Box<dyn Renderer> = match self.mode {
                 Mode::Json => Box::new(Json),
                 Mode::Plain => Box::new(plain::Plain::new(self.verbose)),
-                Mode::Bars => Box::new(bars::Bars::new(self.verbose, learned)),
+                Mode::Bars => {
+                    let (height, _) = console::Term::stderr().size();
+                    Box::new(bars::Bars::new(self.verbose, learned, height.into(), colour()))
+                }
             };
-            while let Some(event) = events.recv().await {
-                record(&event);
-                renderer.show(&event);
+            let mut clock = tokio::time::interval(TICK);
+            loop {
+                tokio::select! {
+                    event = events.recv() => {
+                        let Some(event) = event else { break };
+                        record(&event);
+                        renderer.show(&event);
+                    }
+                    _ = clock.tick() => renderer.tick(Timestamp::now()),
+                }
             }
             renderer.finish();
         })
@@ -136,6 +153,8 @@ impl Ui {
 /// Turns events into something to look at.
 trait Renderer: Send {
     fn show(&mut self, event: &Stamped);
+    /// Called several times a second, whether something happens or not.
+    fn tick(&mut self, now: Timestamp);
     fn finish(&mut self);
 }
 
@@ -146,7 +165,28 @@ impl Renderer for Json {
         print_json(event);
     }
 
+    fn tick(&mut self, _: Timestamp) {}
+
     fn finish(&mut self) {}
+}
+
+/// Columns under their names, as wide as the terminal allows.
+pub fn table<const N: usize>(
+    names: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> String {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(names.map(|name| Cell::new(name).add_attribute(Attribute::Dim)))
+        .add_rows(rows);
+    table.trim_fmt()
+}
+
+/// As the terminal and NO_COLOR say.
+fn colour() -> bool {
+    anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never
 }
 
 fn print_json(value: &impl Serialize) {

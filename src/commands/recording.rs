@@ -11,6 +11,7 @@ use crate::event::{Event, Events, Stamped};
 use crate::failure::Result;
 use crate::session::Session;
 use crate::state::journal::{self, Journal};
+use crate::state::{self, learned};
 use crate::ui::Ui;
 
 /// The display ends with the last sender of events; one that hangs must not hold kdiy up.
@@ -38,9 +39,10 @@ impl Recording {
         let mut journal = Journal::begin(&runs, command)?;
         let path = journal.path.clone();
         let (events, reader) = Events::redacted(session.redactor.clone());
-        let shown = ui.follow(reader, journal::learned_durations(&runs), move |stamped| {
+        let learned = learned::read(&state::cache()?);
+        let shown = ui.follow(reader, learned, move |stamped| {
             see(stamped);
-            // A journal that cannot be written costs the estimate of the next run, no more.
+            // A journal that cannot be written costs what is told of the run later, no more.
             let _ = journal.append(stamped);
         });
         events.send(Event::RunStarted {
@@ -60,6 +62,10 @@ impl Recording {
         let _ = self.signals.await;
         drop(self.events);
         let _ = tokio::time::timeout(DISPLAY_ENDS_WITHIN, self.shown).await;
+        // Without it the next estimate is poorer, no more.
+        if let (Ok(events), Ok(cache)) = (journal::read(&self.journal), state::cache()) {
+            let _ = learned::note(&cache, &events);
+        }
     }
 }
 

@@ -1,15 +1,13 @@
 //! The events of every run, one JSON document a line, one file a run.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::event::{Event, Outcome, Stamped, TaskId};
+use crate::event::{Event, Outcome, Stamped};
 use crate::failure::{Failure, Result};
 
 /// Runs that are kept; older ones are removed when a new one begins.
@@ -74,21 +72,6 @@ pub fn last_run(runs: &Path) -> std::io::Result<Option<Run>> {
     Ok(Some(Run { path, events }))
 }
 
-/// How long each task took when it last changed something, for the estimate of what is left.
-pub fn learned_durations(runs: &Path) -> BTreeMap<TaskId, Duration> {
-    let mut learned = BTreeMap::new();
-    for path in files(runs) {
-        for stamped in read(&path).unwrap_or_default() {
-            if let Event::TaskFinished { task, outcome: Outcome::Changed, elapsed_ms, .. } =
-                stamped.event
-            {
-                learned.insert(task, Duration::from_millis(elapsed_ms));
-            }
-        }
-    }
-    learned
-}
-
 fn forget_old(runs: &Path) {
     let files = files(runs);
     for path in files.iter().take(files.len().saturating_sub(KEPT_RUNS - 1)) {
@@ -133,8 +116,6 @@ mod tests {
         journal.append(&finished(1200)).unwrap();
         journal.file.write_all(b"{\"at\":\"20").unwrap();
         assert_eq!(read(&journal.path).unwrap().len(), 1);
-        let learned = learned_durations(directory.path());
-        assert_eq!(learned["etcd@m"], Duration::from_millis(1200));
     }
 
     #[test]
