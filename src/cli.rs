@@ -1,10 +1,13 @@
 //! Arguments. No logic.
 
+mod examples;
+
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::flags::UpFlags;
+use crate::config::flags::{EtcdFlag, HostFlag, LbFlag, UpFlags};
+use crate::config::{Cni, ProviderChoice};
 use crate::preview::graph::Notation;
 use crate::ui::Format;
 
@@ -34,28 +37,37 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Make the cluster, or make it right again
+    #[command(after_help = examples::UP)]
     Up(Box<Up>),
-    /// Show what `up` would do, and why; changes nothing
     Plan(Box<Plan>),
-    /// Switch machines on, and prove the cluster again
     Start(Start),
-    /// Switch machines off, so that nothing is lost
     Stop(Stop),
     /// Take the cluster away without a trace
+    #[command(after_help = examples::DESTROY)]
     Destroy(Destroy),
     /// How the cluster is: machines, etcd, api, leases, nodes, DNS, certificates, drift
     #[command(after_help = STATUS_HELP)]
     Status(Status),
+    /// Ask what one should ask before building a cluster, and write a commented cluster file
+    #[command(after_help = examples::INIT)]
+    Init(Box<Init>),
+    /// Look at this computer: what is missing, and the command that mends it
+    #[command(after_help = examples::DOCTOR)]
+    Doctor(Doctor),
     /// The cluster file: write one, its schema, what is in force
-    #[command(subcommand)]
+    #[command(subcommand, after_help = examples::CONFIG)]
     Config(Config),
     /// Print the kubeconfig, or merge it into yours
+    #[command(after_help = examples::KUBECONFIG)]
     Kubeconfig(Kubeconfig),
     /// Run kubectl against the cluster
+    #[command(after_help = examples::KUBECTL)]
     Kubectl(Passed),
     /// Log in to a machine, or run a command there
+    #[command(after_help = examples::SSH)]
     Ssh(Ssh),
     /// Where the time of a run went
+    #[command(after_help = examples::TIMINGS)]
     Timings(Timings),
     /// Hold the live cluster against the CIS Kubernetes Benchmark
     ///
@@ -64,6 +76,26 @@ pub enum Command {
     /// fails that is not waived; each waiver is shown with its reason.
     #[command(after_help = CIS_EXAMPLES)]
     Cis(Cis),
+    /// The clusters of this computer
+    #[command(after_help = examples::LIST)]
+    List,
+    /// What a machine said while kdiy worked on it
+    #[command(after_help = examples::LOGS)]
+    Logs(Logs),
+    /// Print the completions of a shell
+    #[command(after_help = examples::COMPLETIONS)]
+    Completions {
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Write a man page for each command
+    #[command(hide = true)]
+    Man {
+        directory: PathBuf,
+    },
+    /// Play the display of an `up` that does not happen
+    #[command(hide = true)]
+    Demo(Box<Demo>),
 }
 
 #[derive(Debug, clap::Args)]
@@ -97,7 +129,7 @@ pub struct Up {
 ///
 /// Examples:
 ///   kdiy plan                                what the next `up` would change
-///   kdiy plan --masters 1 --workers 1 --full a whole install, with what is in every file
+///   kdiy plan --masters 1 --workers 1 --full  a whole install, with what is in every file
 ///   kdiy plan --show etcd                    the files and the script of one step
 ///   kdiy plan --graph mermaid                what waits for what
 #[derive(Debug, clap::Args)]
@@ -123,6 +155,8 @@ pub struct Which {
     pub name: String,
 }
 
+/// Switch machines on, and prove the cluster again
+///
 /// Changes nothing on the machines: what was installed starts by itself.
 ///
 /// Examples:
@@ -137,6 +171,8 @@ pub struct Start {
     pub machines: Vec<String>,
 }
 
+/// Switch machines off, so that nothing is lost
+///
 /// Workers go first and etcd last. Some machines of a cluster are switched off only if the others
 /// can do without them.
 ///
@@ -190,6 +226,7 @@ pub struct Status {
 #[derive(Debug, Subcommand)]
 pub enum Config {
     /// Write a commented cluster file to start from
+    #[command(after_help = examples::CONFIG_INIT)]
     Init {
         #[arg(default_value = "cluster.yaml")]
         path: PathBuf,
@@ -198,12 +235,14 @@ pub enum Config {
         force: bool,
     },
     /// Print the JSON schema of the cluster file, for editors
+    #[command(after_help = examples::CONFIG_SCHEMA)]
     Schema {
         /// Of playbooks instead
         #[arg(long)]
         playbook: bool,
     },
     /// Print the cluster file with every default and flag in it
+    #[command(after_help = examples::CONFIG_SHOW)]
     Show(Box<UpFlags>),
 }
 
@@ -260,4 +299,98 @@ pub struct Cis {
     /// Show what passes as well
     #[arg(long)]
     pub all: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Logs {
+    #[command(flatten)]
+    pub which: Which,
+    /// The machine, with or without the cluster's name, or `vagrant`; absent: list the logs
+    pub machine: Option<String>,
+    /// How many of the last lines
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 50)]
+    pub lines: usize,
+}
+
+/// Each question of the wizard has its flag; what is given is not asked.
+#[derive(Debug, clap::Args)]
+pub struct Init {
+    /// The file to write
+    #[arg(default_value = crate::commands::up::DEFAULT_FILE)]
+    pub path: PathBuf,
+    /// What the cluster is for; decides what is proposed for the rest
+    #[arg(long, value_enum)]
+    pub purpose: Option<Purpose>,
+    /// Where machines come from
+    #[arg(long, value_enum)]
+    pub provider: Option<ProviderChoice>,
+    /// A machine that exists, as ROLE:[USER@]ADDRESS; once for each
+    #[arg(long, value_name = "HOST", conflicts_with_all = ["may_fail", "workers"])]
+    pub host: Vec<HostFlag>,
+    /// How many masters may fail at the same time: 0 to 3
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=3))]
+    pub may_fail: Option<u32>,
+    /// Machines that run workloads only
+    #[arg(long, value_name = "M")]
+    pub workers: Option<u32>,
+    /// etcd on the masters or on machines of its own: stacked, external or external:N
+    #[arg(long, value_name = "TOPOLOGY")]
+    pub etcd: Option<EtcdFlag>,
+    /// In front of the api-servers: stacked, dedicated, dedicated:N, external:HOST:PORT or none
+    #[arg(long, value_name = "MODE")]
+    pub lb: Option<LbFlag>,
+    /// Where volumes live
+    #[arg(long, value_enum)]
+    pub storage: Option<Storage>,
+    /// How pods of different machines reach each other
+    #[arg(long, value_enum)]
+    pub cni: Option<Cni>,
+    /// Name of the cluster
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Replace a file that is there
+    #[arg(long)]
+    pub force: bool,
+    /// Ask nothing: take what the purpose proposes
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Purpose {
+    Learning,
+    Homelab,
+    Serious,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Storage {
+    LocalPath,
+    None,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Doctor {
+    /// Install what the package manager can, after asking
+    #[arg(long)]
+    pub fix: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Demo {
+    #[command(flatten)]
+    pub flags: UpFlags,
+    /// How many times as fast as life
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
+    pub faster: f64,
 }

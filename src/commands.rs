@@ -2,9 +2,15 @@
 
 pub mod cis;
 pub mod config;
+pub mod demo;
 pub mod destroy;
+pub mod doctor;
+pub mod help;
+pub mod init;
 pub mod kubeconfig;
 pub mod kubectl;
+pub mod list;
+pub mod logs;
 pub mod plan;
 mod recording;
 pub mod ssh;
@@ -28,12 +34,19 @@ pub async fn run(cli: Cli, ui: Ui) -> Result<u8> {
         Command::Stop(arguments) => stop::run(arguments, cli.playbooks.as_deref(), ui).await,
         Command::Destroy(arguments) => destroy::run(arguments, ui).await,
         Command::Status(arguments) => status::run(arguments, cli.playbooks.as_deref(), ui).await,
+        Command::Init(arguments) => init::run(*arguments, ui).await,
+        Command::Doctor(arguments) => doctor::run(arguments, ui).await,
         Command::Config(command) => config::run(command, ui),
         Command::Kubeconfig(arguments) => kubeconfig::run(arguments, ui),
         Command::Kubectl(arguments) => kubectl::run(arguments, cli.playbooks.as_deref(), ui).await,
         Command::Ssh(arguments) => ssh::run(arguments).await,
         Command::Timings(arguments) => timings::run(arguments, ui),
         Command::Cis(arguments) => cis::run(arguments, cli.playbooks.as_deref(), ui).await,
+        Command::List => list::run(ui).await,
+        Command::Logs(arguments) => logs::run(arguments, ui),
+        Command::Completions { shell } => help::completions(shell, ui),
+        Command::Man { directory } => help::man(&directory, ui),
+        Command::Demo(arguments) => demo::run(*arguments, cli.playbooks.as_deref(), ui).await,
     }
 }
 

@@ -67,6 +67,15 @@ pub trait Provider: Send + Sync {
     async fn leftovers(&self, ledger: &Ledger) -> Result<Vec<Owned>>;
 }
 
+/// About what the machines take of this computer's memory, in MiB, when this provider makes them.
+pub fn memory(provider: Option<ProviderChoice>, topology: &Topology) -> u64 {
+    let takes = |machine: &Machine| match provider {
+        Some(ProviderChoice::Docker) => docker::memory(machine.role),
+        _ => u64::from(machine.memory_mebibytes),
+    };
+    topology.machines.iter().map(takes).sum()
+}
+
 /// The provider of the cluster file, or the first usable one.
 pub async fn provider(config: &ClusterConfig, state: &StateDir) -> Result<Box<dyn Provider>> {
     let made = |choice| -> Box<dyn Provider> {
@@ -88,16 +97,9 @@ pub async fn provider(config: &ClusterConfig, state: &StateDir) -> Result<Box<dy
         });
     }
     let mut reasons = Vec::new();
-    for choice in [
-        ProviderChoice::Libvirt,
-        ProviderChoice::Virtualbox,
-        ProviderChoice::VmwareDesktop,
-        ProviderChoice::Parallels,
-        ProviderChoice::Docker,
-    ] {
+    for choice in host::PROVIDERS {
         match host::usable(choice).await {
-            // Containers are as fast as the computer; whoever wants emulated machines can say so.
-            Ok(()) if choice == ProviderChoice::Libvirt && host::emulates() => {
+            Ok(()) if !host::quick(choice) => {
                 reasons
                     .push("libvirt could only emulate machines; name it to have it do so".into());
             }

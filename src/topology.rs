@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::config::{
     ClusterConfig, Cni, EtcdTopology, Host, HostRole, LoadBalancerMode, ProviderChoice,
 };
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, closest};
 
 /// Where kube-apiserver listens on every master (the Kubernetes default secure port).
 pub const API_PORT: u16 = 6443;
@@ -205,8 +205,12 @@ impl Topology {
         let full = format!("{}-{name}", self.cluster);
         self.machine(name).or_else(|| self.machine(&full)).ok_or_else(|| {
             let names: Vec<&str> = self.machines.iter().map(|m| m.name.as_str()).collect();
-            Failure::input(format!("there is no machine {name}"))
-                .hint(format!("there are {}", names.join(", ")))
+            let failure = Failure::input(format!("there is no machine {name}"));
+            let failure = match closest(&full, names.iter().copied()) {
+                Some(meant) => failure.hint(format!("did you mean `{meant}`?")),
+                None => failure,
+            };
+            failure.hint(format!("there are {}", names.join(", ")))
         })
     }
 

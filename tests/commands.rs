@@ -382,7 +382,7 @@ fn commands_on_a_cluster_that_is_not_there_say_which_there_are() {
     }
     user.is_refused(
         &["ssh", "--name", "homelab", "mastre-1"],
-        &["there is no machine mastre-1", "homelab-master-1"],
+        &["there is no machine mastre-1", "did you mean `homelab-master-1`?"],
     );
 }
 
@@ -466,4 +466,134 @@ fn plan_of_an_unknown_step_names_the_one_that_was_meant() {
     let user = User::with_docker();
     let arguments = ["plan", "--provider", "docker", "--show", "etdc"];
     user.is_refused(&arguments, &["no step `etdc`", "did you mean `etcd`?"]);
+}
+
+#[test]
+fn init_writes_what_its_flags_say_and_asks_nothing_without_a_terminal() {
+    let user = User::with_docker();
+    let run = user
+        .kdiy(&["init", "--purpose", "serious", "--lb", "dedicated:2", "--storage", "none"])
+        .assert()
+        .success();
+    let text = fs::read_to_string(user.path("work/cluster.yaml")).unwrap();
+    for part in ["masters: 5", "  mode: dedicated", "addons: []", "# Machines that run workloads"] {
+        assert!(text.contains(part), "no `{part}` in\n{text}");
+    }
+    let said = String::from_utf8_lossy(&run.get_output().stdout).into_owned();
+    assert!(said.contains("wrote cluster.yaml; look it over, then: kdiy up"), "{said}");
+    user.kdiy(&["config", "show"]).assert().success();
+    user.is_refused(&["init", "--yes"], &["cluster.yaml is there already", "--force"]);
+    user.kdiy(&["init", "--yes", "--force"]).assert().success();
+    let text = fs::read_to_string(user.path("work/cluster.yaml")).unwrap();
+    assert!(text.contains("masters: 3\n"), "{text}");
+}
+
+#[test]
+fn init_takes_machines_that_exist_and_refuses_what_makes_no_cluster() {
+    let user = User::with_docker();
+    let hosts = |user: &User, roles: &[&str]| {
+        let hosts = roles.iter().enumerate();
+        let flags = hosts.flat_map(|(n, role)| ["--host".into(), format!("{role}:me@10.0.0.{n}")]);
+        user.kdiy(&["init", "home.yaml"]).args(flags.collect::<Vec<String>>()).assert()
+    };
+    let refused = hosts(&user, &["master", "master"]).code(1);
+    let said = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();
+    assert!(said.contains("masters: 2 is even"), "{said}");
+    assert!(!user.path("work/home.yaml").exists());
+    hosts(&user, &["master", "worker"]).success();
+    let text = fs::read_to_string(user.path("work/home.yaml")).unwrap();
+    for part in [
+        "provider: existing",
+        "masters: 1",
+        "workers: 1",
+        "- {role: worker, address: \"10.0.0.1\", ssh: {user: me}}",
+    ] {
+        assert!(text.contains(part), "no `{part}` in\n{text}");
+    }
+}
+
+#[test]
+fn doctor_says_what_is_missing_and_ends_with_an_error_then() {
+    let bare = User::with(&[]);
+    let run = bare.kdiy(&["doctor", "--output", "json"]).assert().code(1);
+    let checks: Vec<serde_json::Value> = serde_json::from_slice(&run.get_output().stdout).unwrap();
+    let state = |name: &str| {
+        let check = checks.iter().find(|check| check["name"] == name);
+        check.unwrap_or_else(|| panic!("no {name}"))["state"].as_str().unwrap()
+    };
+    assert_eq!(
+        (state("vagrant"), state("a provider"), state("ssh")),
+        ("missing", "missing", "fine")
+    );
+    let all_mended = checks.iter().all(|it| it["state"] == "fine" || it["mend"].is_string());
+    assert!(all_mended, "{checks:?}");
+
+    let user = User::with_docker();
+    user.program("vagrant", "echo Vagrant 2.4.9");
+    // Two containers: one of a cluster that is there, one whose state directory is gone.
+    let root = user.made(&ClusterConfig::default());
+    let listed = format!("kdiy-master-1\\t{}\\nold-master-1\\t/gone/old\\n", root.display());
+    user.program("docker", &format!("case \"$*\" in *ps*) printf '{listed}';; esac"));
+    let run = user.kdiy(&["doctor"]).assert().success();
+    let said = String::from_utf8_lossy(&run.get_output().stdout).into_owned();
+    for part in ["2.4.9", "docker rm -f -v old-master-1", "clusters can be made"] {
+        assert!(said.contains(part), "no `{part}` in\n{said}");
+    }
+    assert!(!said.contains("rm -f -v kdiy-master-1"), "{said}");
+}
+
+#[test]
+fn doctor_mends_with_the_package_manager_after_asking() {
+    let user = User::with(&[]);
+    let note = user.path("installed");
+    user.program("apt-get", &format!("echo \"$*\" >> {}", note.display()));
+    user.is_refused(
+        &["doctor", "--fix"],
+        &["apt-get install -y vagrant", "there is nobody to ask"],
+    );
+    assert!(!note.exists());
+    user.kdiy(&["doctor", "--fix", "--yes"]).assert().code(1);
+    let installed = fs::read_to_string(&note).unwrap();
+    assert!(installed.contains("install -y vagrant\n"), "{installed}");
+    assert!(installed.contains("vagrant-libvirt"), "the first provider: {installed}");
+}
+
+#[test]
+fn clusters_and_logs_are_listed() {
+    let user = User::with_docker();
+    let nothing = user.kdiy(&["list"]).assert().success();
+    assert!(String::from_utf8_lossy(&nothing.get_output().stdout).contains("there is no cluster"));
+    let root = user.made(&ClusterConfig::default());
+    fs::write(root.join("logs/kdiy-master-1.log"), "one\ntwo\nthree\n").unwrap();
+    let run = user.kdiy(&["list", "--output", "json"]).assert().success();
+    let listed: serde_json::Value = serde_json::from_slice(&run.get_output().stdout).unwrap();
+    assert_eq!(listed[0]["name"], "kdiy");
+    assert_eq!(listed[0]["machines"], 5);
+    assert_eq!(listed[0]["api"], "https://192.168.56.10:8443");
+    user.kdiy(&["logs", "master-1", "-n", "2"]).assert().success().stdout("two\nthree\n");
+    user.is_refused(&["logs", "master-2"], &["kdiy-master-2 has said nothing yet"]);
+}
+
+#[test]
+fn shells_and_man_get_what_they_want() {
+    let user = User::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let run = user.kdiy(&["completions", shell]).assert().success();
+        let script = String::from_utf8_lossy(&run.get_output().stdout).into_owned();
+        assert!(script.contains("kubeconfig"), "{shell}: {script}");
+    }
+    user.kdiy(&["man", "pages"]).assert().success();
+    let page = fs::read_to_string(user.path("work/pages/kdiy-up.1")).unwrap();
+    assert!(page.contains(".TH") && page.contains("masters"), "{page}");
+    assert!(!user.path("work/pages/kdiy-demo.1").exists(), "hidden commands have no page");
+}
+
+#[test]
+fn the_display_plays_without_making_anything() {
+    let user = User::new();
+    let run = user.kdiy(&["demo", "--faster", "1000"]).assert().success();
+    let said = String::from_utf8_lossy(&run.get_output().stderr).into_owned();
+    assert!(said.contains("✔ etcd: 1 thing proven"), "{said}");
+    assert!(said.contains("nothing was made"), "{said}");
+    assert!(user.state().is_empty());
 }

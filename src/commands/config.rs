@@ -1,5 +1,7 @@
 //! `kdiy config`: the cluster file.
 
+use std::path::Path;
+
 use crate::cli::Config;
 use crate::config::sample;
 use crate::failure::{Failure, Result};
@@ -10,10 +12,7 @@ use crate::ui::Ui;
 pub fn run(command: Config, ui: Ui) -> Result<u8> {
     match command {
         Config::Init { path, force } => {
-            if path.exists() && !force {
-                return Err(Failure::input(format!("{} is there already", path.display()))
-                    .hint("--force replaces it"));
-            }
+            check_absent(&path, force)?;
             atomic::write(&path, sample::commented().as_bytes(), 0o644)?;
             ui.result(
                 &format!("wrote {}; `kdiy up` reads it", path.display()),
@@ -34,4 +33,13 @@ pub fn run(command: Config, ui: Ui) -> Result<u8> {
         }
     }
     Ok(0)
+}
+
+/// A file that somebody wrote is only replaced when that is asked for.
+pub fn check_absent(path: &Path, force: bool) -> Result<()> {
+    if path.exists() && !force {
+        return Err(Failure::input(format!("{} is there already", path.display()))
+            .hint("--force replaces it"));
+    }
+    Ok(())
 }

@@ -30,16 +30,10 @@ use crate::ui::Ui;
 use crate::ui::summary::Summary;
 
 /// Steps that the summary names.
-const SLOWEST: usize = 4;
+const SLOWEST: usize = 3;
 
 /// The cluster file that is taken when none is named.
-const DEFAULT_FILE: &str = "cluster.yaml";
-
-/// What a cluster takes of this computer's disk, in MiB: the releases once, and on each machine
-/// the sum of what a master installs (about 620 of programs and twice 120 of images), with room
-/// for etcd and the first pods.
-const RELEASES: u64 = 1500;
-const MACHINE: u64 = 1200;
+pub const DEFAULT_FILE: &str = "cluster.yaml";
 
 /// File, defaults and flags, checked.
 pub fn effective(flags: &UpFlags) -> Result<ClusterConfig> {
@@ -233,7 +227,7 @@ async fn check_host(provider: &dyn Provider, topology: &Topology) -> Result<()> 
             mend: "take another with loadBalancer.vip".into(),
         });
     }
-    let needed = RELEASES + MACHINE * topology.machines.len() as u64;
+    let needed = host::disk_for(topology.machines.len());
     if provider.name() != "existing"
         && let Some(free) = host::available_disk(&state::cache()?).await
         && free < needed

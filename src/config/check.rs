@@ -440,6 +440,11 @@ fn addons(config: &ClusterConfig, problems: &mut Problems) {
     }
 }
 
+/// A network for where it does not matter which, such as to count machines.
+pub fn placeholder() -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(192, 168, 56, 0), SMALLEST_MACHINES)
+}
+
 /// The first /24 of VirtualBox's range that neither another cluster nor this computer uses.
 pub fn choose_machine_network(used: &[Ipv4Net]) -> Result<Ipv4Net> {
     let range: Ipv4Net = VIRTUALBOX_RANGE.parse().unwrap_or_default();

@@ -1,9 +1,11 @@
 //! Flags of `kdiy up` that change the cluster file's values.
 
+use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::{ClusterConfig, EtcdTopology, LoadBalancerMode, ProviderChoice};
+use super::{ClusterConfig, EtcdTopology, HostRole, LoadBalancerMode, ProviderChoice};
 use crate::failure::{Failure, Result};
 
 /// What to build, where it differs from the cluster file.
@@ -109,6 +111,59 @@ impl FromStr for LbFlag {
     }
 }
 
+/// `[user@]address` of a machine that exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostAddress {
+    pub user: Option<String>,
+    pub address: IpAddr,
+}
+
+impl FromStr for HostAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (user, address) = match text.split_once('@') {
+            Some((user, address)) => (Some(user.to_owned()), address),
+            None => (None, text),
+        };
+        address.parse().map(|address| Self { user, address }).map_err(|_| {
+            format!("`{address}` is no address; write [user@]address, such as me@10.0.0.11")
+        })
+    }
+}
+
+impl fmt::Display for HostAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.user {
+            Some(user) => write!(f, "{user}@{}", self.address),
+            None => self.address.fmt(f),
+        }
+    }
+}
+
+/// `role:[user@]address`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostFlag {
+    pub role: HostRole,
+    pub at: HostAddress,
+}
+
+impl FromStr for HostFlag {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (role, at) = text.split_once(':').unwrap_or((text, ""));
+        let role = match role {
+            "master" => HostRole::Master,
+            "worker" => HostRole::Worker,
+            "etcd" => HostRole::Etcd,
+            "load-balancer" => HostRole::LoadBalancer,
+            _ => return Err("begin with master:, worker:, etcd: or load-balancer:".into()),
+        };
+        Ok(Self { role, at: at.parse()? })
+    }
+}
+
 impl UpFlags {
     /// The file's values with the flags laid over them; not yet checked.
     pub fn over(&self, mut config: ClusterConfig) -> Result<ClusterConfig> {
@@ -175,6 +230,16 @@ mod tests {
             assert!(nonsense.parse::<EtcdFlag>().is_err(), "{nonsense}");
         }
         assert!("external".parse::<LbFlag>().is_err());
+    }
+
+    #[test]
+    fn hosts_are_read_with_their_role_and_user() {
+        let host: HostFlag = "master:me@10.0.0.11".parse().unwrap();
+        assert_eq!((host.role, host.at.to_string().as_str()), (HostRole::Master, "me@10.0.0.11"));
+        assert_eq!("worker:fd00::1".parse::<HostFlag>().unwrap().at.user, None);
+        for nonsense in ["10.0.0.1", "boss:10.0.0.1", "master:", "master:atlas"] {
+            assert!(nonsense.parse::<HostFlag>().is_err(), "{nonsense}");
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ static DEFINITION: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/vagrant/docker");
 
 /// Marks what belongs to a cluster, whatever happens to Vagrant's own records. Its value is the
 /// state directory: another KDIY_STATE may hold another cluster of the same name.
-const LABEL: &str = "dev.kdiy.state";
+pub const LABEL: &str = "dev.kdiy.state";
 
 /// Memory that components were seen to take, in MiB, by role: 3 masters and 2 workers of
 /// Kubernetes 1.36 take 1.7 GB in all; the rest is for the first pods.
@@ -52,6 +52,13 @@ const UNPRIVILEGED: &[&str] = &[
 /// Seconds that systemd gets to shut down before the container is killed, less than
 /// [`host::ask`] waits; multiplied by `slowMachines`.
 const STOPS_WITHIN: u32 = 45;
+/// About what a machine takes, in MiB.
+pub fn memory(role: Role) -> u64 {
+    match role {
+        Role::Master => MASTER_MEMORY,
+        _ => WORKER_MEMORY,
+    }
+}
 
 struct Container {
     /// As Docker spells it: `created`, `running`, `exited`, …
@@ -229,12 +236,7 @@ impl Provider for Docker {
         }
         let there = self.containers().await.unwrap_or_default();
         let missing = topology.machines.iter().filter(|machine| !there.contains_key(&machine.name));
-        let needed: u64 = missing
-            .map(|machine| match machine.role {
-                Role::Master => MASTER_MEMORY,
-                _ => WORKER_MEMORY,
-            })
-            .sum();
+        let needed: u64 = missing.map(|machine| memory(machine.role)).sum();
         if let Some(free) = host::available_memory()
             && free < needed
         {

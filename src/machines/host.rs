@@ -19,6 +19,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// For a greeting by SSH; an emulated machine takes a second for a whole login.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
+/// Those that make machines, in the order in which `auto` tries them.
+pub const PROVIDERS: [ProviderChoice; 5] = [
+    ProviderChoice::Libvirt,
+    ProviderChoice::Virtualbox,
+    ProviderChoice::VmwareDesktop,
+    ProviderChoice::Parallels,
+    ProviderChoice::Docker,
+];
 
 /// Runs a program and gives its standard output; an error when it is missing, fails or hangs.
 pub async fn ask(program: &str, arguments: &[&str]) -> Result<String> {
@@ -129,6 +137,12 @@ pub fn emulates() -> bool {
     kvm.is_err() || !virtualises(&cpu)
 }
 
+/// Whether `auto` takes a provider that can be used: containers are as fast as the computer, and
+/// whoever wants emulated machines can say so.
+pub fn quick(choice: ProviderChoice) -> bool {
+    choice != ProviderChoice::Libvirt || !emulates()
+}
+
 /// Whether the CPU itself can run machines (`vmx` is Intel's flag, `svm` AMD's; ARM lists none).
 /// A /dev/kvm without it belongs to a hypervisor in software, such as PVM, under which a
 /// distribution's kernel does not boot.
@@ -144,6 +158,18 @@ pub fn available_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
     line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kibibytes| kibibytes / 1024)
+}
+
+/// Processors that this process may use.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// About what a cluster of so many machines takes of this computer's disk, in MiB: the releases
+/// once, and on each machine the sum of what a master installs (about 620 of programs and twice
+/// 120 of images), with room for etcd and the first pods.
+pub const fn disk_for(machines: usize) -> u64 {
+    1500 + 1200 * machines as u64
 }
 
 /// Space left for ordinary users where `path` is or will be, in MiB.

@@ -1,6 +1,6 @@
 //! Driving Vagrant, and the providers that make virtual machines with it.
 
-mod check;
+pub mod check;
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -181,6 +181,19 @@ fn render(
     Templates::new().render("vagrant/Vagrantfile.hbs", VAGRANTFILE, &context)
 }
 
+/// As Vagrant and the cluster file spell it.
+pub const fn spelled(choice: ProviderChoice) -> &'static str {
+    match choice {
+        ProviderChoice::Auto => "auto",
+        ProviderChoice::Libvirt => "libvirt",
+        ProviderChoice::Virtualbox => "virtualbox",
+        ProviderChoice::VmwareDesktop => "vmware_desktop",
+        ProviderChoice::Parallels => "parallels",
+        ProviderChoice::Docker => "docker",
+        ProviderChoice::Existing => "existing",
+    }
+}
+
 /// For providers whose networks have names of our choosing.
 pub fn network_name(topology: &Topology) -> String {
     format!("kdiy-{}", topology.cluster)
@@ -196,14 +209,8 @@ pub struct Virtual {
 
 impl Virtual {
     pub fn new(choice: ProviderChoice, config: &ClusterConfig, state: &StateDir) -> Self {
-        let name = match choice {
-            ProviderChoice::Virtualbox => "virtualbox",
-            ProviderChoice::VmwareDesktop => "vmware_desktop",
-            ProviderChoice::Parallels => "parallels",
-            _ => "libvirt",
-        };
         Self {
-            vagrant: Vagrant::new(name, state),
+            vagrant: Vagrant::new(spelled(choice), state),
             choice,
             config: config.clone(),
             state: state.clone(),
@@ -277,11 +284,13 @@ impl Virtual {
     }
 }
 
-fn host_arch() -> &'static str {
+/// This computer's, as boxes spell it.
+pub fn host_arch() -> &'static str {
     if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
 }
 
-fn default_box(provider: &str, arch: &str) -> Result<String> {
+/// The box that is known to exist for a provider, as Vagrant spells it.
+pub fn default_box(provider: &str, arch: &str) -> Result<String> {
     let boxes: std::collections::BTreeMap<String, std::collections::BTreeMap<String, String>> =
         serde_saphyr::from_str(BOXES)
             .map_err(|error| Failure::bug("vagrant/boxes.yaml").because(error))?;

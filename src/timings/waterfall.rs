@@ -179,7 +179,8 @@ fn bar(timed: &Timed, critical: bool, scale: &Scale, top: f64, until: u64) -> St
         seconds(timed.took_ms()),
         seconds(timed.started_ms)
     );
-    let name = &timed.task.step;
+    // A fetch is called by what it fetches.
+    let name = timed.task.id.strip_prefix("fetch:").unwrap_or(&timed.task.step);
     let needed = CHARACTER * name.chars().count() as f64 + 6.0;
     let (class, at) = if needed <= width && critical {
         ("inside", x + 4.0)

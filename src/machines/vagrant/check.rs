@@ -10,7 +10,7 @@ use crate::machines::{Finding, Provider as _, host};
 use crate::topology::Topology;
 
 /// The oldest that the Vagrantfile was tried with: Debian 12's.
-const OLDEST_VAGRANT: Version = Version::new(2, 3, 4);
+pub const OLDEST_VAGRANT: Version = Version::new(2, 3, 4);
 /// The first that chooses between the architectures of a box; an older one takes any
 /// (alchemy-solutions/vagrant-cloud-images#5).
 const KNOWS_ARCHITECTURES: Version = Version::new(2, 4, 0);
@@ -124,7 +124,7 @@ impl Virtual {
 }
 
 /// The first version in what a program says, such as `Vagrant 2.3.4` or `7.0.18r162988`.
-fn version(said: &str) -> Option<Version> {
+pub fn version(said: &str) -> Option<Version> {
     said.split_whitespace().find_map(|word| {
         let end = word.find(|letter: char| !letter.is_ascii_digit() && letter != '.');
         Version::parse(&word[..end.unwrap_or(word.len())]).ok()
