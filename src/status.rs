@@ -74,7 +74,7 @@ pub struct Status {
     /// Absent when no api-server answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub leases: Option<Vec<Lease>>,
-    /// Absent without CNI.
+    /// Absent without CNI, and when no api-server answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dns: Option<Dns>,
     pub machines: Vec<Machine>,

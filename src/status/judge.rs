@@ -118,8 +118,8 @@ impl Problems {
         let Some(vip) = &status.virtual_address else { return };
         match vip.holders.as_slice() {
             [_] => {}
-            // Its holder may be the machine that does not answer.
-            [] if status.endpoint.ready => {}
+            // Its holder may be a machine that does not answer.
+            [] if status.machines.iter().any(|machine| machine.unreachable.is_some()) => {}
             [] => self.degraded(None, format!("no machine holds {}", vip.address)),
             many => self.degraded(
                 None,
@@ -182,9 +182,17 @@ impl Problems {
                 self.degraded(name, what);
             }
         }
-        for drift in &machine.drift {
-            let what = format!("step {} differs: {}", drift.step, drift.differences.join(", "));
-            self.degraded(name, what);
+        match machine.drift.as_slice() {
+            [] => {}
+            [one] => {
+                let what = format!("step {} differs: {}", one.step, one.differences.join(", "));
+                self.degraded(name, what);
+            }
+            many => {
+                let steps: Vec<&str> = many.iter().map(|drift| drift.step.as_str()).collect();
+                let what = format!("{} steps differ: {}", steps.len(), steps.join(", "));
+                self.degraded(name, what);
+            }
         }
     }
 
@@ -320,6 +328,15 @@ mod tests {
         assert_eq!(problems(&status), []);
         status.leases = Some(vec![lease(Some("a"), Some(16_000)), lease(None, None)]);
         assert_eq!(problems(&status).len(), 2);
+    }
+
+    #[test]
+    fn an_address_that_nobody_holds_is_a_problem_once_all_were_asked() {
+        let mut status = status([member(1, 2, 4), member(2, 2, 4), member(3, 2, 4)], true);
+        status.virtual_address.as_mut().unwrap().holders.clear();
+        assert!(problems(&status)[0].what.contains("no machine holds"));
+        status.machines[2].unreachable = Some("off".into());
+        assert!(!problems(&status).iter().any(|it| it.what.contains("holds")));
     }
 
     #[test]

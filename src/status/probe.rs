@@ -260,7 +260,8 @@ impl Probe {
         let topology = self.session.topology();
         let resolved: Vec<&Heard<u64>> =
             seen.iter().flatten().filter_map(|seen| seen.dns.as_ref()).collect();
-        let dns = self.has_dns().then(|| dns_status(objects.as_ref(), &resolved));
+        let known = objects.as_ref().filter(|_| self.has_dns());
+        let dns = known.map(|objects| dns_status(&objects.endpoints, &resolved));
         let nodes = objects.as_ref().map(|objects| &objects.nodes);
         let mut machines: Vec<Machine> = topology
             .machines
@@ -359,8 +360,7 @@ fn measure_etcd(planned: u32, machines: &mut [Machine]) -> Etcd {
     judge::etcd(planned, &members)
 }
 
-fn dns_status(objects: Option<&Objects>, resolved: &[&Heard<u64>]) -> Dns {
-    let endpoints = objects.map(|objects| objects.endpoints.as_slice()).unwrap_or_default();
+fn dns_status(endpoints: &[bool], resolved: &[&Heard<u64>]) -> Dns {
     let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     Dns {
         endpoints: count(endpoints.len()),

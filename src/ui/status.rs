@@ -270,9 +270,13 @@ fn facts(status: &Status) -> Vec<Line> {
         dim("drift"),
         match steps {
             0 => plain("none on the machines that answer"),
-            steps => {
-                span(format!("{}; `kdiy up` repairs them", plural(steps, "step")), Tone::Doubtful)
-            }
+            steps => span(
+                format!(
+                    "{}; `kdiy plan` shows them, `kdiy up` repairs them",
+                    plural(steps, "step")
+                ),
+                Tone::Doubtful,
+            ),
         },
     ]);
     rows
