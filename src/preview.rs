@@ -371,7 +371,9 @@ mod tests {
     async fn a_whole_install_tells_everything_but_the_secrets() {
         let paper = Paper::draw().await;
         let text = serde_json::to_string(&paper.preview(true)).unwrap();
-        assert!(text.contains("--initial-cluster-token=") && text.contains("/usr/local/bin/kubelet"));
+        assert!(
+            text.contains("--initial-cluster-token=") && text.contains("/usr/local/bin/kubelet")
+        );
         for secret in paper.blueprint.pki.secrets() {
             assert!(!text.contains(&secret));
         }
