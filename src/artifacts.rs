@@ -25,3 +25,8 @@ pub struct Installable {
     /// Four octal digits.
     pub mode: String,
 }
+
+/// Where a machine keeps the file of a container image.
+pub fn image_path(name: &str) -> String {
+    format!("/var/lib/kdiy/images/{name}.tar")
+}

@@ -159,7 +159,7 @@ impl Renderer<'_> {
             .map(|ready| {
                 Ok::<_, Failure>(BundleReady {
                     run: render("ready", &ready.run)?,
-                    what: ready.what.clone(),
+                    what: render("what", &ready.what)?,
                     seconds: ready.seconds * self.world.config.slow_machines,
                 })
             })
@@ -329,6 +329,14 @@ impl Bundle {
             self.images,
         ]);
         sha256(parts.to_string().as_bytes())
+    }
+}
+
+impl Bundle {
+    /// Whether the unit's file is ours; otherwise it comes with a package.
+    pub fn writes_unit(&self, name: &str) -> bool {
+        let path = format!("{UNIT_DIRECTORY}/{name}");
+        self.files.iter().any(|file| file.path == path)
     }
 }
 

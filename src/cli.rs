@@ -42,6 +42,10 @@ pub enum Command {
     Plan(Box<Plan>),
     Start(Start),
     Stop(Stop),
+    /// Explain a step of the install, or how a part of the cluster works
+    Explain(Explain),
+    /// Write the runbook: the whole cluster by hand, for this cluster's machines
+    Guide(Box<Guide>),
     /// Take the cluster away without a trace
     #[command(after_help = examples::DESTROY)]
     Destroy(Destroy),
@@ -105,6 +109,9 @@ pub struct Up {
     /// Steps that change machines at the same time
     #[arg(long, value_name = "N", default_value_t = 16)]
     pub parallel: u16,
+    /// Only these steps, with commas between them; `machines` makes machines and installs nothing
+    #[arg(long, value_name = "STEP", value_delimiter = ',')]
+    pub only: Vec<String>,
     /// Restart etcd and api-servers even where the cluster cannot spare them
     #[arg(long)]
     pub beyond_quorum: bool,
@@ -146,6 +153,50 @@ pub struct Plan {
     /// Each machine on its own, with what is in new files
     #[arg(long)]
     pub full: bool,
+}
+
+/// Explain a step of the install, or how a part of the cluster works
+///
+/// Told with the machines of the cluster of this name, or with an example when there is none.
+/// Each has the commands that do it by hand, and something to break.
+///
+/// Examples:
+///   kdiy explain                   what can be explained
+///   kdiy explain quorum            which machines of this cluster may fail
+///   kdiy explain etcd              every file and flag of a step, and why
+///   kdiy explain etcd --markdown   the same, to keep
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct Explain {
+    #[command(flatten)]
+    pub which: Which,
+    /// A topic or a step; without one, the list of them
+    #[arg(value_name = "TOPIC|STEP")]
+    pub what: Option<String>,
+    /// Markdown, also on a terminal
+    #[arg(long)]
+    pub markdown: bool,
+}
+
+/// Write the runbook: the whole cluster by hand, for this cluster's machines
+///
+/// One document with every file, every command in order, every check, and the reasons. It needs
+/// no kdiy and holds no secret: you make keys of your own. Takes the flags of `up`.
+///
+/// Examples:
+///   kdiy guide --masters 3 --workers 2 --out by-hand.md
+///   kdiy guide --html --out by-hand.html
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct Guide {
+    #[command(flatten)]
+    pub flags: UpFlags,
+    /// One HTML document that needs nothing else, instead of Markdown
+    #[arg(long)]
+    pub html: bool,
+    /// Write it there instead of printing it
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -5,6 +5,8 @@ pub mod config;
 pub mod demo;
 pub mod destroy;
 pub mod doctor;
+pub mod explain;
+pub mod guide;
 pub mod help;
 pub mod init;
 pub mod kubeconfig;
@@ -32,6 +34,8 @@ pub async fn run(cli: Cli, ui: Ui) -> Result<u8> {
         Command::Plan(arguments) => plan::run(*arguments, cli.playbooks.as_deref(), ui).await,
         Command::Start(arguments) => start::run(arguments, cli.playbooks.as_deref(), ui).await,
         Command::Stop(arguments) => stop::run(arguments, cli.playbooks.as_deref(), ui).await,
+        Command::Explain(arguments) => explain::run(&arguments, cli.playbooks.as_deref(), ui),
+        Command::Guide(arguments) => guide::run(*arguments, cli.playbooks.as_deref(), ui).await,
         Command::Destroy(arguments) => destroy::run(arguments, ui).await,
         Command::Status(arguments) => status::run(arguments, cli.playbooks.as_deref(), ui).await,
         Command::Init(arguments) => init::run(*arguments, ui).await,

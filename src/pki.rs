@@ -25,6 +25,11 @@ use crate::world::BootstrapToken;
 use identity::{Authority, IDENTITIES, Identity, Names};
 use issue::{Pair, Wanted};
 
+/// What machines' kubeconfigs call the cluster.
+pub const CLUSTER: &str = "cluster";
+/// Who shows a bootstrap token instead of a certificate.
+pub const KUBELET_BOOTSTRAP: &str = "kubelet-bootstrap";
+
 /// Secrets that are not certificates: `secrets.json`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -183,45 +188,65 @@ impl Pki {
         machine: Option<&Machine>,
     ) -> Result<String> {
         let pair = self.pair(user, machine)?;
-        let credentials = serde_json::json!({
-            "client-certificate-data": BASE64.encode(&pair.certificate),
-            "client-key-data": BASE64.encode(&pair.key),
-        });
-        self.kubeconfig_text(cluster, server, user, credentials)
+        let certificate = BASE64.encode(&pair.certificate);
+        let credentials = Credentials::Certificate { certificate, key: BASE64.encode(&pair.key) };
+        kubeconfig(cluster, server, user, &self.believed(), &credentials)
     }
 
-    fn kubeconfig_text(
-        &self,
-        cluster: &str,
-        server: &str,
-        user: &str,
-        credentials: serde_json::Value,
-    ) -> Result<String> {
-        let ca = &self.authorities[&Authority::Kubernetes].certificate;
-        let context = format!("{user}@{cluster}");
-        let document = serde_json::json!({
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{
-                "name": cluster,
-                "cluster": {"server": server, "certificate-authority-data": BASE64.encode(ca)},
-            }],
-            "users": [{"name": context, "user": credentials}],
-            "contexts": [{"name": context, "context": {"cluster": cluster, "user": context}}],
-            "current-context": context,
-        });
-        serde_saphyr::to_string(&document)
-            .map_err(|error| Failure::bug("a kubeconfig").because(error))
+    /// The certificate that clients of the api believe, in base64.
+    fn believed(&self) -> String {
+        BASE64.encode(&self.authorities[&Authority::Kubernetes].certificate)
     }
+}
 
-    fn encryption_config(&self) -> String {
-        format!(
-            "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources:\n\
-             - resources: [secrets]\n  providers:\n  - secretbox:\n      keys:\n      \
-             - name: key1\n        secret: {}\n  - identity: {{}}\n",
-            self.loose.encryption_key
-        )
-    }
+/// How a client shows the api who it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Credentials {
+    /// PEM in base64.
+    Certificate {
+        certificate: String,
+        key: String,
+    },
+    Token(String),
+}
+
+/// A kubeconfig with everything in it; `authority` is a certificate in PEM in base64.
+pub fn kubeconfig(
+    cluster: &str,
+    server: &str,
+    user: &str,
+    authority: &str,
+    credentials: &Credentials,
+) -> Result<String> {
+    let context = format!("{user}@{cluster}");
+    let credentials = match credentials {
+        Credentials::Certificate { certificate, key } => serde_json::json!({
+            "client-certificate-data": certificate,
+            "client-key-data": key,
+        }),
+        Credentials::Token(token) => serde_json::json!({ "token": token }),
+    };
+    let document = serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{
+            "name": cluster,
+            "cluster": {"server": server, "certificate-authority-data": authority},
+        }],
+        "users": [{"name": context, "user": credentials}],
+        "contexts": [{"name": context, "context": {"cluster": cluster, "user": context}}],
+        "current-context": context,
+    });
+    serde_saphyr::to_string(&document).map_err(|error| Failure::bug("a kubeconfig").because(error))
+}
+
+/// How Secrets are encrypted before they go to etcd; `key` is 32 bytes in base64.
+pub fn encryption_config(key: &str) -> String {
+    format!(
+        "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources:\n\
+         - resources: [secrets]\n  providers:\n  - secretbox:\n      keys:\n      \
+         - name: key1\n        secret: {key}\n  - identity: {{}}\n"
+    )
 }
 
 impl Secrets for Pki {
@@ -234,16 +259,16 @@ impl Secrets for Pki {
     }
 
     fn kubeconfig(&self, identity: &str, machine: &Machine, server: &str) -> Result<String> {
-        if identity != "kubelet-bootstrap" {
-            return self.kubeconfig_for("cluster", server, identity, Some(machine));
+        if identity != KUBELET_BOOTSTRAP {
+            return self.kubeconfig_for(CLUSTER, server, identity, Some(machine));
         }
         let (id, secret) = self
             .loose
             .bootstrap_tokens
             .get(&machine.name)
             .ok_or_else(|| Failure::bug("no bootstrap token").on(&machine.name))?;
-        let credentials = serde_json::json!({"token": format!("{id}.{secret}")});
-        self.kubeconfig_text("cluster", server, identity, credentials)
+        let credentials = Credentials::Token(format!("{id}.{secret}"));
+        kubeconfig(CLUSTER, server, identity, &self.believed(), &credentials)
     }
 
     fn authority(&self, name: &str) -> Result<String> {
@@ -257,14 +282,15 @@ impl Secrets for Pki {
             "front-proxy.key" => &of(Authority::FrontProxy).key,
             "service-account.key" => return Ok(self.service_account.serialize_pem()),
             "service-account.pub" => return Ok(self.service_account.public_key_pem()),
-            "encryption-config" => return Ok(self.encryption_config()),
+            "encryption-config" => return Ok(encryption_config(&self.loose.encryption_key)),
             _ => return Err(Failure::input(format!("there is no authority file `{name}`"))),
         };
         Ok(text.clone())
     }
 }
 
-fn wanted<'a>(
+/// What a certificate of an identity has to say.
+pub fn wanted<'a>(
     identity: &'a Identity,
     machine: Option<&Machine>,
     topology: &Topology,

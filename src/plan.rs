@@ -289,28 +289,65 @@ impl Plan {
             .collect()
     }
 
-    /// The playbooks' steps in an order in which each comes after all that it needs.
-    pub fn steps(&self) -> Vec<&str> {
-        let mut last: BTreeMap<&str, usize> = BTreeMap::new();
-        for (place, task) in self.tasks.iter().enumerate() {
-            if !matches!(task.kind, TaskKind::Machine | TaskKind::Fetch) {
-                last.insert(&task.step, place);
+    /// Steps in an order in which each comes after all that it needs; among those that could
+    /// come next, the order of the playbooks is kept.
+    pub fn steps(&self, playbooks: &Playbooks) -> Vec<String> {
+        let of_task: BTreeMap<&str, &str> = self
+            .tasks
+            .iter()
+            .filter(|task| !matches!(task.kind, TaskKind::Machine | TaskKind::Fetch))
+            .map(|task| (task.id.as_str(), task.step.as_str()))
+            .collect();
+        let mut needs: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for task in &self.tasks {
+            if let Some(step) = of_task.get(task.id.as_str()) {
+                let needed = task.needs.iter().filter_map(|need| of_task.get(need.as_str()));
+                let others = needed.filter(|needed| *needed != step);
+                needs.entry(step).or_default().extend(others);
             }
         }
-        let mut steps: Vec<&str> = last.keys().copied().collect();
-        steps.sort_by_key(|step| last[step]);
-        steps
+        let mut waiting: Vec<&str> = playbooks
+            .steps()
+            .map(|(_, step)| step.name.as_str())
+            .filter(|step| needs.contains_key(step))
+            .collect();
+        let mut order: Vec<String> = Vec::new();
+        // Ends because tasks wait for each other in no circle, and so neither do steps.
+        while let Some(next) = waiting
+            .iter()
+            .position(|step| needs[step].iter().all(|need| order.iter().any(|it| it == need)))
+        {
+            order.push(waiting.remove(next).to_owned());
+        }
+        order
     }
 
     /// Machines and proofs only, in the same order: what there is to do when nothing is to change.
     pub fn proofs(self) -> Self {
+        self.keeping(|task| matches!(task.kind, TaskKind::Machine | TaskKind::Gate))
+    }
+
+    /// Machines, and these steps with the files that they take. What else they need is taken to
+    /// be done.
+    pub fn only(self, steps: &[String]) -> Self {
+        let is_wanted = |task: &Task| steps.contains(&task.step);
+        let wanted = self.tasks.iter().filter(|task| is_wanted(task));
+        let needed: BTreeSet<TaskId> = wanted.flat_map(|task| &task.needs).cloned().collect();
+        self.keeping(|task| match task.kind {
+            TaskKind::Machine => true,
+            TaskKind::Fetch => needed.contains(&task.id),
+            _ => is_wanted(task),
+        })
+    }
+
+    fn keeping(self, keeps: impl Fn(&Task) -> bool) -> Self {
         let mut before: BTreeMap<TaskId, BTreeSet<TaskId>> = BTreeMap::new();
         let mut kept = Vec::new();
         for mut task in self.tasks {
             // What is left out hands on what it needed itself.
             let needs: BTreeSet<TaskId> =
                 task.needs.iter().filter_map(|need| before.get(need)).flatten().cloned().collect();
-            if matches!(task.kind, TaskKind::Machine | TaskKind::Gate) {
+            if keeps(&task) {
                 before.insert(task.id.clone(), [task.id.clone()].into());
                 task.needs = needs;
                 kept.push(task);
@@ -341,6 +378,54 @@ mod tests {
 
     fn step(name: &str) -> Step {
         Playbooks::load(None).unwrap().step(name).unwrap().1.clone()
+    }
+
+    #[test]
+    fn of_a_step_alone_its_files_and_machines_are_kept_and_the_rest_is_taken_to_be_done() {
+        let task = |id: &str, kind, step: &str, needs: &[&str]| Task {
+            id: id.into(),
+            kind,
+            title: step.into(),
+            step: step.into(),
+            machine: None,
+            needs: needs.iter().map(|need| (*need).to_owned()).collect(),
+        };
+        let plan = Plan {
+            tasks: vec![
+                task("reach@m", TaskKind::Machine, "reach", &[]),
+                task("fetch:a", TaskKind::Fetch, "fetch", &[]),
+                task("fetch:b", TaskKind::Fetch, "fetch", &[]),
+                task("a@m", TaskKind::Apply, "a", &["reach@m", "fetch:a"]),
+                task("gate:a", TaskKind::Gate, "a", &["a@m"]),
+                task("b@m", TaskKind::Apply, "b", &["gate:a", "fetch:b"]),
+            ],
+        };
+        let ids = |plan: Plan| -> Vec<TaskId> { plan.tasks.into_iter().map(|it| it.id).collect() };
+        assert_eq!(ids(plan.clone().only(&[])), ["reach@m"]);
+        assert_eq!(ids(plan.clone().only(&["b".into()])), ["reach@m", "fetch:b", "b@m"]);
+        let b = plan.only(&["b".into()]).tasks.pop().unwrap();
+        assert!(b.needs.contains("reach@m"), "{:?}", b.needs);
+    }
+
+    #[test]
+    fn steps_come_after_what_they_need_and_otherwise_as_the_playbooks_have_them() {
+        let playbooks = Playbooks::load(None).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let blueprint = crate::session::Design::of(crate::config::ClusterConfig::default(), None)
+            .unwrap()
+            .draw(
+                &directory.path().join("pki"),
+                "192.168.56.0/24".parse().unwrap(),
+                crate::pki::Keeping::Existing,
+            )
+            .unwrap();
+        let plan = build(&playbooks, &blueprint.world, &Circumstances::default()).unwrap();
+        let steps = plan.steps(&playbooks);
+        let place = |name: &str| steps.iter().position(|step| step == name).unwrap();
+        assert_eq!(place("machine"), 0);
+        assert!(place("kube-apiserver") < place("load-balancer"), "{steps:?}");
+        assert!(place("kubelet") < place("node-certificates"), "{steps:?}");
+        assert_eq!(steps.len(), steps.iter().collect::<BTreeSet<_>>().len());
     }
 
     fn turns(step: &Step, down: &[&str]) -> Vec<Vec<String>> {

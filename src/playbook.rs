@@ -85,6 +85,22 @@ pub struct Step {
     /// The proof, by name, run once after the step is done on all its machines.
     #[serde(default)]
     pub gate: Option<GateRef>,
+    /// How to see for oneself what the step is good for.
+    #[serde(default)]
+    pub exercise: Option<Exercise>,
+}
+
+/// Something to break, on a cluster that one may break. Each text is Markdown and a template; it
+/// sees the first machine of the step as `machine`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Exercise {
+    /// A command that breaks it.
+    pub r#break: String,
+    /// What to look at, and what is to be seen.
+    pub see: String,
+    /// What mends it.
+    pub mend: String,
 }
 
 /// The closed set of `when:`.
@@ -256,6 +272,10 @@ pub struct Ready {
     pub what: String,
     /// Seconds on ordinary hardware; multiplied by `slowMachines`.
     pub seconds: u32,
+    /// A step that begins later and that this one cannot be ready without. They run at the same
+    /// time; who does one after the other, as the guide does, waits after that one.
+    #[serde(default)]
+    pub with: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -95,7 +95,7 @@ impl Drafter<'_> {
         let mut changed: Vec<BTreeSet<String>> = vec![BTreeSet::new(); topology.machines.len()];
         let mut parts = Vec::new();
         let mut gates = Vec::new();
-        for name in self.plan.steps() {
+        for name in &self.plan.steps(self.renderer.playbooks) {
             let (_, step) = self
                 .renderer
                 .playbooks

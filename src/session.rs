@@ -16,6 +16,7 @@ use crate::config::{ClusterConfig, Cni};
 use crate::failure::{Failure, Result};
 use crate::fleet::Fleet;
 use crate::gate::GateContext;
+use crate::guide;
 use crate::kube_api::ApiAccess;
 use crate::machines::{self, Provider};
 use crate::pki::{Keeping, Pki};
@@ -48,9 +49,9 @@ impl Design {
     }
 
     /// Of a cluster that is only looked at. Its mirror may be gone by now.
-    fn of_record(record: &Record, overlay: Option<&Path>) -> Result<Self> {
-        let source = Source::from_config(&record.config).unwrap_or_default();
-        Self::from(record.config.clone(), overlay, source)
+    pub fn recorded(config: ClusterConfig, overlay: Option<&Path>) -> Result<Self> {
+        let source = Source::from_config(&config).unwrap_or_default();
+        Self::from(config, overlay, source)
     }
 
     fn from(config: ClusterConfig, overlay: Option<&Path>, source: Source) -> Result<Self> {
@@ -116,6 +117,18 @@ pub struct Blueprint {
 }
 
 impl Blueprint {
+    pub fn guide_sources<'a>(&'a self, arch: &'a str) -> guide::Sources<'a> {
+        guide::Sources {
+            playbooks: &self.playbooks,
+            templates: &self.templates,
+            world: &self.world,
+            catalogue: &self.catalogue,
+            versions: &self.versions,
+            source: &self.source,
+            arch,
+        }
+    }
+
     pub fn renderer(&self) -> Renderer<'_> {
         Renderer {
             playbooks: &self.playbooks,
@@ -184,8 +197,20 @@ impl Session {
     /// A cluster that was begun on this computer, to look at it.
     pub async fn open(name: &str, overlay: Option<&Path>) -> Result<Self> {
         let (state, record) = known(name)?;
-        let design = Design::of_record(&record, overlay)?;
+        let design = Design::recorded(record.config.clone(), overlay)?;
         Self::new(design, state, record.machine_network, Keeping::Existing).await
+    }
+
+    pub fn guide_sources<'a>(&'a self, arch: &'a str) -> guide::Sources<'a> {
+        guide::Sources {
+            playbooks: &self.playbooks,
+            templates: &self.templates,
+            world: &self.world,
+            catalogue: &self.catalogue,
+            versions: &self.versions,
+            source: &self.source,
+            arch,
+        }
     }
 
     pub fn topology(&self) -> &Topology {

@@ -7,6 +7,7 @@ mod bars;
 pub mod cis;
 mod estimate;
 mod failure;
+mod markdown;
 mod plain;
 pub mod preview;
 pub mod status;
@@ -114,6 +115,15 @@ impl Ui {
     /// Whether somebody looks at a screen that can be drawn on.
     pub fn has_screen(self) -> bool {
         self.mode == Mode::Bars && std::io::stdout().is_terminal()
+    }
+
+    /// Markdown, rendered where there is a terminal to look at it; `raw` leaves it as it is.
+    pub fn document(self, markdown: &str, raw: bool, value: &impl Serialize) {
+        let terminal = std::io::stdout().is_terminal() && !raw;
+        match terminal {
+            true => self.result(&markdown::render(markdown, self.columns()), value),
+            false => self.result(markdown, value),
+        }
     }
 
     pub fn note(self, text: &str) {

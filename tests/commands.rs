@@ -597,3 +597,29 @@ fn the_display_plays_without_making_anything() {
     assert!(said.contains("nothing was made"), "{said}");
     assert!(user.state().is_empty());
 }
+
+#[test]
+fn only_an_unknown_step_is_refused_before_anything_is_made() {
+    let user = User::with_docker();
+    let arguments = ["up", "--provider", "docker", "--only", "machines,etdc"];
+    user.is_refused(&arguments, &["no step `etdc`", "did you mean `etcd`?"]);
+}
+
+#[test]
+fn explain_of_something_unknown_names_what_was_meant() {
+    let user = User::new();
+    user.is_refused(&["explain", "qorum"], &["no topic or step `qorum`", "did you mean `quorum`?"]);
+    let said = user.kdiy(&["explain", "quorum"]).assert().success().get_output().stdout.clone();
+    assert!(String::from_utf8(said).unwrap().contains("kdiy-master-3"));
+}
+
+#[test]
+fn the_guide_changes_nothing_and_holds_no_secret() {
+    let user = User::with_docker();
+    let arguments = ["guide", "--provider", "docker", "--out", "guide.html", "--html"];
+    user.kdiy(&arguments).assert().success();
+    let guide = fs::read_to_string(user.path("work/guide.html")).unwrap();
+    assert!(guide.contains("<h2") && guide.contains("openssl req -x509"));
+    assert!(!guide.contains("PRIVATE KEY"));
+    assert!(user.state().is_empty(), "{:?}", user.state().keys());
+}

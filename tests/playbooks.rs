@@ -7,15 +7,34 @@ use std::path::Path;
 use kdiy::artifacts::catalogue::Catalogue;
 use kdiy::bundle::{Bundle, Renderer};
 use kdiy::config::{ClusterConfig, Cni, EtcdTopology, KubeProxyMode, LoadBalancerMode};
+use kdiy::explain::{self, Explainer};
 use kdiy::facts::Facts;
+use kdiy::guide::{self, Guide};
 use kdiy::pki::{Keeping, Pki};
+use kdiy::plan::{self, Circumstances};
 use kdiy::playbook::load::Playbooks;
+use kdiy::session::{Blueprint, Design};
 use kdiy::template::Templates;
 use kdiy::topology::Topology;
 use kdiy::world::World;
 
 /// Templates of the engine itself, which no step names.
 const NOT_OF_A_STEP: [&str; 1] = ["unit.service.hbs"];
+/// Every file in there is a topic of its own.
+const TOPICS: &str = "explain/";
+/// Steps that there is nothing to learn from breaking.
+const WITHOUT_EXERCISE: [&str; 10] = [
+    "etcd-binaries",
+    "control-plane-binaries",
+    "runtime-binaries",
+    "node-binaries",
+    "images",
+    "pod-network-flannel",
+    "flannel",
+    "nodes-ready",
+    "network",
+    "addons",
+];
 
 fn playbooks() -> Playbooks {
     Playbooks::load(None).unwrap()
@@ -146,12 +165,20 @@ fn no_template_is_left_over() {
         for name in files.chain(units).chain(&step.manifests) {
             used.insert(format!("{}/{name}", book.directory));
         }
+        let gate = step.gate.iter().map(|gate| format!("gate-{}", gate.name));
+        let action = step
+            .action
+            .iter()
+            .map(|action| serde_json::to_value(action).unwrap().as_str().unwrap().to_owned());
+        used.extend(gate.chain(action).map(|name| format!("guide/{name}.md.hbs")));
     }
+    used.extend(guide::CHAPTERS.iter().map(|name| format!("guide/{name}.md.hbs")));
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("playbooks");
     let mut left = Vec::new();
     templates_below(&root, &mut |path| {
         let name = path.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
-        if !used.contains(&name) && !NOT_OF_A_STEP.contains(&name.as_str()) {
+        let topic = name.starts_with(TOPICS);
+        if !topic && !used.contains(&name) && !NOT_OF_A_STEP.contains(&name.as_str()) {
             left.push(name);
         }
     });
@@ -266,4 +293,114 @@ fn pods_of_flannel_leave_room_for_vxlan() {
         }
     });
     assert_eq!(seen, [(false, None), (true, Some(1450))].into());
+}
+
+#[test]
+fn steps_have_something_to_break() {
+    let playbooks = playbooks();
+    let mut missing = Vec::new();
+    for (_, step) in playbooks.steps() {
+        if step.exercise.is_none() && !WITHOUT_EXERCISE.contains(&step.name.as_str()) {
+            missing.push(&step.name);
+        }
+    }
+    assert!(missing.is_empty(), "no exercise: {missing:?}");
+}
+
+/// Calls `see` with every kind of cluster on paper, and its guide.
+fn each_guide(mut see: impl FnMut(&str, &Blueprint, &Guide<'_>)) {
+    for (kind, config) in kinds() {
+        let directory = tempfile::tempdir().unwrap();
+        let network = "192.168.56.0/24".parse().unwrap();
+        let design = Design::of(config, None).unwrap();
+        let blueprint =
+            design.draw(&directory.path().join("pki"), network, Keeping::Existing).unwrap();
+        let guide = Guide::new(&blueprint.guide_sources("amd64"), &Default::default())
+            .unwrap_or_else(|failure| panic!("{kind}: {failure}"));
+        see(kind, &blueprint, &guide);
+    }
+}
+
+/// Blocks of commands, with where they are typed.
+fn blocks(markdown: &str) -> Vec<(&str, &str)> {
+    let fenced = markdown.split("\n```sh on=").skip(1);
+    fenced.map(|rest| rest.split("\n```\n").next().unwrap().split_once('\n').unwrap()).collect()
+}
+
+#[test]
+fn everything_can_be_explained_for_every_kind_of_cluster() {
+    each_guide(|kind, blueprint, guide| {
+        let explainer = Explainer {
+            playbooks: &blueprint.playbooks,
+            templates: &blueprint.templates,
+            world: &blueprint.world,
+            guide,
+            facts: Facts::assumed("amd64"),
+        };
+        let entries = explain::entries(&blueprint.playbooks);
+        assert!(entries.iter().filter(|entry| entry.topic).count() >= 6, "topics are missing");
+        for entry in entries {
+            let text = explainer
+                .explain(&entry.name)
+                .unwrap_or_else(|failure| panic!("{kind}: {}: {failure}", entry.name));
+            assert!(text.starts_with("# "), "{kind}: {}", entry.name);
+            assert!(!text.contains("{{") && !text.contains("KDIYSTANDIN"), "{kind}: {text}");
+        }
+    });
+}
+
+#[test]
+fn the_guide_of_every_kind_of_cluster_is_whole_and_valid_shell() {
+    each_guide(|kind, blueprint, guide| {
+        let plan =
+            plan::build(&blueprint.playbooks, &blueprint.world, &Circumstances::default()).unwrap();
+        let steps = plan.steps(&blueprint.playbooks);
+        let text = guide
+            .markdown(&steps, &Default::default(), true)
+            .unwrap_or_else(|failure| panic!("{kind}: {failure}"));
+        assert!(!text.contains("KDIYSTANDIN"), "{kind}: a stand-in is left");
+        for secret in blueprint.pki.secrets() {
+            assert!(!text.contains(&secret), "{kind}: a secret is told");
+        }
+        for step in steps {
+            assert!(text.contains(&format!(". {step}: ")), "{kind}: no {step}");
+        }
+        let machines = &blueprint.world.topology;
+        for (place, commands) in blocks(&text) {
+            for name in place.split(',').filter(|name| *name != "here") {
+                assert!(machines.machine(name).is_some(), "{kind}: there is no {name}");
+            }
+            let parsed =
+                std::process::Command::new("sh").args(["-n", "-c", commands]).output().unwrap();
+            assert!(parsed.status.success(), "{kind}: on {place}: {parsed:?}\n{commands}");
+        }
+    });
+}
+
+/// The same files by hand as by `up`: whatever a machine gets is in its blocks.
+#[test]
+fn the_guide_writes_every_file() {
+    each_guide(|kind, blueprint, guide| {
+        let plan =
+            plan::build(&blueprint.playbooks, &blueprint.world, &Circumstances::default()).unwrap();
+        let steps = plan.steps(&blueprint.playbooks);
+        let text = guide.markdown(&steps, &Default::default(), true).unwrap();
+        let facts = Facts::assumed("amd64");
+        for machine in &blueprint.world.topology.machines {
+            let own: Vec<&str> = blocks(&text)
+                .into_iter()
+                .filter(|(place, _)| place.split(',').any(|name| name == machine.name))
+                .map(|(_, commands)| commands)
+                .collect();
+            let own = own.join("\n");
+            for bundle in blueprint.renderer().bundles(machine, &facts).unwrap().values() {
+                for file in &bundle.files {
+                    assert!(own.contains(&file.path), "{kind}: {}: no {}", machine.name, file.path);
+                    let content = String::from_utf8_lossy(&file.bytes);
+                    let delivered = file.secret || content.starts_with("-----BEGIN");
+                    assert!(delivered || own.contains(&*content), "{kind}: {}", file.path);
+                }
+            }
+        }
+    });
 }

@@ -14,10 +14,10 @@ use reqwest::StatusCode;
 use reqwest::header::{CONTENT_RANGE, RANGE};
 use tokio::io::AsyncWriteExt;
 
-use super::Installable;
 use super::catalogue::Item;
 use super::digest::Digests;
 use super::source::{Location, Source};
+use super::{Installable, image_path};
 use crate::event::Events;
 use crate::failure::{Failure, Result};
 use crate::state::atomic;
@@ -392,11 +392,6 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|error| Failure::bug("a worker thread ended").because(error))
-}
-
-/// Where a machine keeps the file of a container image.
-fn image_path(name: &str) -> String {
-    format!("/var/lib/kdiy/images/{name}.tar")
 }
 
 /// Where the members of an archive are unpacked.

@@ -35,6 +35,9 @@ const SLOWEST: usize = 3;
 /// The cluster file that is taken when none is named.
 pub const DEFAULT_FILE: &str = "cluster.yaml";
 
+/// What `--only` calls machines on which nothing is installed.
+const MACHINES: &str = "machines";
+
 /// File, defaults and flags, checked.
 pub fn effective(flags: &UpFlags) -> Result<ClusterConfig> {
     let file = match &flags.config {
@@ -77,6 +80,9 @@ impl Wanted {
 pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     let Wanted { design, items, state, before, network } =
         Wanted::by(&arguments.flags, overlay).await?;
+    for step in arguments.only.iter().filter(|step| *step != MACHINES) {
+        design.playbooks.known_step(step)?;
+    }
     let complete = before.as_ref().is_some_and(|record| record.complete);
     if before.is_none() {
         let topology = Topology::build(&design.config, network)?;
@@ -103,6 +109,8 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     let standing = if before.is_some() { Some(look(&session).await) } else { None };
     let learners = standing.iter().flat_map(|standing| standing.etcd.learners()).cloned().collect();
     let plan = plan::build(&session.playbooks, &session.world, &Circumstances { standing })?;
+    let is_whole = arguments.only.is_empty();
+    let plan = if is_whole { plan } else { plan.only(&arguments.only) };
     let versions = session.versions.by_name.clone();
 
     let recording = Recording::begin(&session, "up", ui, |_| {})?;
@@ -142,6 +150,12 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
 
     if let Some(failure) = report.failure {
         return Err(failure);
+    }
+    if !is_whole {
+        let done = arguments.only.join(", ");
+        let text = format!("done: {done}; `kdiy up` without --only goes on from here");
+        ui.result(&text, &serde_json::json!({ "only": arguments.only, "changed": report.changed }));
+        return Ok(0);
     }
     record.complete = true;
     state.write_record(&record)?;

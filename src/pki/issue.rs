@@ -13,8 +13,8 @@ use super::identity::{Identity, Usage};
 
 /// Certificates begin to hold this long before they are made, for machines whose clock is slow.
 const BACKDATED: Duration = Duration::minutes(5);
-const AUTHORITY_LIFETIME: Duration = Duration::days(3650);
-const LEAF_LIFETIME: Duration = Duration::days(365);
+pub const AUTHORITY_LIFETIME: Duration = Duration::days(3650);
+pub const LEAF_LIFETIME: Duration = Duration::days(365);
 /// A leaf with less than this left is made anew.
 const RENEWED_BEFORE: Duration = Duration::days(30);
 

@@ -74,6 +74,11 @@ impl Playbooks {
         self.files.get(path).map(String::as_str)
     }
 
+    /// Every file with its text, in order of their paths below the playbook directory.
+    pub fn files(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.files.iter().map(|(path, text)| (path.as_str(), text.as_str()))
+    }
+
     /// Text of a template that a step of `book` names.
     pub fn template(&self, book: &Book, name: &str) -> Result<&str> {
         self.file(&format!("{}/{name}", book.directory)).ok_or_else(|| {
@@ -94,6 +99,10 @@ impl Playbooks {
             }
             for need in step.needs.iter().filter(|need| !names.contains(need.as_str())) {
                 report(format!("needs `{need}`, which is no step"));
+            }
+            let with = step.ready.iter().filter_map(|ready| ready.with.as_ref());
+            for with in with.filter(|with| !names.contains(with.as_str())) {
+                report(format!("is ready with `{with}`, which is no step"));
             }
             check_step(step, &mut report);
             for template in templates_of(step) {

@@ -3,7 +3,9 @@
 //! kdiy's own gates are not repeated here; what is checked is what a user would see.
 
 pub mod cluster;
+mod plan;
 mod pods;
+pub mod runbook;
 
 use std::path::Path;
 
@@ -31,6 +33,11 @@ pub fn stage<'a>(lab: &'a Ready, cache: &Path) -> Result<Stage<'a>> {
         checks: vec![
             Check::new("every machine is a Ready node", with(nodes_are_ready)),
             Check::new("a second up changes nothing", with(second_up_changes_nothing)),
+            Check::new("plan finds nothing to do", with(plan::finds_nothing_to_do)),
+            Check::new(
+                "plan finds what was edited by hand",
+                with(plan::finds_what_was_edited_by_hand),
+            ),
             Check::new("a pod runs on every machine", with(pods::start)),
             Check::new("every pod reaches every other pod", with(pods::reach_each_other)),
             Check::new("every pod finds a Service by its name", with(pods::find_a_service)),

@@ -132,13 +132,20 @@ impl Ready {
     }
 
     fn up(&self) -> Command {
-        let mut up = self.kdiy();
-        up.args(["up", "--provider", "docker", "--yes", "--image", &self.image])
+        let mut up = self.wanted("up");
+        up.arg("--yes");
+        up
+    }
+
+    /// A verb that takes the flags of `up`, with those that say where everything is.
+    fn wanted(&self, verb: &str) -> Command {
+        let mut kdiy = self.kdiy();
+        kdiy.args([verb, "--provider", "docker", "--image", &self.image])
             .arg("--mirror")
             .arg(&self.mirror.root)
             .arg("--digests")
             .arg(self.mirror.digests());
-        up
+        kdiy
     }
 }
 

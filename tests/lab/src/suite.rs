@@ -16,6 +16,8 @@ pub enum Lane {
     Code,
     /// A 3+2 cluster from nothing to nothing
     Cluster,
+    /// A cluster by hand: the guide's blocks, carried out without kdiy
+    Runbook,
 }
 
 impl Lane {
@@ -23,6 +25,7 @@ impl Lane {
         match self {
             Self::Code => Ok(code()),
             Self::Cluster => e2e::stage(lab, cache),
+            Self::Runbook => e2e::runbook::stage(lab, cache),
         }
     }
 }

@@ -27,15 +27,17 @@ impl<'a> Cluster<'a> {
     }
 
     pub fn up(&self, masters: usize, workers: usize) -> Result<Run> {
-        let mut up = self.lab.up();
-        self.set(&mut up);
-        up.args(["--name", self.name, "--output", "json"]).args([
-            "--masters",
-            &masters.to_string(),
-            "--workers",
-            &workers.to_string(),
-        ]);
-        Run::parse(&host::ask(&mut up)?)
+        let mut up = self.wanted("up", masters, workers);
+        Run::parse(&host::ask(up.args(["--yes", "--output", "json"]))?)
+    }
+
+    /// A verb that takes the flags of `up`.
+    pub fn wanted(&self, verb: &str, masters: usize, workers: usize) -> Command {
+        let mut kdiy = self.lab.wanted(verb);
+        self.set(&mut kdiy);
+        let (masters, workers) = (masters.to_string(), workers.to_string());
+        kdiy.args(["--name", self.name, "--masters", &masters, "--workers", &workers]);
+        kdiy
     }
 
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
@@ -82,6 +84,10 @@ impl<'a> Cluster<'a> {
         self.set(&mut kdiy);
         kdiy.args([verb, "--name", self.name]);
         kdiy
+    }
+
+    pub fn name(&self) -> &'static str {
+        self.name
     }
 
     pub fn state(&self) -> PathBuf {

@@ -1,0 +1,51 @@
+//! `kdiy explain`: why a step is there, or how a part of the cluster works.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::cli::Explain;
+use crate::config::ClusterConfig;
+use crate::explain::{self, Explainer};
+use crate::facts::Facts;
+use crate::failure::Result;
+use crate::guide::Guide;
+use crate::pki::Keeping;
+use crate::session::{ARCH, Design};
+use crate::state::StateDir;
+use crate::ui::Ui;
+
+/// Of a cluster that does not exist, machines have addresses in VirtualBox's default network.
+const EXAMPLE_NETWORK: &str = "192.168.56.0/24";
+
+pub fn run(arguments: &Explain, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
+    let state = StateDir::of(&arguments.which.name)?;
+    let record = state.record()?;
+    // One that does not exist is told with an example.
+    let (config, network) = match record {
+        Some(record) => (record.config, record.machine_network),
+        None => {
+            let name = arguments.which.name.clone();
+            let config = ClusterConfig { name, ..ClusterConfig::default() };
+            (config, EXAMPLE_NETWORK.parse().unwrap_or_default())
+        }
+    };
+    let design = Design::recorded(config, overlay)?;
+    let blueprint = design.draw(&state.pki(), network, Keeping::Existing)?;
+    let Some(name) = &arguments.what else {
+        let entries = explain::entries(&blueprint.playbooks);
+        ui.document(&explain::list(&blueprint.playbooks), arguments.markdown, &entries);
+        return Ok(0);
+    };
+    let guide = Guide::new(&blueprint.guide_sources(ARCH), &Default::default())?;
+    let explainer = Explainer {
+        playbooks: &blueprint.playbooks,
+        templates: &blueprint.templates,
+        world: &blueprint.world,
+        guide: &guide,
+        facts: Facts::assumed(ARCH),
+    };
+    let text = explainer.explain(name)?;
+    ui.document(&text, arguments.markdown, &json!({ "name": name, "markdown": text }));
+    Ok(0)
+}

@@ -1,0 +1,83 @@
+//! `kdiy guide`: the runbook of a cluster, for a person with a keyboard.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::up::Wanted;
+use crate::cli::Guide as Arguments;
+use crate::facts::Facts;
+use crate::failure::{Failure, Result};
+use crate::guide::{Guide, Sources, html};
+use crate::pki::Keeping;
+use crate::plan::{self, Circumstances};
+use crate::session::{ARCH, Session};
+use crate::survey;
+use crate::transport::target::SshTarget;
+use crate::ui::Ui;
+
+/// A machine that runs answers within this; multiplied by `slowMachines`.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+
+pub async fn run(arguments: Arguments, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
+    let Wanted { design, state, before, network, .. } =
+        Wanted::by(&arguments.flags, overlay).await?;
+    let markdown = if before.is_some() {
+        let session = Session::new(design, state, network, Keeping::Existing).await?;
+        let facts = facts(&session).await;
+        session.close().await;
+        let topology = session.topology();
+        let target =
+            |name: &String| Some((name.clone(), session.provider.ssh_target(topology, name).ok()?));
+        let names = topology.machines.iter().map(|machine| &machine.name);
+        let targets: BTreeMap<String, SshTarget> = names.filter_map(target).collect();
+        write(&session.guide_sources(ARCH), &facts, &targets)?
+    } else {
+        let blueprint = design.draw(&state.pki(), network, Keeping::Existing)?;
+        write(&blueprint.guide_sources(ARCH), &BTreeMap::new(), &BTreeMap::new())?
+    };
+    let text = match arguments.html {
+        true => html::page("A cluster by hand", &markdown),
+        false => markdown,
+    };
+    let Some(path) = &arguments.out else {
+        ui.result(&text, &json!({ "guide": text }));
+        return Ok(0);
+    };
+    std::fs::write(path, &text).map_err(|error| {
+        Failure::input(format!("--out: cannot write {}", path.display())).because(error)
+    })?;
+    ui.result(&format!("the guide is in {}", path.display()), &json!({ "path": path }));
+    Ok(0)
+}
+
+fn write(
+    sources: &Sources<'_>,
+    facts: &BTreeMap<String, Facts>,
+    targets: &BTreeMap<String, SshTarget>,
+) -> Result<String> {
+    let plan = plan::build(sources.playbooks, sources.world, &Circumstances::default())?;
+    let assumed = facts.len() < sources.world.topology.machines.len();
+    Guide::new(sources, facts)?.markdown(&plan.steps(sources.playbooks), targets, assumed)
+}
+
+/// Of the machines that answer.
+async fn facts(session: &Session) -> BTreeMap<String, Facts> {
+    let silent = session.connect(ANSWERS_WITHIN * session.world.config.slow_machines).await;
+    // What is not there now is not waited for.
+    let stop = CancellationToken::new();
+    stop.cancel();
+    let machines = session.topology().machines.iter();
+    let asked = machines.filter(|machine| !silent.contains_key(&machine.name)).map(|machine| {
+        let stop = stop.clone();
+        async move {
+            let transport = session.fleet.transport(&machine.name).await.ok()?;
+            let reached = survey::survey(session, machine, &*transport, &stop).await.ok()?;
+            Some((machine.name.clone(), reached.facts))
+        }
+    });
+    futures::future::join_all(asked).await.into_iter().flatten().collect()
+}
