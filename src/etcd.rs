@@ -65,11 +65,18 @@ impl Member {
     /// Whether the others reach it at this address.
     pub fn is_at(&self, address: Ipv4Addr) -> bool {
         let address = address.to_string();
-        self.peer_urls.iter().any(|url| {
-            let rest = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
-            rest.rsplit_once(':').map_or(rest, |(host, _)| host) == address
-        })
+        self.peer_urls.iter().any(|url| host(url) == address)
     }
+
+    /// Every host that it gives to peers and clients.
+    pub fn hosts(&self) -> impl Iterator<Item = &str> {
+        self.peer_urls.iter().chain(&self.client_urls).map(|url| host(url))
+    }
+}
+
+fn host(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.rsplit_once(':').map_or(rest, |(host, _)| host)
 }
 
 /// Reads `etcdctl endpoint status` of one endpoint.
@@ -146,6 +153,7 @@ mod tests {
         assert_eq!(at("10.0.0.1"), Some(1));
         assert_eq!(at("10.0.0.12"), Some(2));
         assert_eq!(at("10.0.0.2"), None);
+        assert_eq!(members[0].hosts().collect::<Vec<_>>(), ["10.0.0.1", "10.0.0.1"]);
     }
 
     proptest::proptest! {

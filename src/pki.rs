@@ -466,6 +466,30 @@ mod tests {
         }
     }
 
+    /// A NAT address, which several machines may share, is not among them.
+    #[test]
+    fn certificates_name_no_address_but_those_of_the_cluster() {
+        let directory = tempfile::tempdir().unwrap();
+        let (_, topology) = open(directory.path(), &ClusterConfig::default());
+        let mut known: Vec<String> =
+            topology.machines.iter().map(|machine| machine.address.to_string()).collect();
+        known.extend(topology.vip.map(|vip| vip.to_string()));
+        known.extend([topology.api_service.to_string(), "127.0.0.1".into()]);
+        let mut seen = 0;
+        for identity in IDENTITIES {
+            let owner = if identity.per_machine { "@kdiy-master-2" } else { "" };
+            let leaf = directory.path().join(format!("{}{owner}.crt", identity.name));
+            let show = ["x509", "-noout", "-ext", "subjectAltName", "-in", leaf.to_str().unwrap()];
+            let text = String::from_utf8(openssl(&show).stdout).unwrap();
+            for address in text.split("IP Address:").skip(1) {
+                let address = address.split(',').next().unwrap().trim();
+                assert!(known.iter().any(|it| it == address), "{}: {address}", identity.name);
+                seen += 1;
+            }
+        }
+        assert!(seen > 5, "{seen} addresses");
+    }
+
     #[test]
     fn the_same_directory_gives_the_same_secrets() {
         let directory = tempfile::tempdir().unwrap();

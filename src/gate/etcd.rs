@@ -9,7 +9,7 @@ use async_trait::async_trait;
 
 use super::{Gate, GateContext, Verdict};
 use crate::etcd::{self, ETCDCTL, Status};
-use crate::topology::{ETCD_PEER_PORT, Group, Quorum};
+use crate::topology::{ETCD_PEER_PORT, Group, Quorum, Topology};
 
 pub struct Etcd;
 
@@ -20,6 +20,8 @@ const PREFIX: &str = "/kdiy/gate/";
 struct Answer {
     status: Status,
     members: BTreeSet<String>,
+    /// Where it says that peers and clients find the members.
+    hosts: BTreeSet<String>,
     learners: usize,
     alarms: usize,
     wrote: bool,
@@ -60,6 +62,7 @@ impl Gate for Etcd {
             }
         }
         judge(&mut verdict, &wanted, &answers);
+        judge_hosts(&mut verdict, &context.topology, &answers);
         if verdict.passed() {
             let read = context.ask(Group::Etcd, |_| second_round()).await;
             for (machine, answer) in read {
@@ -159,6 +162,23 @@ fn judge(verdict: &mut Verdict, wanted: &BTreeSet<String>, answers: &BTreeMap<St
     );
 }
 
+/// A member that gives others a NAT address, which all machines may share, works until it must
+/// be found.
+fn judge_hosts(verdict: &mut Verdict, topology: &Topology, answers: &BTreeMap<String, Answer>) {
+    let members = topology.group(Group::Etcd);
+    let wanted: BTreeSet<String> = members.iter().map(|it| it.address.to_string()).collect();
+    let list = |hosts: &BTreeSet<String>| hosts.iter().cloned().collect::<Vec<_>>().join(" ");
+    for (name, answer) in answers {
+        verdict.record(
+            Some(name),
+            "where members are found",
+            list(&wanted),
+            list(&answer.hosts),
+            answer.hosts == wanted,
+        );
+    }
+}
+
 fn first_round(name: &str, nonce: &str) -> String {
     format!(
         r#"e='{ETCDCTL}'
@@ -184,6 +204,7 @@ fn parse(text: &str) -> Result<Answer, String> {
     Ok(Answer {
         status: etcd::status(section("status"))?,
         learners: members.iter().filter(|member| member.learner).count(),
+        hosts: members.iter().flat_map(|member| member.hosts()).map(str::to_owned).collect(),
         members: members.into_iter().map(|member| member.name).collect(),
         alarms: etcd::alarms(section("alarms"))?,
         wrote: section("write").trim() == "OK",
@@ -194,6 +215,7 @@ fn parse(text: &str) -> Result<Answer, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ClusterConfig;
 
     /// As etcdctl 3.6.14 prints it.
     fn text(member: u64, leader: u64, term: u64) -> String {
@@ -235,6 +257,25 @@ mod tests {
         let refused = text(2, 2, 3).replace("@write\nOK", "@write\n");
         let verdict = verdict([("a", text(1, 2, 3)), ("b", refused)]);
         assert_eq!(red(&verdict), ["a write through this member"]);
+    }
+
+    #[test]
+    fn a_member_at_a_nat_address_is_red() {
+        let config = ClusterConfig { masters: 1, ..ClusterConfig::default() };
+        let topology = Topology::build(&config, "192.168.56.0/24".parse().unwrap()).unwrap();
+        let judged = |client: &str| {
+            let urls = format!(
+                "\"name\":\"a\",\"peerURLs\":[\"https://192.168.56.11:2380\"],\
+                 \"clientURLs\":[\"https://{client}:2379\"]"
+            );
+            let answer = parse(&text(1, 1, 3).replace("\"name\":\"a\"", &urls)).unwrap();
+            let answers = BTreeMap::from([("a".to_owned(), answer)]);
+            let mut verdict = Verdict::default();
+            judge_hosts(&mut verdict, &topology, &answers);
+            verdict.passed()
+        };
+        assert!(judged("192.168.56.11"));
+        assert!(!judged("10.0.2.15"));
     }
 
     #[test]

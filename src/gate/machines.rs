@@ -1,11 +1,12 @@
 //! Every machine is itself, has the right time, and reaches every other.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use async_trait::async_trait;
 
 use super::{Gate, GateContext, Verdict};
-use crate::topology::Group;
+use crate::topology::{Group, Machine};
 
 pub struct Machines;
 
@@ -35,6 +36,7 @@ impl Gate for Machines {
         let mut verdict = Verdict::default();
         let mut seen: BTreeMap<(&str, String), String> = BTreeMap::new();
         let mut times = Vec::new();
+        let addresses = addresses(&answers);
         for (machine, answer) in &answers {
             let name = machine.name.as_str();
             let text = match answer {
@@ -60,6 +62,14 @@ impl Gate for Machines {
                 };
                 verdict.record(Some(name), key, "one of its own", saw, unique);
             }
+            let shared = shared(&addresses, name);
+            verdict.record(
+                Some(name),
+                "addresses that other machines have as well",
+                "none that the cluster uses",
+                listed(&shared),
+                !shared.contains(&machine.address),
+            );
             let holders = field("interfaces");
             verdict.record(
                 Some(name),
@@ -90,6 +100,36 @@ impl Gate for Machines {
     }
 }
 
+/// The addresses of each machine that answered.
+fn addresses(answers: &[(&Machine, Result<String, String>)]) -> BTreeMap<String, Vec<Ipv4Addr>> {
+    answers
+        .iter()
+        .filter_map(|(machine, answer)| {
+            let text = answer.as_ref().ok()?;
+            let list = text.lines().find_map(|line| line.strip_prefix("addresses="))?;
+            let parsed = list.split_whitespace().filter_map(|address| address.parse().ok());
+            Some((machine.name.clone(), parsed.collect()))
+        })
+        .collect()
+}
+
+/// Such as VirtualBox's NAT address, 10.0.2.15 on every machine.
+fn shared(addresses: &BTreeMap<String, Vec<Ipv4Addr>>, machine: &str) -> Vec<Ipv4Addr> {
+    let own = addresses.get(machine).into_iter().flatten();
+    own.filter(|address| {
+        addresses.iter().any(|(other, theirs)| other != machine && theirs.contains(address))
+    })
+    .copied()
+    .collect()
+}
+
+fn listed(addresses: &[Ipv4Addr]) -> String {
+    if addresses.is_empty() {
+        return "none".into();
+    }
+    addresses.iter().map(Ipv4Addr::to_string).collect::<Vec<_>>().join(" ")
+}
+
 fn record_skew(verdict: &mut Verdict, times: &[(&str, f64)]) {
     let mut sorted: Vec<(&str, f64)> = times.to_vec();
     sorted.sort_by(|a, b| a.1.total_cmp(&b.1));
@@ -115,6 +155,7 @@ echo "machine_id=$(cat /etc/machine-id)"
 device=$(ip -o -4 addr show | awk '{{split($4, p, "/"); if (p[1] == "{own}") {{print $2; exit}}}}')
 echo "mac=$(cat "/sys/class/net/$device/address")"
 echo "interfaces=$(ip -o -4 addr show | awk '{{split($4, p, "/"); if (p[1] == "{own}") n++}} END {{print n+0}}')"
+echo "addresses=$(ip -o -4 addr show scope global | awk '{{split($4, p, "/"); printf " %s", p[1]}}')"
 echo "swap=$(($(wc -l </proc/swaps) - 1))"
 unreached=
 for a in {others}; do ping -c 1 -W 2 -q "$a" >/dev/null 2>&1 || unreached="$unreached $a"; done
@@ -122,4 +163,26 @@ echo "unreached=$unreached"
 "#,
         others = others.join(" ")
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ClusterConfig;
+    use crate::topology::Topology;
+
+    #[test]
+    fn a_nat_address_is_seen_to_be_shared() {
+        let config = ClusterConfig::default();
+        let topology = Topology::build(&config, "192.168.56.0/24".parse().unwrap()).unwrap();
+        let answers: Vec<_> = topology
+            .machines
+            .iter()
+            .map(|machine| (machine, Ok(format!("addresses= 10.0.2.15 {}\n", machine.address))))
+            .chain([(&topology.machines[0], Err("gone".into()))])
+            .collect();
+        let addresses = addresses(&answers);
+        assert_eq!(listed(&shared(&addresses, "kdiy-worker-2")), "10.0.2.15");
+        assert_eq!(listed(&shared(&addresses, "unknown")), "none");
+    }
 }
