@@ -53,6 +53,11 @@ pub trait Provider: Send + Sync {
         task: &str,
     ) -> Result<Vec<String>>;
 
+    /// Why machines cannot be switched off and on, where they cannot.
+    fn no_switch(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Shuts a machine down as its power button would, and waits until it is off. Returns one
     /// line, or none when it was off already.
     async fn stop(&self, machine: &Machine, events: &Events, task: &str) -> Result<Vec<String>>;

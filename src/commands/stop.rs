@@ -37,6 +37,11 @@ const OFF: &str = "off";
 
 pub async fn run(arguments: Stop, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     let session = Session::open(&arguments.which.name, overlay).await?;
+    if let Some(why) = session.provider.no_switch() {
+        return Err(Failure::input(why)
+            .hint("do it yourself, workers first: kdiy ssh MACHINE -- sudo poweroff")
+            .hint("once all are on again, `kdiy start` proves the cluster"));
+    }
     let _lock = Lock::take(&session.state.lock_file(), "stop")?;
     let topology = session.topology().clone();
     let wanted = chosen(&topology, &arguments.machines)?;

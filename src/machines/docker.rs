@@ -49,9 +49,10 @@ const UNPRIVILEGED: &[&str] = &[
     "/dev/net/tun",
 ];
 
-/// Seconds that systemd gets to shut down before the container is killed, less than
-/// [`host::ask`] waits; multiplied by `slowMachines`.
-const STOPS_WITHIN: u32 = 45;
+/// Seconds that systemd gets to shut down before the container is killed; less than [`host::ask`]
+/// waits.
+const STOPS_WITHIN: &str = "45";
+
 /// About what a machine takes, in MiB.
 pub fn memory(role: Role) -> u64 {
     match role {
@@ -314,8 +315,7 @@ impl Provider for Docker {
         let Some(container) = there.get(&machine.name).filter(|it| it.state == "running") else {
             return Ok(Vec::new());
         };
-        let patience = (STOPS_WITHIN * self.config.slow_machines).to_string();
-        host::ask("docker", &["stop", "--time", &patience, &container.id]).await?;
+        host::ask("docker", &["stop", "--time", STOPS_WITHIN, &container.id]).await?;
         Ok(vec![format!("stopped {}", machine.name)])
     }
 

@@ -13,6 +13,9 @@ use crate::state::ledger::Ledger;
 use crate::topology::{Machine, Topology};
 use crate::transport::target::SshTarget;
 
+const NO_SWITCH: &str =
+    "kdiy has no switch for machines that exist already: it could not turn one on again";
+
 pub struct Existing {
     config: ClusterConfig,
     home: Option<PathBuf>,
@@ -52,11 +55,12 @@ impl Provider for Existing {
         Ok(Vec::new())
     }
 
+    fn no_switch(&self) -> Option<&'static str> {
+        Some(NO_SWITCH)
+    }
+
     async fn stop(&self, machine: &Machine, _: &Events, _: &str) -> Result<Vec<String>> {
-        Err(Failure::input("stop: kdiy cannot switch on machines that it did not make")
-            .on(&machine.name)
-            .hint(format!("do it yourself: kdiy ssh {} -- sudo poweroff", machine.name))
-            .hint("once it is on again, `kdiy start` proves the cluster"))
+        Err(Failure::input(NO_SWITCH).on(&machine.name))
     }
 
     /// The user's own ssh settings and known hosts are what counts.

@@ -166,6 +166,8 @@ fn render(
         "network": network_name(topology),
         // Vagrant's own default is 300 s; emulated machines take minutes.
         "bootTimeout": 300 * config.slow_machines,
+        // Long enough for units that take their 90 s (DefaultTimeoutStopSec) to stop.
+        "haltTimeout": 100 * config.slow_machines,
         "box": "",
         "image": "",
         "createArgs": [],
@@ -219,47 +221,42 @@ impl Virtual {
 
     /// Removes what Vagrant left, with the provider's own tool.
     async fn remove(&self, owned: &Owned) -> Result<()> {
-        // vmrun knows a machine by its file only, which lies in Vagrant's directory.
-        let [program, arguments @ ..] = &self.removal(owned)[..] else { return Ok(()) };
-        let id = owned.id.as_str();
-        let stop = match self.choice {
-            ProviderChoice::Libvirt if owned.what == What::Network => {
-                virsh(&["net-destroy", id]).await
-            }
-            ProviderChoice::Libvirt => virsh(&["destroy", id]).await,
-            ProviderChoice::Virtualbox => {
-                host::ask("VBoxManage", &["controlvm", id, "poweroff"]).await
-            }
-            _ => host::ask("prlctl", &["stop", id, "--kill"]).await,
-        };
-        // Stopping fails on what does not run, which is no reason to keep it.
-        drop(stop);
-        host::ask(program, arguments).await.map(drop)
+        let mut last = Ok(());
+        for command in self.removal(&owned.id, owned.what) {
+            let [program, arguments @ ..] = command.as_slice() else { continue };
+            // Stopping fails on what does not run, which is no reason to keep it.
+            last = host::ask(program, arguments).await.map(drop);
+        }
+        last
     }
 
-    /// The command that removes what does not run; none where only Vagrant can.
-    fn removal<'a>(&self, owned: &'a Owned) -> Vec<&'a str> {
-        let mut command = match self.choice {
-            ProviderChoice::Libvirt if owned.what == What::Network => {
-                vec!["virsh", "-q", "-c", LIBVIRT, "net-undefine"]
+    /// The commands that stop a thing and then remove it; none where only Vagrant can.
+    fn removal<'a>(&self, id: &'a str, what: What) -> Vec<Vec<&'a str>> {
+        let virsh = |arguments: &[&'a str]| [&VIRSH, arguments, &[id]].concat();
+        match self.choice {
+            ProviderChoice::Libvirt if what == What::Network => {
+                vec![virsh(&["net-destroy"]), virsh(&["net-undefine"])]
             }
             ProviderChoice::Libvirt => vec![
-                "virsh",
-                "-q",
-                "-c",
-                LIBVIRT,
-                "undefine",
-                "--remove-all-storage",
-                "--managed-save",
-                "--snapshots-metadata",
-                "--nvram",
+                virsh(&["destroy"]),
+                virsh(&[
+                    "undefine",
+                    "--remove-all-storage",
+                    "--managed-save",
+                    "--snapshots-metadata",
+                    "--nvram",
+                ]),
             ],
-            ProviderChoice::Virtualbox => vec!["VBoxManage", "unregistervm", "--delete"],
-            ProviderChoice::Parallels => vec!["prlctl", "delete"],
-            _ => return Vec::new(),
-        };
-        command.push(&owned.id);
-        command
+            ProviderChoice::Virtualbox => vec![
+                vec!["VBoxManage", "controlvm", id, "poweroff"],
+                vec!["VBoxManage", "unregistervm", id, "--delete"],
+            ],
+            ProviderChoice::Parallels => {
+                vec![vec!["prlctl", "stop", id, "--kill"], vec!["prlctl", "delete", id]]
+            }
+            // vmrun knows a machine by its file only, which lies in Vagrant's directory.
+            _ => Vec::new(),
+        }
     }
 
     async fn listed(&self) -> Result<Listed> {
@@ -402,10 +399,11 @@ impl Listed {
     }
 }
 
-const LIBVIRT: &str = "qemu:///system";
+const VIRSH: [&str; 4] = ["virsh", "-q", "-c", "qemu:///system"];
 
 async fn virsh(arguments: &[&str]) -> Result<String> {
-    host::ask("virsh", &[&["-q", "-c", LIBVIRT], arguments].concat()).await
+    let [program, options @ ..] = VIRSH;
+    host::ask(program, &[&options, arguments].concat()).await
 }
 
 /// Whether a provider's list has this very name: alone on its line, in quotes, as a column, or as

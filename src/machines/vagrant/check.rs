@@ -6,7 +6,7 @@ use semver::Version;
 
 use super::{Virtual, host_arch, lists, virsh};
 use crate::config::ProviderChoice;
-use crate::machines::{Finding, Provider as _, host};
+use crate::machines::{Finding, Owned, Provider as _, host};
 use crate::topology::Topology;
 
 /// The oldest that the Vagrantfile was tried with: Debian 12's.
@@ -89,13 +89,20 @@ impl Virtual {
             .filter(|owned| listed.has(owned.what, &owned.id))
             .map(|owned| Finding {
                 what: format!("{} has {} already", self.name(), owned.id),
-                mend: format!("remove it: {}", self.removal(&owned).join(" ")),
+                mend: format!("remove it{}", self.how_to_remove(&owned)),
             })
             .collect();
         for machine in &topology.machines {
             findings.extend(self.leftover_files(&machine.name).await);
         }
         findings
+    }
+
+    /// `: COMMAND; COMMAND`, where there are any.
+    fn how_to_remove(&self, owned: &Owned) -> String {
+        let commands = self.removal(&owned.id, owned.what);
+        let lines: Vec<String> = commands.iter().map(|command| command.join(" ")).collect();
+        if lines.is_empty() { String::new() } else { format!(": {}", lines.join("; ")) }
     }
 
     async fn leftover_files(&self, machine: &str) -> Option<Finding> {
