@@ -6,6 +6,7 @@ pub mod cluster;
 mod plan;
 mod pods;
 pub mod runbook;
+mod power;
 
 use std::path::Path;
 
@@ -42,6 +43,13 @@ pub fn stage<'a>(lab: &'a Ready, cache: &Path) -> Result<Stage<'a>> {
             Check::new("every pod reaches every other pod", with(pods::reach_each_other)),
             Check::new("every pod finds a Service by its name", with(pods::find_a_service)),
             Check::new("this computer reaches a NodePort", with(pods::answer_on_a_node_port)),
+            Check::new("no quorum is given away", with(power::quorum_is_not_given_away)),
+            Check::new("all come back from a stop", with(power::all_come_back_from_a_stop)),
+            Check::new(
+                "all come back from a power cut",
+                with(power::all_come_back_from_a_power_cut),
+            ),
+            Check::new("nothing has to be mended then", with(second_up_changes_nothing)),
         ],
         teardown: vec![Check::new(
             "destroy leaves nothing behind",
