@@ -116,22 +116,9 @@ impl Engine {
 
 /// Stops the engine that the lab started; leaves any other alone.
 pub fn stop(cache: &Path) -> Result<()> {
-    let own = Own::of(cache);
-    let Ok(pid) = fs::read_to_string(own.pid()) else { return Ok(()) };
-    let pid = pid.trim();
-    let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    if comm.trim() != "dockerd" {
-        return Ok(());
+    if host::stop(&Own::of(cache).pid(), "dockerd", STOPS_WITHIN)? {
+        eprintln!("lab: stopped the Docker engine");
     }
-    run(Command::new("kill").arg(pid))?;
-    let began = Instant::now();
-    while Path::new("/proc").join(pid).exists() {
-        if began.elapsed() > STOPS_WITHIN {
-            bail!("dockerd, process {pid}, does not stop");
-        }
-        std::thread::sleep(Duration::from_millis(200));
-    }
-    eprintln!("lab: stopped the Docker engine");
     Ok(())
 }
 

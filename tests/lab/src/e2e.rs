@@ -5,8 +5,8 @@
 pub mod cluster;
 mod plan;
 mod pods;
-pub mod runbook;
 mod power;
+pub mod runbook;
 
 use std::path::Path;
 

@@ -5,6 +5,7 @@ use std::fs::{self, File, TryLockError};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -63,26 +64,22 @@ pub fn lock(cache: &Path, what: &str) -> Result<File> {
 
 /// Installs what is missing, with apt.
 pub fn prepare() -> Result<()> {
-    let missing = missing();
-    if !missing.is_empty() {
-        install(&missing)?;
-    }
+    // An engine that answers, wherever it runs, needs no other one beside it.
+    let engine = run(Command::new("docker").arg("info")).is_ok();
+    let needed: Vec<_> =
+        NEEDED.iter().copied().filter(|(program, _)| *program != "dockerd" || !engine).collect();
+    need(&needed)?;
     check_go()
 }
 
-fn missing() -> Vec<&'static str> {
-    // An engine that answers, wherever it runs, needs no other one beside it.
-    let engine = run(Command::new("docker").arg("info")).is_ok();
-    let mut packages: Vec<&str> = NEEDED
-        .iter()
-        .filter(|(program, _)| !present(program) && (*program != "dockerd" || !engine))
-        .map(|(_, package)| *package)
-        .collect();
+/// Installs those Debian packages whose program or file is not there.
+pub fn need(needed: &[(&'static str, &'static str)]) -> Result<()> {
+    let missing = || needed.iter().copied().filter(|(program, _)| !present(program));
+    let mut packages: Vec<&str> = missing().map(|(_, package)| package).collect();
     packages.dedup();
-    packages
-}
-
-fn install(packages: &[&str]) -> Result<()> {
+    if packages.is_empty() {
+        return Ok(());
+    }
     let list = packages.join(" ");
     if !present("apt-get") {
         bail!("the lab needs what Debian calls {list}; install that first");
@@ -95,13 +92,9 @@ fn install(packages: &[&str]) -> Result<()> {
     run(Command::new("apt-get")
         .env("DEBIAN_FRONTEND", "noninteractive")
         .args(["install", "-y", "-qq", "--no-install-recommends"])
-        .args(packages))?;
+        .args(&packages))?;
     // Some releases split a package: what was asked for may have come without the program.
-    let still: Vec<&str> = NEEDED
-        .iter()
-        .filter(|(program, _)| !present(program))
-        .map(|(program, _)| *program)
-        .collect();
+    let still: Vec<&str> = missing().map(|(program, _)| program).collect();
     if !still.is_empty() {
         bail!("after installing {list} there is still no {}", still.join(", "));
     }
@@ -168,6 +161,27 @@ pub fn show(command: &mut Command) -> Result<()> {
         bail!("{name} ended with {status}");
     }
     Ok(())
+}
+
+/// Ends the daemon whose process is named in a file, and waits until it is gone. Says whether
+/// there was one.
+pub fn stop(pid_file: &Path, daemon: &str, patience: Duration) -> Result<bool> {
+    let Ok(pid) = fs::read_to_string(pid_file) else { return Ok(false) };
+    let pid = pid.trim();
+    let process = Path::new("/proc").join(pid);
+    // The number may have gone to another process since.
+    if fs::read_to_string(process.join("comm")).unwrap_or_default().trim() != daemon {
+        return Ok(false);
+    }
+    run(Command::new("kill").arg(pid))?;
+    let began = Instant::now();
+    while process.exists() {
+        if began.elapsed() > patience {
+            bail!("{daemon}, process {pid}, does not stop");
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    Ok(true)
 }
 
 /// The last lines of what a program wrote.

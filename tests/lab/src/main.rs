@@ -7,14 +7,16 @@ mod host;
 mod mirror;
 mod stage;
 mod suite;
+mod vm;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use docker::Engine;
 use mirror::Mirror;
+use vm::Vms;
 
 /// The lab: real machines, a real cluster, no internet.
 #[derive(Parser)]
@@ -32,7 +34,10 @@ enum Lab {
     Mirror,
     /// Build the image of the lab's machines and print its tag
     Image,
-    /// Prepare everything, then run `kdiy up` with these arguments
+    /// Build the box of the lab's virtual machines and print its name
+    Box,
+    /// Prepare everything, then run `kdiy up` with these arguments; in system containers, or with
+    /// `--provider libvirt` in virtual machines
     Up {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
@@ -85,29 +90,62 @@ fn carry_out(command: Lab) -> Result<()> {
             println!("{}", Engine::ensure(&cache)?.image(&cache)?);
             Ok(())
         }
-        Lab::Up { arguments } => {
-            let lab = Ready::make(&cache)?;
-            host::show(lab.up().args(arguments))
+        Lab::Box => {
+            host::prepare()?;
+            println!("{}", vm::vagrant_box(&cache)?);
+            Ok(())
         }
+        Lab::Up { mut arguments } => match take_provider(&mut arguments)?.as_str() {
+            "libvirt" => host::show(&mut Vms::make(&cache)?.up_with(&arguments)),
+            _ => host::show(Ready::make(&cache)?.up().args(arguments)),
+        },
         Lab::Kdiy { arguments } => {
             let engine = Engine::ensure(&cache)?;
             let mut kdiy = Command::new(build_kdiy()?);
             engine.set(&mut kdiy);
+            vm::set(&cache, &mut kdiy);
             host::show(kdiy.args(arguments))
         }
         Lab::Down => {
             let engine = Engine::ensure(&cache)?;
             let mut kdiy = Command::new(build_kdiy()?);
             engine.set(&mut kdiy);
+            vm::set(&cache, &mut kdiy);
             host::show(kdiy.args(["destroy", "--yes"]))?;
-            docker::stop(&cache)
+            docker::stop(&cache)?;
+            vm::stop(&cache)
         }
         Lab::Test { lane } => suite::run(&cache, &lane),
         Lab::Bench => bench::run(&cache),
     }
 }
 
-/// Everything `kdiy up` needs in the lab.
+/// Takes `--provider` out of the arguments of `kdiy up`: it decides what the lab prepares.
+fn take_provider(arguments: &mut Vec<String>) -> Result<String> {
+    let is_it = |it: &String| it == "--provider" || it.starts_with("--provider=");
+    let Some(at) = arguments.iter().position(is_it) else { return Ok("docker".into()) };
+    let flag = arguments.remove(at);
+    let provider = match flag.split_once('=') {
+        Some((_, provider)) => provider.to_owned(),
+        None if at < arguments.len() => arguments.remove(at),
+        None => String::new(),
+    };
+    if !["docker", "libvirt"].contains(&provider.as_str()) {
+        bail!("--provider: the lab has docker and libvirt, not `{provider}`");
+    }
+    Ok(provider)
+}
+
+/// What a cluster of the lab stands on.
+trait Ground {
+    /// kdiy in the ground's environment.
+    fn kdiy(&self) -> Command;
+
+    /// A verb that takes the flags of `up`, with those that say where everything is.
+    fn wanted(&self, verb: &str) -> Command;
+}
+
+/// Everything `kdiy up` needs for system containers.
 struct Ready {
     kdiy: PathBuf,
     engine: Engine,
@@ -125,19 +163,20 @@ impl Ready {
         Ok(Self { kdiy, engine, image, mirror })
     }
 
+    fn up(&self) -> Command {
+        let mut up = self.wanted("up");
+        up.arg("--yes");
+        up
+    }
+}
+
+impl Ground for Ready {
     fn kdiy(&self) -> Command {
         let mut kdiy = Command::new(&self.kdiy);
         self.engine.set(&mut kdiy);
         kdiy
     }
 
-    fn up(&self) -> Command {
-        let mut up = self.wanted("up");
-        up.arg("--yes");
-        up
-    }
-
-    /// A verb that takes the flags of `up`, with those that say where everything is.
     fn wanted(&self, verb: &str) -> Command {
         let mut kdiy = self.kdiy();
         kdiy.args([verb, "--provider", "docker", "--image", &self.image])

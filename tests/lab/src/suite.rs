@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use clap::ValueEnum;
 
 use crate::stage::{Check, Stage, Tally};
-use crate::{Ready, e2e, host, repository};
+use crate::{Ready, e2e, host, repository, vm};
 
 /// A part of the suite that can be run alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -18,6 +18,10 @@ pub enum Lane {
     Cluster,
     /// A cluster by hand: the guide's blocks, carried out without kdiy
     Runbook,
+    /// A master and a worker as virtual machines; only when it is named
+    Vm,
+    /// 3 masters and 2 workers as virtual machines; only when it is named
+    VmFull,
 }
 
 impl Lane {
@@ -26,6 +30,8 @@ impl Lane {
             Self::Code => Ok(code()),
             Self::Cluster => e2e::stage(lab, cache),
             Self::Runbook => e2e::runbook::stage(lab, cache),
+            // Not on containers: `vm::lane::run`.
+            Self::Vm | Self::VmFull => Ok(Stage::default()),
         }
     }
 }
@@ -33,12 +39,16 @@ impl Lane {
 /// Runs these lanes, or all. Ends with a line `N passed, N failed`; an error unless everything
 /// passed.
 pub fn run(cache: &Path, only: &[Lane]) -> Result<()> {
-    let wanted = |lane: &Lane| only.is_empty() || only.contains(lane);
+    // Emulated machines can take longer than a usual run may.
+    let usual = |lane: &Lane| only.is_empty() && !matches!(lane, Lane::Vm | Lane::VmFull);
+    let wanted = |lane: &Lane| usual(lane) || only.contains(lane);
     let lanes: Vec<Lane> = Lane::value_variants().iter().copied().filter(wanted).collect();
     let mut tally = Tally::default();
     if lanes.contains(&Lane::Code) {
         tally.run(code());
     }
+    let (virtual_machines, lanes): (Vec<Lane>, Vec<Lane>) =
+        lanes.into_iter().partition(|lane| matches!(lane, Lane::Vm | Lane::VmFull));
     let on_machines: Vec<Lane> = lanes.into_iter().filter(|lane| *lane != Lane::Code).collect();
     if !on_machines.is_empty() {
         let mut ready = None;
@@ -54,6 +64,9 @@ pub fn run(cache: &Path, only: &[Lane]) -> Result<()> {
                 tally.run(lane.stage(lab, cache)?);
             }
         }
+    }
+    if !virtual_machines.is_empty() {
+        vm::lane::run(cache, &virtual_machines, &mut tally)?;
     }
     println!("{tally}");
     if !tally.is_green() {

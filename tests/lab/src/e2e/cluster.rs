@@ -8,19 +8,25 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::{Ready, host};
+use crate::{Ground, Ready, host};
 
 /// A cluster of its own, beside the one that the user may have. Its state is kept apart from the
-/// user's; kdiy's cache of release files is shared by all clusters of the lab.
-#[derive(Clone)]
-pub struct Cluster<'a> {
-    lab: &'a Ready,
+/// user's; kdiy's cache of release files is shared by all clusters of the lab. It stands on system
+/// containers, unless another ground is named.
+pub struct Cluster<'a, G = Ready> {
+    lab: &'a G,
     name: &'static str,
     directory: PathBuf,
 }
 
-impl<'a> Cluster<'a> {
-    pub fn new(lab: &'a Ready, cache: &Path, name: &'static str) -> Result<Self> {
+impl<G> Clone for Cluster<'_, G> {
+    fn clone(&self) -> Self {
+        Self { lab: self.lab, name: self.name, directory: self.directory.clone() }
+    }
+}
+
+impl<'a, G: Ground> Cluster<'a, G> {
+    pub fn new(lab: &'a G, cache: &Path, name: &'static str) -> Result<Self> {
         let directory = cache.join("e2e");
         fs::create_dir_all(&directory)?;
         Ok(Self { lab, name, directory })
@@ -50,6 +56,41 @@ impl<'a> Cluster<'a> {
         serde_json::from_str(&text).context("kubectl gave no JSON")
     }
 
+    pub fn kdiy(&self, verb: &str) -> Command {
+        let mut kdiy = self.lab.kdiy();
+        self.set(&mut kdiy);
+        kdiy.args([verb, "--name", self.name]);
+        kdiy
+    }
+
+    pub fn lab(&self) -> &'a G {
+        self.lab
+    }
+
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.directory.join("state")
+    }
+
+    pub fn state_is_gone(&self) -> Result<()> {
+        let state = self.state().join(self.name);
+        ensure!(!state.exists(), "{} is left", state.display());
+        Ok(())
+    }
+
+    fn set(&self, command: &mut Command) {
+        command
+            // Where no cluster file of the user's lies.
+            .current_dir(&self.directory)
+            .env("KDIY_STATE", self.state())
+            .env("KDIY_CACHE", self.directory.join("cache"));
+    }
+}
+
+impl Cluster<'_> {
     /// Removes the cluster and looks whether anything of it is left. With no cluster there is
     /// nothing to do, which is no error.
     pub fn destroy(&self) -> Result<String> {
@@ -69,37 +110,13 @@ impl<'a> Cluster<'a> {
                 bail!("the {kind} {left} is left");
             }
         }
-        let state = self.state().join(self.name);
-        ensure!(!state.exists(), "{} is left", state.display());
+        self.state_is_gone()?;
         Ok(format!(
             "{} containers, {} volumes and {} networks are gone",
             containers.len(),
             volumes.len(),
             networks.len()
         ))
-    }
-
-    pub fn kdiy(&self, verb: &str) -> Command {
-        let mut kdiy = self.lab.kdiy();
-        self.set(&mut kdiy);
-        kdiy.args([verb, "--name", self.name]);
-        kdiy
-    }
-
-    pub fn name(&self) -> &'static str {
-        self.name
-    }
-
-    pub fn state(&self) -> PathBuf {
-        self.directory.join("state")
-    }
-
-    fn set(&self, command: &mut Command) {
-        command
-            // Where no cluster file of the user's lies.
-            .current_dir(&self.directory)
-            .env("KDIY_STATE", self.state())
-            .env("KDIY_CACHE", self.directory.join("cache"));
     }
 
     pub fn docker(&self) -> Command {

@@ -1,0 +1,137 @@
+//! The VM lab: real kernels, made by Vagrant's libvirt provider, and emulated where the CPU does
+//! not help.
+
+mod bake;
+pub mod lane;
+mod libvirt;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::mirror::{self, Mirror};
+use crate::{Ground, build_kdiy, host};
+
+pub use libvirt::stop;
+
+/// One virtual CPU a machine: an emulated one keeps a core of the host busy.
+const CLUSTER_FILE: &str = "vm/cluster.yaml";
+
+/// Emulated, a machine was seen to run Go programs 13 to 31 times slower; waits are for I/O as
+/// well, which is as fast as ever.
+const SLOW_WHEN_EMULATED: &str = "12";
+
+/// Debian packages by the program or file that shows that they are there.
+const NEEDED: &[(&str, &str)] = &[
+    ("/usr/share/doc/vagrant-libvirt", "vagrant-libvirt"),
+    ("libvirtd", "libvirt-daemon"),
+    ("virsh", "libvirt-clients"),
+    ("/etc/libvirt/qemu.conf", "libvirt-daemon-system"),
+    ("/usr/share/doc/libvirt-daemon-driver-qemu", "libvirt-daemon-driver-qemu"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("qemu-img", "qemu-utils"),
+    ("dnsmasq", "dnsmasq-base"),
+    ("extlinux", "extlinux"),
+    ("sfdisk", "fdisk"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("ip", "iproute2"),
+];
+
+/// Everything `kdiy up` needs for virtual machines.
+pub struct Vms {
+    kdiy: PathBuf,
+    mirror: Mirror,
+    home: PathBuf,
+    vagrant_box: String,
+}
+
+impl Vms {
+    pub fn make(cache: &Path) -> Result<Self> {
+        host::prepare()?;
+        let vagrant_box = vagrant_box(cache)?;
+        libvirt::ensure(cache)?;
+        Ok(Self {
+            kdiy: build_kdiy()?,
+            mirror: mirror::build(cache)?,
+            home: home(cache),
+            vagrant_box,
+        })
+    }
+
+    /// `kdiy up` for virtual machines. What `arguments` say themselves is left to them.
+    pub fn up_with(&self, arguments: &[String]) -> Command {
+        let mut up = self.verb("up", arguments);
+        up.arg("--yes").args(arguments);
+        up
+    }
+
+    fn verb(&self, verb: &str, arguments: &[String]) -> Command {
+        let mut kdiy = self.kdiy();
+        kdiy.args([verb, "--provider", "libvirt", "--box", &self.vagrant_box])
+            .arg("--mirror")
+            .arg(&self.mirror.root)
+            .arg("--digests")
+            .arg(self.mirror.digests());
+        let said = |flag: &str| {
+            arguments.iter().any(|it| it == flag || it.starts_with(&format!("{flag}=")))
+        };
+        if !said("--config") && !said("-c") {
+            kdiy.arg("--config").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(CLUSTER_FILE));
+        }
+        if is_emulated() && !said("--slow-machines") {
+            kdiy.args(["--slow-machines", SLOW_WHEN_EMULATED]);
+        }
+        kdiy
+    }
+
+    /// Vagrant, looking at the machines of the cluster whose state this is.
+    pub fn vagrant(&self, state: &Path) -> Command {
+        let directory = state.join("vagrant");
+        let mut vagrant = Command::new("vagrant");
+        vagrant
+            .env("VAGRANT_HOME", &self.home)
+            .env("VAGRANT_CWD", &directory)
+            .env("VAGRANT_DOTFILE_PATH", directory.join(".vagrant"))
+            .env("VAGRANT_CHECKPOINT_DISABLE", "1");
+        vagrant
+    }
+}
+
+impl Ground for Vms {
+    fn kdiy(&self) -> Command {
+        let mut kdiy = Command::new(&self.kdiy);
+        kdiy.env("VAGRANT_HOME", &self.home);
+        kdiy
+    }
+
+    fn wanted(&self, verb: &str) -> Command {
+        self.verb(verb, &[])
+    }
+}
+
+/// Builds the box where it is missing. Returns its name.
+pub fn vagrant_box(cache: &Path) -> Result<String> {
+    host::need(NEEDED)?;
+    bake::ensure(cache, &home(cache))
+}
+
+/// Has kdiy use the lab's Vagrant.
+pub fn set(cache: &Path, kdiy: &mut Command) {
+    kdiy.env("VAGRANT_HOME", home(cache));
+}
+
+/// Vagrant's own directory of the lab, so that its boxes do not mix with the user's.
+fn home(cache: &Path) -> PathBuf {
+    cache.join("vagrant")
+}
+
+/// As kdiy sees it: only a CPU with these can run machines at its own speed. A /dev/kvm without
+/// them belongs to a hypervisor in software, under which ordinary kernels do not boot.
+fn is_emulated() -> bool {
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    !Path::new("/dev/kvm").exists()
+        || cfg!(target_arch = "x86_64")
+            && !cpu.split_whitespace().any(|it| it == "vmx" || it == "svm")
+}
