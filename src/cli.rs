@@ -58,6 +58,21 @@ pub enum Command {
     /// Look at this computer: what is missing, and the command that mends it
     #[command(after_help = examples::DOCTOR)]
     Doctor(Doctor),
+    /// Break something on purpose, measure what comes of it, and mend it
+    ///
+    /// Clients write through the load balancer all the while; every write that was acknowledged
+    /// must be there afterwards. What was broken is mended also after Ctrl-C, and by the machine
+    /// itself when kdiy does not come back.
+    ///
+    /// Examples:
+    ///   kdiy drill list                    what can be broken, and why that should be survived
+    ///   kdiy drill etcd-leader             kill the etcd leader
+    ///   kdiy drill scheduler --graceful    stop the active scheduler instead of killing it
+    ///   kdiy drill all --yes --report drills.md
+    ///   kdiy drill master --beyond-quorum  lose the quorum, and get it back
+    ///   kdiy drill --undo                  mend what a kdiy that was killed left broken
+    #[command(verbatim_doc_comment)]
+    Drill(Drill),
     /// The cluster file: write one, its schema, what is in force
     #[command(subcommand, after_help = examples::CONFIG)]
     Config(Config),
@@ -272,6 +287,32 @@ pub struct Status {
     /// Seconds between the beginnings of two looks
     #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub every: u64,
+
+#[derive(Debug, clap::Args)]
+pub struct Drill {
+    #[command(flatten)]
+    pub which: Which,
+    /// What to break: a name that `kdiy drill list` shows, or `all`
+    #[arg(required_unless_present = "undo", conflicts_with = "undo")]
+    pub drill: Option<String>,
+    /// Mend what an earlier drill left broken
+    #[arg(long)]
+    pub undo: bool,
+    /// The machine to hit, where there is a choice
+    #[arg(long, value_name = "MACHINE", conflicts_with = "undo")]
+    pub on: Option<String>,
+    /// Stop it cleanly instead of killing it
+    #[arg(long, conflicts_with = "undo")]
+    pub graceful: bool,
+    /// Break one more than the cluster can lose, to see what that looks like
+    #[arg(long, conflicts_with = "undo")]
+    pub beyond_quorum: bool,
+    /// Write the report to this file as well, as Markdown
+    #[arg(long, value_name = "FILE", conflicts_with = "undo")]
+    pub report: Option<PathBuf>,
+    /// Do not count down; given twice, do not ask about --beyond-quorum either
+    #[arg(long, short, action = clap::ArgAction::Count)]
+    pub yes: u8,
 }
 
 #[derive(Debug, Subcommand)]

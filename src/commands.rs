@@ -9,6 +9,7 @@ pub mod explain;
 pub mod guide;
 pub mod help;
 pub mod init;
+pub mod drill;
 pub mod kubeconfig;
 pub mod kubectl;
 pub mod list;
@@ -40,6 +41,7 @@ pub async fn run(cli: Cli, ui: Ui) -> Result<u8> {
         Command::Status(arguments) => status::run(arguments, cli.playbooks.as_deref(), ui).await,
         Command::Init(arguments) => init::run(*arguments, ui).await,
         Command::Doctor(arguments) => doctor::run(arguments, ui).await,
+        Command::Drill(arguments) => drill::run(arguments, cli.playbooks.as_deref(), ui).await,
         Command::Config(command) => config::run(command, ui),
         Command::Kubeconfig(arguments) => kubeconfig::run(arguments, ui),
         Command::Kubectl(arguments) => kubectl::run(arguments, cli.playbooks.as_deref(), ui).await,

@@ -13,7 +13,8 @@ use crate::topology::{API_PORT, Group, Machine, Quorum, Topology};
 pub const OVERRIDE: &str = "--beyond-quorum";
 
 /// What the cluster as a whole cannot do without.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Service {
     Etcd,
     ApiServer,

@@ -19,6 +19,13 @@ use crate::topology::{API_PORT, Group, Topology};
 const DIRECT_WITHIN: Duration = Duration::from_secs(2);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// How long a client waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    pub connect: Duration,
+    pub answer: Duration,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ApiPath {
     /// What users and kubelets use: the load balancer, or the only master.
@@ -47,14 +54,21 @@ impl ApiAccess {
         if let Some(client) = self.clients.lock().await.get(path) {
             return Ok(client.clone());
         }
-        let (host, port) = self.address(path)?;
-        let server = match self.reachable(&host, port).await {
-            Some(server) => server,
-            None => self.forwarded(&host, port).await?,
-        };
-        let client = self.connect(&server).await?;
+        let server = self.server(path, &[]).await?;
+        let patience = Patience { connect: DIRECT_WITHIN, answer: REQUEST_TIMEOUT };
+        let client = self.fresh(&server, patience).await?;
         self.clients.lock().await.insert(path.clone(), client.clone());
         Ok(client)
+    }
+
+    /// The URL by which this computer reaches a path: itself, or a way through a machine that is
+    /// not one of `avoided`.
+    pub async fn server(&self, path: &ApiPath, avoided: &[String]) -> Result<String> {
+        let (host, port) = self.address(path)?;
+        match self.reachable(&host, port).await {
+            Some(server) => Ok(server),
+            None => self.forwarded(&host, port, avoided).await,
+        }
     }
 
     /// The endpoint's client or, when the endpoint does not answer, that of the first api-server
@@ -104,12 +118,13 @@ impl ApiAccess {
         }
     }
 
-    async fn forwarded(&self, host: &str, port: u16) -> Result<String> {
+    async fn forwarded(&self, host: &str, port: u16, avoided: &[String]) -> Result<String> {
         let transports = self.fleet.transports().await;
         let address: IpAddr = host.parse().map_err(|_| {
             Failure::host(format!("{host}:{port} is out of reach of this computer"))
         })?;
-        for transport in transports.values() {
+        let ways = transports.iter().filter(|(machine, _)| !avoided.contains(machine));
+        for (_, transport) in ways {
             if let Ok(local) = transport.forward(SocketAddr::new(address, port)).await {
                 return Ok(format!("https://{local}"));
             }
@@ -117,12 +132,11 @@ impl ApiAccess {
         Err(Failure::host(format!("{host}:{port} is out of reach, over SSH as well")))
     }
 
-    async fn connect(&self, server: &str) -> Result<Client> {
-        let unusable = |error: &dyn std::error::Error| {
-            Failure::bug("the kubeconfig is unusable").cause(error.to_string())
-        };
+    /// A client with a connection of its own. kube's clients speak HTTP/1, so what one of them
+    /// waits for does not hold up another.
+    pub async fn fresh(&self, server: &str, patience: Patience) -> Result<Client> {
         let mut kubeconfig: Kubeconfig =
-            Kubeconfig::from_yaml(&self.kubeconfig).map_err(|error| unusable(&error))?;
+            Kubeconfig::from_yaml(&self.kubeconfig).map_err(unusable)?;
         for cluster in &mut kubeconfig.clusters {
             if let Some(cluster) = &mut cluster.cluster {
                 cluster.server = Some(server.to_owned());
@@ -133,15 +147,19 @@ impl ApiAccess {
         let mut config =
             kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
                 .await
-                .map_err(|error| unusable(&error))?;
+                .map_err(unusable)?;
         // kube would hold back a 503 for up to half a minute and ask again. Whoever asks here wants
         // to know, and decides about another try.
         config.default_retry = false;
-        config.connect_timeout = Some(DIRECT_WITHIN);
-        config.read_timeout = Some(REQUEST_TIMEOUT);
-        config.write_timeout = Some(REQUEST_TIMEOUT);
-        Client::try_from(config).map_err(|error| unusable(&error))
+        config.connect_timeout = Some(patience.connect);
+        config.read_timeout = Some(patience.answer);
+        config.write_timeout = Some(patience.answer);
+        Client::try_from(config).map_err(unusable)
     }
+}
+
+fn unusable(error: impl std::error::Error) -> Failure {
+    Failure::bug("the kubeconfig is unusable").cause(error.to_string())
 }
 
 /// GETs a path such as `/readyz?verbose`. `Err` holds why no answer came.

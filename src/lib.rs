@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod commands;
 pub mod config;
 pub mod doctor;
+pub mod drill;
 pub mod engine;
 pub mod etcd;
 pub mod event;

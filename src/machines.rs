@@ -65,6 +65,17 @@ pub trait Provider: Send + Sync {
     /// How to reach a machine. May be called before the machine is there.
     fn ssh_target(&self, topology: &Topology, machine: &str) -> Result<SshTarget>;
 
+    /// Why machines cannot be switched off and on, where they cannot.
+    fn no_switch(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Cuts a machine's power: nothing on it can prepare for that.
+    async fn power_off(&self, machine: &str, events: &Events) -> Result<()>;
+
+    /// Gives the power back, and returns before the machine has booted. No error where it is on.
+    async fn power_on(&self, machine: &str, events: &Events) -> Result<()>;
+
     /// Removes what is in the ledger; what is gone already is no error.
     async fn destroy(&self, topology: &Topology, ledger: &Ledger, events: &Events) -> Result<()>;
 

@@ -123,6 +123,9 @@ pub enum Condition {
     MastersTainted,
     /// The mirror carries container images.
     ImagesMirrored,
+    /// Kubernetes is 1.36 or newer.
+    #[serde(rename = "kubernetes-1.36")]
+    Kubernetes136,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

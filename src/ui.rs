@@ -6,6 +6,7 @@ mod ask;
 mod bars;
 pub mod cis;
 mod estimate;
+pub mod drill;
 mod failure;
 mod markdown;
 mod plain;

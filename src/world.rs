@@ -59,6 +59,24 @@ impl World {
         Ok(context)
     }
 
+    /// The context of a drill's scripts on a machine. `peers` are the addresses of everybody that
+    /// it shares the control plane with.
+    pub fn for_drill(&self, machine: &Machine) -> Result<Value> {
+        let mut context = self.shared()?;
+        let serving = [Group::Masters, Group::Etcd, Group::LoadBalancers];
+        let peers: Vec<_> = self
+            .topology
+            .machines
+            .iter()
+            .filter(|other| other.name != machine.name)
+            .filter(|other| serving.iter().any(|group| self.topology.is_in(other, *group)))
+            .map(|other| other.address)
+            .collect();
+        context["machine"] = encode(machine)?;
+        context["peers"] = encode(&peers)?;
+        Ok(context)
+    }
+
     fn shared(&self) -> Result<Value> {
         let topology = &self.topology;
         let network = &self.config.network;
@@ -125,6 +143,8 @@ impl World {
             Condition::AddonManifests => config.own_addons().next().is_some(),
             Condition::MastersTainted => !config.control_plane.schedulable,
             Condition::ImagesMirrored => !self.mirrored_images.is_empty(),
+            Condition::Kubernetes136 => semver::Version::parse(&config.kubernetes)
+                .is_ok_and(|version| (version.major, version.minor) >= (1, 36)),
         }
     }
 

@@ -33,6 +33,17 @@ impl Recording {
         session: &Session,
         command: &str,
         ui: Ui,
+        see: impl FnMut(&Stamped) + Send + 'static,
+    ) -> Result<Self> {
+        Self::begin_with(session, command, &format!("`kdiy {command}` goes on from here"), ui, see)
+    }
+
+    /// `next` is what to do after the second Ctrl-C, where that is not the same command again.
+    pub fn begin_with(
+        session: &Session,
+        command: &str,
+        next: &str,
+        ui: Ui,
         mut see: impl FnMut(&Stamped) + Send + 'static,
     ) -> Result<Self> {
         let runs = session.state.runs();
@@ -51,7 +62,7 @@ impl Recording {
             version: env!("CARGO_PKG_VERSION").into(),
         });
         let stop = CancellationToken::new();
-        let signals = tokio::spawn(listen(stop.clone(), events.clone(), command.to_owned()));
+        let signals = tokio::spawn(listen(stop.clone(), events.clone(), next.to_owned()));
         Ok(Self { events, stop, journal: path, shown, signals })
     }
 
@@ -70,15 +81,15 @@ impl Recording {
 }
 
 /// Ctrl-C once lets what is under way finish; twice ends at once. Both leave a state from which
-/// the same command goes on.
-async fn listen(stop: CancellationToken, events: Events, command: String) {
+/// can be gone on from.
+async fn listen(stop: CancellationToken, events: Events, next: String) {
     if tokio::signal::ctrl_c().await.is_err() {
         return;
     }
     stop.cancel();
     events.note("finishing what is under way; Ctrl-C again stops at once");
     if tokio::signal::ctrl_c().await.is_ok() {
-        events.note(format!("stopped; `kdiy {command}` goes on from here"));
+        events.note(format!("stopped; {next}"));
         // The display has its own task; give it a moment to show the line.
         tokio::time::sleep(Duration::from_millis(200)).await;
         #[expect(clippy::exit, reason = "the second Ctrl-C means now, whatever is under way")]

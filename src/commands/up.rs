@@ -13,8 +13,9 @@ use crate::artifacts::catalogue::Item;
 use crate::cli::Up;
 use crate::config::flags::UpFlags;
 use crate::config::{ClusterConfig, check, parse};
+use crate::drill::undo::{self, Pending};
 use crate::engine::{self, Report};
-use crate::event::{Event, Stamped};
+use crate::event::{Event, Events, Stamped};
 use crate::failure::{Failure, Result};
 use crate::guard::Standing;
 use crate::machines::{self, Provider, host, keys};
@@ -120,6 +121,7 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
             .events
             .note(format!("an earlier run ended without a word ({owner}); going on from there"));
     }
+    mend_drill(&session, &recording.events).await?;
     let runner = Arc::new(Runner {
         session,
         store,
@@ -164,6 +166,19 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     summary.slowest = timings.map(|timings| timings.slowest(SLOWEST)).unwrap_or_default();
     ui.result(&summary.render(), &summary);
     Ok(0)
+}
+
+/// What a drill broke and could not mend. A machine that is gone for good cannot be mended, but
+/// made anew: that is what follows.
+async fn mend_drill(session: &Session, events: &Events) -> Result<()> {
+    if let Some(pending) = undo::pending(session.state.root())? {
+        let Pending { drill, began, .. } = &pending;
+        events.note(format!("the drill {drill} of {began:.0} did not end; undoing it first"));
+        if let Err(failure) = undo::undo(session, &pending, events).await {
+            events.warn(failure.to_string());
+        }
+    }
+    Ok(())
 }
 
 /// How a cluster that was begun stands now. What does not answer at once is down.

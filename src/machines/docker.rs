@@ -323,6 +323,14 @@ impl Provider for Docker {
         direct(topology, machine, &self.state)
     }
 
+    async fn power_off(&self, machine: &str, _: &Events) -> Result<()> {
+        host::ask("docker", &["kill", machine]).await.map(drop)
+    }
+
+    async fn power_on(&self, machine: &str, _: &Events) -> Result<()> {
+        host::ask("docker", &["start", machine]).await.map(drop)
+    }
+
     /// Works on containers by their label, so that it does not need Vagrant to be sane.
     async fn destroy(&self, _: &Topology, ledger: &Ledger, events: &Events) -> Result<()> {
         let there = self.containers().await?;

@@ -85,6 +85,18 @@ impl Provider for Existing {
         })
     }
 
+    fn no_switch(&self) -> Option<&'static str> {
+        Some(NO_SWITCH)
+    }
+
+    async fn power_off(&self, machine: &str, _: &Events) -> Result<()> {
+        Err(no_switch(machine))
+    }
+
+    async fn power_on(&self, machine: &str, _: &Events) -> Result<()> {
+        Err(no_switch(machine))
+    }
+
     async fn destroy(&self, _: &Topology, _: &Ledger, _: &Events) -> Result<()> {
         Err(Failure::input("destroy: machines that exist already are not kdiy's to remove")
             .hint("reset them by hand: stop the units that `kdiy plan` lists, or reinstall"))
@@ -93,4 +105,8 @@ impl Provider for Existing {
     async fn leftovers(&self, _: &Ledger) -> Result<Vec<Owned>> {
         Ok(Vec::new())
     }
+}
+
+fn no_switch(machine: &str) -> Failure {
+    Failure::input(NO_SWITCH).on(machine)
 }

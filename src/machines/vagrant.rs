@@ -359,6 +359,14 @@ impl Provider for Virtual {
         Ok(target)
     }
 
+    async fn power_off(&self, machine: &str, events: &Events) -> Result<()> {
+        self.vagrant.run(&["halt", "--force", machine], events, "power").await
+    }
+
+    async fn power_on(&self, machine: &str, events: &Events) -> Result<()> {
+        self.vagrant.run(&["up", "--no-provision", machine], events, "power").await
+    }
+
     async fn destroy(&self, _: &Topology, ledger: &Ledger, events: &Events) -> Result<()> {
         if self.vagrant.written()
             && !ledger.entries().is_empty()

@@ -3,6 +3,7 @@
 //! kdiy's own gates are not repeated here; what is checked is what a user would see.
 
 pub mod cluster;
+mod drills;
 mod plan;
 mod pods;
 mod power;
@@ -20,18 +21,23 @@ const NAME: &str = "lab-e2e";
 const MASTERS: usize = 3;
 const WORKERS: usize = 2;
 
-pub fn stage<'a>(lab: &'a Ready, cache: &Path) -> Result<Stage<'a>> {
+/// What is tried on the one cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    Cluster,
+    Drills,
+}
+
+/// All these parts on one cluster: making it takes longer than most of them.
+pub fn stage<'a>(lab: &'a Ready, cache: &Path, parts: &[Part]) -> Result<Stage<'a>> {
     let cluster = Cluster::new(lab, cache, NAME)?;
     let with = |check: fn(&Cluster) -> Result<String>| {
         let cluster = cluster.clone();
         move || check(&cluster)
     };
-    Ok(Stage {
-        setup: vec![
-            Check::new("nothing is left of an earlier run", with(|cluster| cluster.destroy())),
-            Check::new("3 masters and 2 workers come up", with(up)),
-        ],
-        checks: vec![
+    let mut checks = Vec::new();
+    if parts.contains(&Part::Cluster) {
+        checks.extend([
             Check::new("every machine is a Ready node", with(nodes_are_ready)),
             Check::new("a second up changes nothing", with(second_up_changes_nothing)),
             Check::new("plan finds nothing to do", with(plan::finds_nothing_to_do)),
@@ -50,7 +56,21 @@ pub fn stage<'a>(lab: &'a Ready, cache: &Path) -> Result<Stage<'a>> {
                 with(power::all_come_back_from_a_power_cut),
             ),
             Check::new("nothing has to be mended then", with(second_up_changes_nothing)),
+        ]);
+    }
+    if parts.contains(&Part::Drills) {
+        checks.extend([
+            Check::new("every drill is survived, and no write is lost", with(drills::all)),
+            Check::new("a drill whose kdiy was killed is undone", with(drills::killed_and_undone)),
+            Check::new("a lost quorum refuses writes and comes back", with(drills::beyond_quorum)),
+        ]);
+    }
+    Ok(Stage {
+        setup: vec![
+            Check::new("nothing is left of an earlier run", with(|cluster| cluster.destroy())),
+            Check::new("3 masters and 2 workers come up", with(up)),
         ],
+        checks,
         teardown: vec![Check::new(
             "destroy leaves nothing behind",
             with(|cluster| cluster.destroy()),

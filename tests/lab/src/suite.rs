@@ -6,6 +6,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 
+use crate::e2e::Part;
 use crate::stage::{Check, Stage, Tally};
 use crate::{Ready, e2e, host, repository, vm};
 
@@ -16,6 +17,8 @@ pub enum Lane {
     Code,
     /// A 3+2 cluster from nothing to nothing
     Cluster,
+    /// Everything that can be broken on such a cluster, broken on purpose
+    Drills,
     /// A cluster by hand: the guide's blocks, carried out without kdiy
     Runbook,
     /// A master and a worker as virtual machines; only when it is named
@@ -25,13 +28,13 @@ pub enum Lane {
 }
 
 impl Lane {
-    fn stage<'a>(self, lab: &'a Ready, cache: &Path) -> Result<Stage<'a>> {
+    /// What of it is done on the cluster that lanes share.
+    fn part(self) -> Option<Part> {
         match self {
-            Self::Code => Ok(code()),
-            Self::Cluster => e2e::stage(lab, cache),
-            Self::Runbook => e2e::runbook::stage(lab, cache),
-            // Not on containers: `vm::lane::run`.
-            Self::Vm | Self::VmFull => Ok(Stage::default()),
+            // Virtual machines have a cluster of their own: `vm::lane::run`.
+            Self::Code | Self::Runbook | Self::Vm | Self::VmFull => None,
+            Self::Cluster => Some(Part::Cluster),
+            Self::Drills => Some(Part::Drills),
         }
     }
 }
@@ -49,8 +52,7 @@ pub fn run(cache: &Path, only: &[Lane]) -> Result<()> {
     }
     let (virtual_machines, lanes): (Vec<Lane>, Vec<Lane>) =
         lanes.into_iter().partition(|lane| matches!(lane, Lane::Vm | Lane::VmFull));
-    let on_machines: Vec<Lane> = lanes.into_iter().filter(|lane| *lane != Lane::Code).collect();
-    if !on_machines.is_empty() {
+    if lanes.iter().any(|lane| *lane != Lane::Code) {
         let mut ready = None;
         tally.run(Stage {
             setup: vec![Check::new("the lab is ready", || {
@@ -60,8 +62,12 @@ pub fn run(cache: &Path, only: &[Lane]) -> Result<()> {
             ..Stage::default()
         });
         if let Some(lab) = &ready {
-            for lane in on_machines {
-                tally.run(lane.stage(lab, cache)?);
+            let shared: Vec<Part> = lanes.iter().filter_map(|lane| lane.part()).collect();
+            if !shared.is_empty() {
+                tally.run(e2e::stage(lab, cache, &shared)?);
+            }
+            if lanes.contains(&Lane::Runbook) {
+                tally.run(e2e::runbook::stage(lab, cache)?);
             }
         }
     }
