@@ -59,19 +59,7 @@ pub enum Command {
     #[command(after_help = examples::DOCTOR)]
     Doctor(Doctor),
     /// Break something on purpose, measure what comes of it, and mend it
-    ///
-    /// Clients write through the load balancer all the while; every write that was acknowledged
-    /// must be there afterwards. What was broken is mended also after Ctrl-C, and by the machine
-    /// itself when kdiy does not come back.
-    ///
-    /// Examples:
-    ///   kdiy drill list                    what can be broken, and why that should be survived
-    ///   kdiy drill etcd-leader             kill the etcd leader
-    ///   kdiy drill scheduler --graceful    stop the active scheduler instead of killing it
-    ///   kdiy drill all --yes --report drills.md
-    ///   kdiy drill master --beyond-quorum  lose the quorum, and get it back
-    ///   kdiy drill --undo                  mend what a kdiy that was killed left broken
-    #[command(verbatim_doc_comment)]
+    #[command(after_help = examples::DRILL)]
     Drill(Drill),
     /// The cluster file: write one, its schema, what is in force
     #[command(subcommand, after_help = examples::CONFIG)]
@@ -287,6 +275,7 @@ pub struct Status {
     /// Seconds between the beginnings of two looks
     #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub every: u64,
+}
 
 #[derive(Debug, clap::Args)]
 pub struct Drill {

@@ -65,11 +65,6 @@ pub trait Provider: Send + Sync {
     /// How to reach a machine. May be called before the machine is there.
     fn ssh_target(&self, topology: &Topology, machine: &str) -> Result<SshTarget>;
 
-    /// Why machines cannot be switched off and on, where they cannot.
-    fn no_switch(&self) -> Option<&'static str> {
-        None
-    }
-
     /// Cuts a machine's power: nothing on it can prepare for that.
     async fn power_off(&self, machine: &str, events: &Events) -> Result<()>;
 

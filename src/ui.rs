@@ -5,8 +5,8 @@
 mod ask;
 mod bars;
 pub mod cis;
-mod estimate;
 pub mod drill;
+mod estimate;
 mod failure;
 mod markdown;
 mod plain;

@@ -16,6 +16,16 @@ Examples:
   kdiy destroy                          shows what goes, and asks
   kdiy destroy --name homelab --yes";
 
+pub const DRILL: &str = "\
+Examples:
+  kdiy drill list                       what can be broken, and why that should be survived
+  kdiy drill etcd-leader                kill the etcd leader
+  kdiy drill scheduler --graceful       stop the active scheduler instead of killing it
+  kdiy drill all --yes --report drills.md
+  kdiy drill master --beyond-quorum     lose the quorum, and get it back
+  kdiy drill --undo                     mend what a kdiy that was killed left broken
+What was broken is mended also after Ctrl-C, and by the machine itself when kdiy is gone.";
+
 pub const INIT: &str = "\
 Examples:
   kdiy init                             asks

@@ -181,6 +181,7 @@ impl Writer {
         let began = self.log.now();
         let answer = match tokio::time::timeout(self.patience.answer, request).await {
             Ok(Ok(answer)) => answer,
+            Ok(Err(kube::Error::Api(status))) => Answer::Failed(status.message),
             Ok(Err(error)) => Answer::Failed(chain(&error)),
             Err(_) => Answer::Failed("no answer in time".into()),
         };

@@ -60,7 +60,7 @@ impl Provider for Existing {
     }
 
     async fn stop(&self, machine: &Machine, _: &Events, _: &str) -> Result<Vec<String>> {
-        Err(Failure::input(NO_SWITCH).on(&machine.name))
+        Err(no_switch(&machine.name))
     }
 
     /// The user's own ssh settings and known hosts are what counts.
@@ -83,10 +83,6 @@ impl Provider for Existing {
             config_file: None,
             jump,
         })
-    }
-
-    fn no_switch(&self) -> Option<&'static str> {
-        Some(NO_SWITCH)
     }
 
     async fn power_off(&self, machine: &str, _: &Events) -> Result<()> {
