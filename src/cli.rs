@@ -42,9 +42,7 @@ pub enum Command {
     Plan(Box<Plan>),
     Start(Start),
     Stop(Stop),
-    /// Explain a step of the install, or how a part of the cluster works
     Explain(Explain),
-    /// Write the runbook: the whole cluster by hand, for this cluster's machines
     Guide(Box<Guide>),
     /// Take the cluster away without a trace
     #[command(after_help = examples::DESTROY)]

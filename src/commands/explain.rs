@@ -1,7 +1,9 @@
 //! `kdiy explain`: why a step is there, or how a part of the cluster works.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 
+use ipnet::Ipv4Net;
 use serde_json::json;
 
 use crate::cli::Explain;
@@ -16,7 +18,7 @@ use crate::state::StateDir;
 use crate::ui::Ui;
 
 /// Of a cluster that does not exist, machines have addresses in VirtualBox's default network.
-const EXAMPLE_NETWORK: &str = "192.168.56.0/24";
+const EXAMPLE_NETWORK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(192, 168, 56, 0), 24);
 
 pub fn run(arguments: &Explain, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     let state = StateDir::of(&arguments.which.name)?;
@@ -27,7 +29,7 @@ pub fn run(arguments: &Explain, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
         None => {
             let name = arguments.which.name.clone();
             let config = ClusterConfig { name, ..ClusterConfig::default() };
-            (config, EXAMPLE_NETWORK.parse().unwrap_or_default())
+            (config, EXAMPLE_NETWORK)
         }
     };
     let design = Design::recorded(config, overlay)?;

@@ -137,7 +137,10 @@ impl Writer {
     /// Code is not wrapped: a command that is broken in two is another command.
     fn code_lines(&mut self, text: &str) {
         for line in text.lines() {
-            self.line(&format!("    {line}").dimmed().to_string());
+            match line.is_empty() {
+                true => self.line(""),
+                false => self.line(&format!("    {line}").dimmed().to_string()),
+            }
         }
     }
 
