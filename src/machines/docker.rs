@@ -276,6 +276,7 @@ impl Provider for Docker {
         events: &Events,
         task: &str,
     ) -> Result<Vec<String>> {
+        drop(self.vagrant.alone(events, task).await?);
         let there = self.containers().await?;
         let is = |name: &str, state: &str| there.get(name).is_some_and(|it| it.state == state);
         let made = |name: &str| there.contains_key(name) && !is(name, "created");
@@ -333,6 +334,7 @@ impl Provider for Docker {
 
     /// Works on containers by their label, so that it does not need Vagrant to be sane.
     async fn destroy(&self, _: &Topology, ledger: &Ledger, events: &Events) -> Result<()> {
+        drop(self.vagrant.alone(events, "destroy").await?);
         let there = self.containers().await?;
         if !there.is_empty() {
             let mut arguments = vec!["rm", "--force", "--volumes"];

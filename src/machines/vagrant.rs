@@ -2,8 +2,10 @@
 
 pub mod check;
 
-use std::path::PathBuf;
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -15,13 +17,17 @@ use crate::config::{ClusterConfig, ProviderChoice};
 use crate::event::Events;
 use crate::failure::{Failure, Result};
 use crate::state::ledger::{Ledger, What};
-use crate::state::{StateDir, atomic};
+use crate::state::{StateDir, atomic, lock};
 use crate::template::Templates;
 use crate::topology::{Machine, Topology};
 use crate::transport::target::SshTarget;
 
 const VAGRANTFILE: &str = include_str!("../../vagrant/Vagrantfile.hbs");
 const BOXES: &str = include_str!("../../vagrant/boxes.yaml");
+
+/// A Vagrant that a killed run left at work ends within this: it may still be fetching a box.
+const LEFT_ENDS_WITHIN: Duration = Duration::from_secs(600);
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// A directory with a Vagrantfile.
 pub struct Vagrant {
@@ -76,9 +82,17 @@ impl Vagrant {
         atomic::write(&directory.join("id"), id.as_bytes(), 0o600)
     }
 
+    /// Waits until no Vagrant is at work here. One outlives a kdiy that is killed, and goes on to
+    /// make the machines that it was told to make.
+    pub async fn alone(&self, events: &Events, task: &str) -> Result<File> {
+        atomic::private_directory(&self.state.vagrant())?;
+        alone(&self.state.vagrant().join("at-work"), LEFT_ENDS_WITHIN, events, task).await
+    }
+
     /// Runs Vagrant to its end. Its output goes to the log, line by line to the events, and its
     /// last lines into the failure.
     pub async fn run(&self, arguments: &[&str], events: &Events, task: &str) -> Result<()> {
+        let at_work = self.alone(events, task).await?;
         let log_path = self.state.machine_log("vagrant");
         let mut log =
             tokio::fs::OpenOptions::new().create(true).append(true).open(&log_path).await.map_err(
@@ -94,7 +108,8 @@ impl Vagrant {
             .envs(self.environment())
             .env_remove("VAGRANT_NO_PARALLEL")
             .env_remove("VAGRANT_VAGRANTFILE")
-            .stdin(Stdio::null())
+            // An empty file, whose lock is Vagrant's for as long as it has it open.
+            .stdin(Stdio::from(at_work))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             // Ctrl-C is for kdiy, which lets Vagrant finish.
@@ -136,6 +151,29 @@ impl Vagrant {
             .tail(tail)
             .log(log_path)
             .hint("the same command tries again and keeps the machines that are there"))
+    }
+}
+
+/// The lock of this file, as soon as whoever has it lets go.
+async fn alone(path: &Path, limit: Duration, events: &Events, task: &str) -> Result<File> {
+    let failed =
+        |error| Failure::host(format!("cannot use the lock {}", path.display())).because(error);
+    let file = lock::open(path).map_err(failed)?;
+    let began = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+            Err(TryLockError::WouldBlock) if began.elapsed() >= limit => {
+                return Err(Failure::host("Vagrant is still at work for a run that was killed")
+                    .cause(format!("{} s have passed", limit.as_secs()))
+                    .hint("wait until it is done, or end it: pgrep -af vagrant"));
+            }
+            Err(TryLockError::WouldBlock) => {
+                events.progress(task, "waiting for the Vagrant of a run that was killed");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
     }
 }
 
@@ -325,6 +363,7 @@ impl Provider for Virtual {
         events: &Events,
         task: &str,
     ) -> Result<Vec<String>> {
+        drop(self.vagrant.alone(events, task).await?);
         let emulated = self.choice == ProviderChoice::Libvirt && host::emulates();
         let extra = json!({"box": self.vagrant_box()?, "emulated": emulated});
         self.vagrant.write(topology, &self.config, extra)?;
@@ -465,6 +504,20 @@ mod tests {
             assert!(text.contains("192.168.56.13"), "{text}");
             assert!(!text.contains("provider \"docker\""), "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_vagrant_that_outlived_its_run_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("at-work");
+        let (events, _reader) = Events::channel();
+        let alone = |limit| alone(&path, limit, &events, "make");
+        let at_work = alone(Duration::ZERO).await.unwrap();
+        let mut left = Command::new("sleep").arg("1").stdin(Stdio::from(at_work)).spawn().unwrap();
+        let late = alone(Duration::ZERO).await.unwrap_err();
+        assert!(late.what.contains("still at work"), "{late}");
+        alone(LEFT_ENDS_WITHIN).await.unwrap();
+        assert!(left.try_wait().unwrap().is_some(), "it was not waited for");
     }
 
     #[test]
