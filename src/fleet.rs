@@ -17,6 +17,9 @@ use crate::transport::{Transport, TransportError};
 
 /// One attempt to connect; machines that boot answer or refuse much faster.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same where there is no time for a second attempt. A machine that is off is told by the
+/// network within 3 s (ARP); a busy one takes longer than that to say hello.
+const SHORTEST_CONNECT: Duration = Duration::from_secs(5);
 /// Between attempts while a machine boots.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -56,7 +59,7 @@ impl Fleet {
         }
         self.targets.write().await.insert(target.machine.clone(), target.clone());
         let began = Instant::now();
-        let patience = CONNECT_TIMEOUT.min(deadline);
+        let patience = deadline.clamp(SHORTEST_CONNECT, CONNECT_TIMEOUT);
         loop {
             match Ssh::connect(target, &self.control_directory, patience).await {
                 Ok(ssh) => {

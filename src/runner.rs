@@ -1,6 +1,7 @@
 //! What each kind of task does: the one place where plan, bundles, transport, artifacts, api
 //! and gates meet.
 
+mod absent;
 mod apply;
 mod members;
 mod spared;
@@ -29,8 +30,6 @@ use crate::survey::{self, SurveyError};
 use crate::topology::Machine;
 use crate::transport::TransportError;
 
-/// A machine that boots answers within this; multiplied by `slowMachines`.
-const REACHED_WITHIN: Duration = Duration::from_secs(180);
 /// Kubelets ask for their certificates within this; multiplied by `slowMachines`.
 const JOINED_WITHIN: Duration = Duration::from_secs(120);
 
@@ -137,7 +136,7 @@ impl Runner {
         let session = &self.session;
         let target = session.provider.ssh_target(session.topology(), &machine.name)?;
         self.events.progress(&task.id, "waiting for SSH");
-        let transport = session.fleet.connect(&target, self.slowly(REACHED_WITHIN)).await?;
+        let transport = self.connect(&target).await?;
         self.events.progress(&task.id, "looking at the machine");
         let looked = survey::survey(session, machine, &*transport, &self.stop).await;
         let reached = looked.map_err(|error| match error {

@@ -206,7 +206,7 @@ impl Runner {
         machine: &str,
     ) -> Result<std::sync::Arc<dyn Transport>, Failed> {
         let target = self.session.provider.ssh_target(&self.session.world.topology, machine)?;
-        Ok(self.session.fleet.connect(&target, self.slowly(super::REACHED_WITHIN)).await?)
+        Ok(self.connect(&target).await?)
     }
 }
 
