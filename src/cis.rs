@@ -5,7 +5,7 @@ mod cluster;
 mod machine;
 pub mod must;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -157,6 +157,8 @@ pub struct Report {
     pub benchmark: String,
     pub version: String,
     pub cluster: String,
+    /// Machines that did not answer, and why.
+    pub unseen: BTreeMap<String, String>,
     pub findings: Vec<Finding>,
 }
 
@@ -171,9 +173,16 @@ impl Report {
 struct Seen {
     looked_at: usize,
     problems: Vec<String>,
+    /// Something could not be looked at, which no waiver excuses.
+    blind: bool,
 }
 
 impl Seen {
+    fn unseen(&mut self, reason: String) {
+        self.blind = true;
+        self.problems.push(reason);
+    }
+
     /// Notes one thing that was looked at, and what is wrong with it.
     fn note(&mut self, problem: Option<String>) {
         self.looked_at += 1;
@@ -208,7 +217,7 @@ impl Benchmark {
 }
 
 /// Holds a cluster against the benchmark. Changes nothing. A machine or an api that does not
-/// answer is a problem of each check that needs it.
+/// answer fails each check that needs it.
 pub async fn examine(benchmark: &Benchmark, session: &Session) -> Report {
     let context = session.gate_context();
     let machines = machine::look(benchmark, &context).await;
@@ -229,6 +238,7 @@ pub async fn examine(benchmark: &Benchmark, session: &Session) -> Report {
         benchmark: benchmark.benchmark.clone(),
         version: benchmark.version.clone(),
         cluster: session.topology().cluster.clone(),
+        unseen: machines.unseen(),
         findings,
     }
 }
@@ -236,6 +246,7 @@ pub async fn examine(benchmark: &Benchmark, session: &Session) -> Report {
 fn finding(check: &Check, mut seen: Seen) -> Finding {
     let (status, reason) = match (&check.look, &check.waiver) {
         (Look::Manual(text), _) => (Status::Manual, Some(text)),
+        _ if seen.blind => (Status::Fail, None),
         _ if seen.looked_at == 0 => {
             seen.problems.push("there was nothing to look at".into());
             (Status::Fail, None)
@@ -286,8 +297,8 @@ mod tests {
 
     #[test]
     fn a_waiver_counts_only_while_the_check_fails() {
-        let good = || Seen { looked_at: 1, problems: vec![] };
-        let bad = || Seen { looked_at: 1, problems: vec!["x".into()] };
+        let good = || Seen { looked_at: 1, ..Seen::default() };
+        let bad = || Seen { looked_at: 1, problems: vec!["x".into()], blind: false };
         assert_eq!(status(Some("why"), FILES, good()), Status::Pass);
         assert_eq!(status(Some("why"), FILES, bad()), Status::Waived);
         assert_eq!(status(None, FILES, bad()), Status::Fail);
@@ -298,6 +309,9 @@ mod tests {
     fn having_looked_at_nothing_is_no_pass_and_cannot_be_waived() {
         assert_eq!(status(None, FILES, Seen::default()), Status::Fail);
         assert_eq!(status(Some("why"), FILES, Seen::default()), Status::Fail);
+        let mut half = Seen { looked_at: 1, problems: vec!["x".into()], blind: false };
+        half.unseen("a machine is down".into());
+        assert_eq!(status(Some("why"), FILES, half), Status::Fail);
     }
 
     #[test]

@@ -46,7 +46,7 @@ impl Cluster {
         for (machine, settings) in &self.kubelets {
             let place = |problem: String| format!("{machine}: {problem}");
             match settings {
-                Err(reason) => seen.note(Some(place(reason.clone()))),
+                Err(reason) => seen.unseen(place(reason.clone())),
                 Ok(settings) => {
                     for setting in wanted {
                         let value = value(settings, &setting.at);
@@ -63,11 +63,10 @@ impl Cluster {
         let mut seen = Seen::default();
         for verb in &denied.verbs {
             let what = format!("{} may {verb} {}", denied.group, denied.resource);
-            seen.note(match self.may(denied, verb).await {
-                Ok(false) => None,
-                Ok(true) => Some(what),
-                Err(reason) => Some(format!("whether {what} is not known: {reason}")),
-            });
+            match self.may(denied, verb).await {
+                Ok(may) => seen.note(may.then_some(what)),
+                Err(reason) => seen.unseen(format!("whether {what} is not known: {reason}")),
+            }
         }
         seen
     }
@@ -103,13 +102,11 @@ impl Cluster {
     /// Asks the api to make the pod and to keep nothing of it.
     pub(super) async fn refused(&self, spec: &Value) -> Seen {
         let mut seen = Seen::default();
-        seen.note(match self.try_pod(spec).await {
-            Ok(true) => None,
-            Ok(false) => Some(format!("a pod with {spec} is taken")),
-            Err(reason) => {
-                Some(format!("whether a pod with {spec} is taken is not known: {reason}"))
-            }
-        });
+        let what = format!("a pod with {spec} is taken");
+        match self.try_pod(spec).await {
+            Ok(refused) => seen.note((!refused).then_some(what)),
+            Err(reason) => seen.unseen(format!("whether {what} is not known: {reason}")),
+        }
         seen
     }
 
@@ -131,7 +128,7 @@ impl Cluster {
         let bindings = match self.bindings().await {
             Ok(bindings) => bindings,
             Err(reason) => {
-                seen.note(Some(reason));
+                seen.unseen(reason);
                 return seen;
             }
         };

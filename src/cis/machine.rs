@@ -108,6 +108,12 @@ fn parse(text: &str) -> Said {
 }
 
 impl Machines<'_> {
+    /// Machines that did not answer, and why.
+    pub(super) fn unseen(&self) -> BTreeMap<String, String> {
+        let said = self.said.iter();
+        said.filter_map(|(name, said)| Some((name.clone(), said.as_ref().err()?.clone()))).collect()
+    }
+
     pub(super) fn judge(&self, check: &Check) -> Seen {
         let mut seen = Seen::default();
         let on = match &check.look {
@@ -120,10 +126,10 @@ impl Machines<'_> {
             let mut here = Seen::default();
             match self.said.get(&machine.name) {
                 Some(Ok(said)) => said.judge(check, &mut here),
-                Some(Err(reason)) => here.note(Some(reason.clone())),
-                None => here.note(Some("was not asked".into())),
+                Some(Err(_)) | None => here.unseen("does not answer".into()),
             }
             seen.looked_at += here.looked_at;
+            seen.blind |= here.blind;
             let place = |problem| format!("{}: {problem}", machine.name);
             seen.problems.extend(here.problems.into_iter().map(place));
         }

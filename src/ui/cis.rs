@@ -25,6 +25,9 @@ pub fn render(report: &Report, all: bool) -> String {
     if !table.is_empty() {
         let _ = writeln!(text, "{}\n", table.trim_fmt());
     }
+    for (machine, reason) in &report.unseen {
+        let _ = writeln!(text, "{machine} does not answer: {reason}\n");
+    }
     let _ = write!(
         text,
         "{} {} on {}: {} pass, {} waived, {} are for you to judge, {} fail",
@@ -82,6 +85,7 @@ mod tests {
             benchmark: "CIS".into(),
             version: "2.0".into(),
             cluster: "kdiy".into(),
+            unseen: [("worker-1".to_owned(), "no route".to_owned())].into(),
             findings: vec![
                 finding("1.1", Status::Pass, "", None),
                 finding("1.2", Status::Fail, "master-1: --x is not given", None),
@@ -89,7 +93,9 @@ mod tests {
             ],
         };
         let text = anstream::adapter::strip_str(&render(&report, false)).to_string();
-        for part in ["FAIL", "1.2", "master-1: --x", "waived", "because", "1 pass, 1 waived"] {
+        for part in
+            ["FAIL", "1.2", "master-1: --x", "waived", "because", "1 pass, 1 waived", "no route"]
+        {
             assert!(text.contains(part), "no {part} in {text}");
         }
         assert!(!text.contains("title 1.1") && !text.contains("elsewhere"), "{text}");
