@@ -2,12 +2,16 @@
 //!
 //! kdiy's own gates are not repeated here; what is checked is what a user would see.
 
+mod cis;
 pub mod cluster;
 mod drills;
+mod identity;
+mod leaks;
 mod plan;
 mod pods;
 mod power;
 pub mod runbook;
+mod tampered;
 
 use std::path::Path;
 
@@ -29,7 +33,7 @@ pub enum Part {
 }
 
 /// All these parts on one cluster: making it takes longer than most of them.
-pub fn stage<'a>(lab: &'a Ready, cache: &Path, parts: &[Part]) -> Result<Stage<'a>> {
+pub fn stage<'a>(lab: &'a Ready, cache: &'a Path, parts: &[Part]) -> Result<Stage<'a>> {
     let cluster = Cluster::new(lab, cache, NAME)?;
     let with = |check: fn(&Cluster) -> Result<String>| {
         let cluster = cluster.clone();
@@ -49,6 +53,49 @@ pub fn stage<'a>(lab: &'a Ready, cache: &Path, parts: &[Part]) -> Result<Stage<'
             Check::new("every pod reaches every other pod", with(pods::reach_each_other)),
             Check::new("every pod finds a Service by its name", with(pods::find_a_service)),
             Check::new("this computer reaches a NodePort", with(pods::answer_on_a_node_port)),
+            Check::new("the cluster's directory is private", with(leaks::state_is_private)),
+            Check::new("no record, log or output holds a secret", with(leaks::not_in_records)),
+            Check::new("no process was called with a secret", with(leaks::not_in_arguments)),
+            Check::new("no file for all holds a secret", with(leaks::not_in_readable_files)),
+            Check::new("nothing of the CIS benchmark fails", with(cis::nothing_fails)),
+            Check::new("what got worse fails in it", with(cis::what_got_worse_is_found)),
+            Check::new("a secret lies in wait", with(identity::prepare)),
+            Check::new(
+                "a kubelet sees only what its own pods need",
+                with(identity::kubelets_see_only_what_their_pods_need),
+            ),
+            Check::new(
+                "etcd wants a certificate of its own",
+                with(identity::etcd_wants_a_certificate_of_its_own),
+            ),
+            Check::new(
+                "anonymous hears of health alone",
+                with(identity::anonymous_hears_of_health_alone),
+            ),
+            Check::new(
+                "a secret in etcd is ciphertext",
+                with(identity::secrets_are_ciphertext_in_etcd),
+            ),
+            Check::new(
+                "foreign and expired certificates are refused",
+                with(identity::foreign_and_expired_certificates_are_refused),
+            ),
+            Check::new(
+                "who need not cannot read secrets",
+                with(identity::identities_without_need_cannot_read_secrets),
+            ),
+            Check::new(
+                "a bootstrap token is for asking alone",
+                with(identity::a_bootstrap_token_is_for_asking_alone),
+            ),
+            Check::new(
+                "an impostor gets no certificate",
+                with(identity::an_impostor_gets_no_certificate),
+            ),
+            Check::new("the bait is taken away", with(identity::tidy)),
+            Check::new("a changed release file stops everything", move || {
+                tampered::a_changed_file_stops_everything(lab, cache)
+            }),
             Check::new("no quorum is given away", with(power::quorum_is_not_given_away)),
             Check::new("all come back from a stop", with(power::all_come_back_from_a_stop)),
             Check::new(
@@ -79,7 +126,10 @@ pub fn stage<'a>(lab: &'a Ready, cache: &Path, parts: &[Part]) -> Result<Stage<'
 }
 
 fn up(cluster: &Cluster) -> Result<String> {
-    let run = cluster.up(MASTERS, WORKERS)?;
+    let watch = leaks::Watch::begin();
+    let run = cluster.up(MASTERS, WORKERS);
+    watch.end(cluster)?;
+    let run = run?;
     ensure!(!cluster.containers()?.is_empty(), "no container has the cluster's name");
     let gates = run.of_kind("gate-evidence").filter(|event| event["passed"] == true).count();
     ensure!(gates > 0, "no gate said that it passed");

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -34,7 +35,10 @@ impl<'a, G: Ground> Cluster<'a, G> {
 
     pub fn up(&self, masters: usize, workers: usize) -> Result<Run> {
         let mut up = self.wanted("up", masters, workers);
-        Run::parse(&host::ask(up.args(["--yes", "--output", "json"]))?)
+        let said = host::ask(up.args(["--yes", "--output", "json"]))?;
+        let mut file = fs::OpenOptions::new().create(true).append(true).open(self.said())?;
+        file.write_all(said.as_bytes())?;
+        Run::parse(&said)
     }
 
     /// A verb that takes the flags of `up`.
@@ -44,6 +48,11 @@ impl<'a, G: Ground> Cluster<'a, G> {
         let (masters, workers) = (masters.to_string(), workers.to_string());
         kdiy.args(["--name", self.name, "--masters", &masters, "--workers", &workers]);
         kdiy
+    }
+
+    /// Where all that `up` said is kept until the cluster is destroyed.
+    pub fn said(&self) -> PathBuf {
+        self.directory.join(format!("{}.jsonl", self.name))
     }
 
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
@@ -111,12 +120,22 @@ impl Cluster<'_> {
             }
         }
         self.state_is_gone()?;
+        if self.said().exists() {
+            fs::remove_file(self.said())?;
+        }
         Ok(format!(
             "{} containers, {} volumes and {} networks are gone",
             containers.len(),
             volumes.len(),
             networks.len()
         ))
+    }
+
+    /// The machines' whole names.
+    pub fn machines(&self) -> Result<Vec<String>> {
+        let filter = format!("name=^/?{}-", self.name);
+        let list = ["ps", "--filter", &filter, "--format", "{{.Names}}"];
+        Ok(host::ask(self.docker().args(list))?.lines().map(str::to_owned).collect())
     }
 
     pub fn docker(&self) -> Command {
