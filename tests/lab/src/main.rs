@@ -1,5 +1,6 @@
 //! `cargo lab`: everything that kdiy needs to be tried on one computer without the internet.
 
+mod audit;
 mod bench;
 mod docker;
 mod e2e;
@@ -7,6 +8,7 @@ mod host;
 mod mirror;
 mod stage;
 mod suite;
+mod tools;
 mod vm;
 
 use std::path::{Path, PathBuf};

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 
 use crate::e2e::Part;
 use crate::stage::{Check, Stage, Tally};
-use crate::{Ready, e2e, host, repository, vm};
+use crate::{Ready, audit, e2e, host, repository, vm};
 
 /// A part of the suite that can be run alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -48,7 +48,7 @@ pub fn run(cache: &Path, only: &[Lane]) -> Result<()> {
     let lanes: Vec<Lane> = Lane::value_variants().iter().copied().filter(wanted).collect();
     let mut tally = Tally::default();
     if lanes.contains(&Lane::Code) {
-        tally.run(code());
+        tally.run(code(cache));
     }
     let (virtual_machines, lanes): (Vec<Lane>, Vec<Lane>) =
         lanes.into_iter().partition(|lane| matches!(lane, Lane::Vm | Lane::VmFull));
@@ -81,18 +81,17 @@ pub fn run(cache: &Path, only: &[Lane]) -> Result<()> {
     Ok(())
 }
 
-fn code() -> Stage<'static> {
-    Stage {
-        checks: vec![
-            Check::new("formatting", || cargo(&["fmt", "--all", "--check"])),
-            Check::new("lints", || {
-                let targets = ["clippy", "--workspace", "--all-targets", "--quiet"];
-                cargo(&[&targets[..], &["--", "-D", "warnings"]].concat())
-            }),
-            Check::new("unit and command tests", || cargo(&["test", "--workspace", "--quiet"])),
-        ],
-        ..Stage::default()
-    }
+fn code(cache: &Path) -> Stage<'_> {
+    let mut checks = vec![
+        Check::new("formatting", || cargo(&["fmt", "--all", "--check"])),
+        Check::new("lints", || {
+            let targets = ["clippy", "--workspace", "--all-targets", "--quiet"];
+            cargo(&[&targets[..], &["--", "-D", "warnings"]].concat())
+        }),
+        Check::new("unit and command tests", || cargo(&["test", "--workspace", "--quiet"])),
+    ];
+    checks.extend(audit::checks(cache));
+    Stage { checks, ..Stage::default() }
 }
 
 fn cargo(arguments: &[&str]) -> Result<String> {
