@@ -203,3 +203,38 @@ impl Identity {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DOCS: &str = include_str!("../../docs/security.md");
+
+    fn table() -> String {
+        let mut text = "| identity | who it is, to whom | subject | signed by | one for |\n\
+                        |---|---|---|---|---|\n"
+            .to_owned();
+        for identity in IDENTITIES {
+            let name = match identity.common_name {
+                "" => "its machine's name",
+                name => &format!("`{name}`"),
+            };
+            let group = identity.organization.map(|group| format!(", in `{group}`"));
+            let owner = if identity.per_machine { "each machine" } else { "the cluster" };
+            text.push_str(&format!(
+                "| {} | {} | {name}{} | {} | {owner} |\n",
+                identity.name,
+                identity.what,
+                group.unwrap_or_default(),
+                identity.authority.as_str(),
+            ));
+        }
+        text
+    }
+
+    #[test]
+    fn the_docs_have_the_table_as_it_is() {
+        let table = table();
+        assert!(DOCS.contains(&table), "docs/security.md should hold:\n{table}");
+    }
+}
