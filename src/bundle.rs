@@ -32,6 +32,8 @@ pub struct Bundle {
     pub users: Vec<User>,
     pub directories: Vec<Directory>,
     pub files: Vec<BundleFile>,
+    pub undo: Vec<BundleUndo>,
+    pub leaves: Vec<String>,
     pub commands: Vec<BundleCommand>,
     pub units: Vec<BundleUnit>,
     pub ready: Option<BundleReady>,
@@ -61,6 +63,12 @@ pub struct BundleFile {
 pub struct BundleCommand {
     pub run: String,
     pub unless: Option<String>,
+    pub why: String,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct BundleUndo {
+    pub run: String,
     pub why: String,
 }
 
@@ -138,6 +146,11 @@ impl Renderer<'_> {
                 files.push(BundleFile::for_unit(&unit.name, text.clone()));
             }
         }
+        let undo = step
+            .undo
+            .iter()
+            .map(|undo| Ok(BundleUndo { run: render("undo", &undo.run)?, why: undo.why.clone() }))
+            .collect::<Result<_>>()?;
         let commands = step
             .commands
             .iter()
@@ -172,6 +185,8 @@ impl Renderer<'_> {
             users: step.users.clone(),
             directories: step.directories.clone(),
             files,
+            undo,
+            leaves: step.leaves.clone(),
             commands,
             units: units.into_iter().map(|(unit, _)| unit).collect(),
             ready,
@@ -323,6 +338,8 @@ impl Bundle {
             self.users,
             self.directories,
             self.files,
+            self.undo,
+            self.leaves,
             self.commands,
             self.units,
             self.ready,

@@ -71,6 +71,8 @@ pub enum Command {
     /// Log in to a machine, or run a command there
     #[command(after_help = examples::SSH)]
     Ssh(Ssh),
+    /// Look whether machines that exist can become the cluster; changes nothing
+    Preflight(Box<Preflight>),
     /// Where the time of a run went
     #[command(after_help = examples::TIMINGS)]
     Timings(Timings),
@@ -200,6 +202,20 @@ pub struct Guide {
     pub out: Option<PathBuf>,
 }
 
+/// Look whether machines that exist can become the cluster; changes nothing.
+///
+/// Examples:
+///   kdiy preflight                      the machines of ./cluster.yaml
+///   kdiy preflight --config homelab.yaml --output json
+///
+/// Exit status: 0 when nothing is in the way, 1 when something is.
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct Preflight {
+    #[command(flatten)]
+    pub flags: UpFlags,
+}
+
 #[derive(Debug, clap::Args)]
 pub struct Which {
     /// Name of the cluster
@@ -250,6 +266,9 @@ pub struct Stop {
 pub struct Destroy {
     #[command(flatten)]
     pub which: Which,
+    /// Give up on a machine that exists without kdiy and no longer answers; may be repeated
+    #[arg(long, value_name = "MACHINE")]
+    pub forget: Vec<String>,
     /// Do not ask
     #[arg(long, short)]
     pub yes: bool,

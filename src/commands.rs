@@ -15,6 +15,7 @@ pub mod kubectl;
 pub mod list;
 pub mod logs;
 pub mod plan;
+pub mod preflight;
 mod recording;
 pub mod ssh;
 pub mod start;
@@ -46,6 +47,7 @@ pub async fn run(cli: Cli, ui: Ui) -> Result<u8> {
         Command::Kubeconfig(arguments) => kubeconfig::run(arguments, ui),
         Command::Kubectl(arguments) => kubectl::run(arguments, cli.playbooks.as_deref(), ui).await,
         Command::Ssh(arguments) => ssh::run(arguments).await,
+        Command::Preflight(arguments) => preflight::run(*arguments, ui).await,
         Command::Timings(arguments) => timings::run(arguments, ui),
         Command::Cis(arguments) => cis::run(arguments, cli.playbooks.as_deref(), ui).await,
         Command::List => list::run(ui).await,

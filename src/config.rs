@@ -302,7 +302,8 @@ pub struct Host {
     /// Address on the network that the cluster uses; also where SSH goes, unless `ssh.host` says
     /// otherwise.
     pub address: IpAddr,
-    /// Machine name; absent: `<cluster>-<role>-<number>`.
+    /// What the Node and the etcd member are called; absent: `<cluster>-<role>-<number>`. The
+    /// machine's own host name is left as it is.
     #[serde(default)]
     pub name: Option<String>,
     #[serde(default)]
@@ -326,6 +327,14 @@ pub struct HostSsh {
     pub user: Option<String>,
     pub port: Option<u16>,
     pub key: Option<PathBuf>,
-    /// Bastion, as in ssh's `-J`.
+    /// Bastion, as in ssh's `-J`. Its own key and port come from the ssh configuration.
     pub jump: Option<String>,
+    /// An ssh configuration file that is read instead of `~/.ssh/config`.
+    pub config: Option<PathBuf>,
+    /// Believe a host key that is not known yet, and remember it. One that has changed is refused
+    /// whatever this says.
+    pub accept_new_host_key: bool,
+    /// `sudo` wants a password: it is asked for once, or comes from `$KDIY_SUDO_PASSWORD` or from
+    /// the file (0600) that `$KDIY_SUDO_PASSWORD_FILE` names.
+    pub sudo_password: bool,
 }

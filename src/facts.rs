@@ -11,6 +11,8 @@ use crate::failure::{Failure, Result};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Facts {
+    /// The machine's own name, which need not be what the cluster calls it.
+    pub hostname: String,
     /// Interface that holds the machine's address on the cluster network.
     pub interface: String,
     /// 2 for the unified hierarchy, 1 for the older one.
@@ -33,6 +35,7 @@ impl Facts {
     /// Stand-ins for a machine that does not exist yet, so that a plan can be drawn.
     pub fn assumed(arch: &str) -> Self {
         Self {
+            hostname: "machine".into(),
             interface: "eth1".into(),
             cgroup_version: 2,
             arch: arch.into(),
@@ -68,6 +71,7 @@ pub fn script(address: Ipv4Addr) -> String {
 echo "os=$ID"
 echo "os_version=${{VERSION_ID:-rolling}}"
 echo "arch=$(uname -m)"
+echo "hostname=$(uname -n)"
 echo "interface=$(ip -o -4 addr show | awk -v a="$address" '{{split($4, p, "/"); if (p[1] == a) {{print $2; exit}}}}')"
 if [ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ]; then echo cgroup_version=2; else echo cgroup_version=1; fi
 cat /run/systemd/resolve/resolv.conf /etc/resolv.conf 2>/dev/null |
@@ -106,6 +110,7 @@ pub fn parse(machine: &str, address: Ipv4Addr, text: &str) -> Result<Facts> {
     };
     let capabilities = u64::from_str_radix(field("capabilities")?, 16).unwrap_or(u64::MAX);
     Ok(Facts {
+        hostname: field("hostname")?.into(),
         interface: interface.into(),
         cgroup_version: if field("cgroup_version")? == "2" { 2 } else { 1 },
         arch: arch.into(),
@@ -121,7 +126,7 @@ pub fn parse(machine: &str, address: Ipv4Addr, text: &str) -> Result<Facts> {
 mod tests {
     use super::*;
 
-    const ANSWER: &str = "os=debian\nos_version=12\narch=x86_64\ninterface=eth1\n\
+    const ANSWER: &str = "os=debian\nos_version=12\narch=x86_64\nhostname=m\ninterface=eth1\n\
         cgroup_version=1\nnameservers= 10.0.0.2\ncapabilities=000001fffeffffff\nmodules=no\n";
 
     fn read(text: &str) -> Result<Facts> {

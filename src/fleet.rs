@@ -118,20 +118,57 @@ fn unreachable(target: &SshTarget, error: TransportError) -> Failure {
     let user = target.user.as_deref().map(|user| format!("{user}@")).unwrap_or_default();
     let failure = Failure::host(format!("cannot connect to {user}{} over SSH", target.host))
         .on(&target.machine);
-    match &error {
-        TransportError::Refused { reason, .. } if reason.contains("IDENTIFICATION") => failure
-            .because(&error)
-            .hint("its host key is not the one it had: make sure that this is the machine you mean")
-            .hint(format!(
-                "if it was reinstalled: ssh-keygen -R {} -f {}",
-                target.host,
-                target.known_hosts.display()
-            )),
-        TransportError::Refused { .. } => failure
-            .because(&error)
-            .hint("check the user and the key; kdiy never asks for a password"),
-        _ => failure.because(&error).hint(format!("is it up? try: ping {}", target.host)),
+    let failure = match &error {
+        TransportError::Refused { reason, .. } if reason.contains("IDENTIFICATION") => {
+            changed_host_key(target, failure)
+        }
+        TransportError::Refused { reason, .. } if reason.contains("Host key verification") => {
+            unknown_host_key(target, failure)
+        }
+        TransportError::Refused { .. } => {
+            failure.hint("check the user and the key; kdiy never asks for a password to log in")
+        }
+        TransportError::NotRoot { .. } => failure
+            .hint("let this user use sudo without a password, or say ssh.sudoPassword: true for the host")
+            .hint("the password is asked for, or read from $KDIY_SUDO_PASSWORD or the file $KDIY_SUDO_PASSWORD_FILE"),
+        _ => failure.hint(format!("is it up? try: ping {}", target.host)),
+    };
+    failure.because(&error)
+}
+
+fn changed_host_key(target: &SshTarget, failure: Failure) -> Failure {
+    // As ssh writes it in known_hosts.
+    let name = match target.port {
+        Some(port) if port != 22 => format!("[{}]:{port}", target.host),
+        _ => target.host.clone(),
+    };
+    let file = match &target.known_hosts {
+        Some(file) => format!(" -f {}", file.display()),
+        None => String::new(),
+    };
+    failure
+        .hint("its host key is not the one it had: make sure that this is the machine you mean")
+        .hint(format!("if it was reinstalled: ssh-keygen -R '{name}'{file}"))
+}
+
+fn unknown_host_key(target: &SshTarget, failure: Failure) -> Failure {
+    let mut ssh = String::from("ssh");
+    if let Some(config) = &target.config_file {
+        ssh.push_str(&format!(" -F {}", config.display()));
     }
+    if let Some(jump) = &target.jump {
+        ssh.push_str(&format!(" -J {jump}"));
+    }
+    if let Some(port) = target.port {
+        ssh.push_str(&format!(" -p {port}"));
+    }
+    let user = target.user.as_deref().map(|user| format!("{user}@")).unwrap_or_default();
+    failure
+        .hint("nobody has vouched for its host key yet; kdiy does not do so for you")
+        .hint(format!("log in once and compare the fingerprint: {ssh} {user}{}", target.host))
+        .hint(
+            "or say ssh.acceptNewHostKey: true for the host, which believes the key at first sight",
+        )
 }
 
 /// A step's failure from a lost connection or a deadline, with what to tell the user.
@@ -139,6 +176,7 @@ pub fn transport_failure(step: &str, error: &TransportError) -> Failure {
     let machine = match error {
         TransportError::Lost { machine, .. }
         | TransportError::Refused { machine, .. }
+        | TransportError::NotRoot { machine, .. }
         | TransportError::Timeout { machine, .. } => machine.clone(),
         TransportError::Input { .. } => String::new(),
     };

@@ -28,6 +28,7 @@ pub mod machines;
 pub mod pki;
 pub mod plan;
 pub mod playbook;
+pub mod preflight;
 pub mod preview;
 pub mod redact;
 pub mod runner;

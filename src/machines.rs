@@ -4,6 +4,7 @@ pub mod docker;
 pub mod existing;
 pub mod host;
 pub mod keys;
+pub mod sudo;
 pub mod vagrant;
 
 use async_trait::async_trait;

@@ -11,6 +11,7 @@ use kdiy::ui::Ui;
 async fn main() -> ExitCode {
     let cli = Cli::parse();
     kdiy::tls::install_provider();
+    kdiy::machines::sudo::ask_with(kdiy::ui::ask_password);
     let ui = Ui::new(cli.output, cli.verbose);
     match commands::run(cli, ui).await {
         Ok(code) => ExitCode::from(code),

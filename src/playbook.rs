@@ -73,6 +73,14 @@ pub struct Step {
     pub commands: Vec<Command>,
     #[serde(default)]
     pub units: Vec<Unit>,
+    /// What `destroy` runs on a machine that exists without kdiy, once the step's units are
+    /// stopped and before its files go; the last first.
+    #[serde(default)]
+    pub undo: Vec<Undo>,
+    /// Directories that the step's programs make or fill. `destroy` removes those that were not
+    /// there before, and empties those that were empty.
+    #[serde(default)]
+    pub leaves: Vec<String>,
     /// Polled on the machine itself after its units have started.
     #[serde(default)]
     pub ready: Option<Ready>,
@@ -206,6 +214,16 @@ pub struct Command {
     /// Skips the command when this succeeds; a template.
     #[serde(default)]
     pub unless: Option<String>,
+    pub why: String,
+}
+
+/// Takes back what commands and programs change outside of the step's own files. May find it
+/// half done, or not done at all, and must succeed then as well.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Undo {
+    /// For `/bin/sh`, as root; a template.
+    pub run: String,
     pub why: String,
 }
 

@@ -24,7 +24,7 @@ use crate::gate;
 use crate::plan::{self, Task};
 use crate::playbook::load::Book;
 use crate::playbook::{Action, Step};
-use crate::session::{ARCH, Session};
+use crate::session::Session;
 use crate::state::ledger::Ledger;
 use crate::survey::{self, SurveyError};
 use crate::topology::Machine;
@@ -59,6 +59,13 @@ pub struct Runner {
 #[derive(Default)]
 pub struct Fetched {
     by_name: Mutex<BTreeMap<String, Vec<Installable>>>,
+}
+
+impl Fetched {
+    /// Release files differ by architecture; what a mirror carries of an image does not.
+    fn key(name: &str, arch: &str) -> String {
+        format!("{name} {arch}")
+    }
 }
 
 /// Steps that send their files at the same time. Sending keeps a core busy with encryption; with
@@ -143,13 +150,15 @@ impl Runner {
             SurveyError::Transport(error) => lost("reach", &error),
             SurveyError::Failure(failure) => Failed::Final(failure),
         })?;
-        if reached.facts.arch != ARCH {
+        if !session.architectures.contains(&reached.facts.arch) {
+            let known: Vec<&str> = session.architectures.iter().map(String::as_str).collect();
             return Err(Failure::host(format!(
-                "the machine is {}, but files were fetched for {ARCH}",
-                reached.facts.arch
+                "the machine is {}, but files were fetched for {}",
+                reached.facts.arch,
+                known.join(" and ")
             ))
             .on(&machine.name)
-            .hint("all machines of a cluster must be of one architecture")
+            .hint("a machine of another architecture makes another cluster: destroy this one first")
             .into());
         }
         session.fleet.record(&machine.name, reached).await;
@@ -159,16 +168,19 @@ impl Runner {
     async fn fetch(&self, task: &Task) -> Result<Done> {
         let name = task.id.trim_start_matches("fetch:");
         let images = self.session.catalogue.image_files();
-        let files = match images.get(name) {
-            Some(file) if self.session.world.mirrored_images.iter().any(|image| image == name) => {
-                vec![self.store.ensure_image(name, file, &self.events, &task.id).await?]
-            }
-            _ => {
-                let item = self.session.catalogue.item(name, &self.session.versions, ARCH)?;
-                self.store.ensure(&item, &self.events, &task.id).await?
-            }
-        };
-        self.fetched.by_name.lock().await.insert(name.to_owned(), files);
+        let mirrored = |image: &String| image == name;
+        for arch in &self.session.architectures {
+            let files = match images.get(name) {
+                Some(file) if self.session.world.mirrored_images.iter().any(mirrored) => {
+                    vec![self.store.ensure_image(name, file, &self.events, &task.id).await?]
+                }
+                _ => {
+                    let item = self.session.catalogue.item(name, &self.session.versions, arch)?;
+                    self.store.ensure(&item, &self.events, &task.id).await?
+                }
+            };
+            self.fetched.by_name.lock().await.insert(Fetched::key(name, arch), files);
+        }
         Ok(Done::default())
     }
 

@@ -27,9 +27,10 @@ use crate::state::{Record, StateDir};
 use crate::template::Templates;
 use crate::topology::Topology;
 use crate::transport::sockets;
+use crate::transport::target::Password;
 use crate::world::World;
 
-/// Machines that kdiy makes have this computer's architecture, as release names spell it.
+/// This computer's architecture, as release names spell it.
 pub const ARCH: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
 
 /// What a cluster is to be; nothing of it need exist.
@@ -39,6 +40,9 @@ pub struct Design {
     pub catalogue: Catalogue,
     pub versions: Versions,
     pub source: Source,
+    /// Of the machines, as release names spell them. Machines that kdiy makes have this
+    /// computer's.
+    pub architectures: BTreeSet<String>,
 }
 
 impl Design {
@@ -58,10 +62,11 @@ impl Design {
         let playbooks = Playbooks::load(overlay)?;
         let catalogue = Catalogue::load(&playbooks)?;
         let versions = catalogue.versions(&config)?;
-        Ok(Self { config, playbooks, catalogue, versions, source })
+        let architectures = [ARCH.to_owned()].into();
+        Ok(Self { config, playbooks, catalogue, versions, source, architectures })
     }
 
-    /// Every release file that the cluster takes.
+    /// Every release file that the cluster takes, for every architecture that it has.
     pub fn items(&self) -> Result<Vec<Item>> {
         let flannel = self.config.network.cni == Cni::Flannel;
         let names: BTreeSet<&String> = self
@@ -70,7 +75,9 @@ impl Design {
             .filter(|(_, step)| flannel || !step.when.contains(&Condition::CniFlannel))
             .flat_map(|(_, step)| &step.artifacts)
             .collect();
-        names.into_iter().map(|name| self.catalogue.item(name, &self.versions, ARCH)).collect()
+        let each = |arch| names.iter().map(move |name| (*name, arch));
+        let wanted = self.architectures.iter().flat_map(each);
+        wanted.map(|(name, arch)| self.catalogue.item(name, &self.versions, arch)).collect()
     }
 
     /// The cluster on paper: everything of it that files, scripts and manifests are rendered
@@ -94,6 +101,7 @@ impl Design {
             catalogue: self.catalogue,
             versions: self.versions,
             source: self.source,
+            architectures: self.architectures,
             world,
             pki,
         })
@@ -112,6 +120,7 @@ pub struct Blueprint {
     pub catalogue: Catalogue,
     pub versions: Versions,
     pub source: Source,
+    pub architectures: BTreeSet<String>,
     pub world: World,
     pub pki: Pki,
 }
@@ -146,6 +155,7 @@ pub struct Session {
     pub catalogue: Catalogue,
     pub versions: Versions,
     pub source: Source,
+    pub architectures: BTreeSet<String>,
     pub world: World,
     pub pki: Pki,
     /// Masks what the pki keeps.
@@ -166,11 +176,23 @@ impl Session {
         network: Ipv4Net,
         keeping: Keeping,
     ) -> Result<Self> {
+        machines::sudo::obtain(&design.config)?;
         let provider = machines::provider(&design.config, &state).await?;
-        let Blueprint { playbooks, templates, catalogue, versions, source, world, pki } =
-            design.draw(&state.pki(), network, keeping)?;
+        let Blueprint {
+            playbooks,
+            templates,
+            catalogue,
+            versions,
+            source,
+            architectures,
+            world,
+            pki,
+        } = design.draw(&state.pki(), network, keeping)?;
         let topology = world.topology.clone();
-        let redactor = Redactor::new(pki.secrets().iter().map(String::as_str))?;
+        let password = machines::sudo::password();
+        let secrets = pki.secrets();
+        let known = secrets.iter().map(String::as_str);
+        let redactor = Redactor::new(known.chain(password.as_ref().map(Password::reveal)))?;
         let endpoint = topology.endpoint.url();
         let bootstrap =
             pki.kubeconfig_for(&topology.cluster, &endpoint, "bootstrap-admin", None)?;
@@ -184,6 +206,7 @@ impl Session {
             catalogue,
             versions,
             source,
+            architectures,
             world,
             pki,
             redactor,
@@ -198,6 +221,7 @@ impl Session {
     pub async fn open(name: &str, overlay: Option<&Path>) -> Result<Self> {
         let (state, record) = known(name)?;
         let design = Design::recorded(record.config.clone(), overlay)?;
+        let design = Design { architectures: record.architectures, ..design };
         Self::new(design, state, record.machine_network, Keeping::Existing).await
     }
 

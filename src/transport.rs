@@ -81,6 +81,9 @@ pub enum TransportError {
     /// The machine is there but will not have us; trying again will not help.
     #[error("{machine} refused: {reason}")]
     Refused { machine: String, reason: String },
+    /// The machine lets us in, but not become root; trying again will not help.
+    #[error("cannot become root on {machine}: {reason}")]
+    NotRoot { machine: String, reason: String },
     #[error("no answer from {machine} within {}s", after.as_secs())]
     Timeout { machine: String, after: Duration },
     #[error("could not read {path}")]

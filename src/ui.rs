@@ -10,6 +10,7 @@ mod estimate;
 mod failure;
 mod markdown;
 mod plain;
+pub mod preflight;
 pub mod preview;
 pub mod status;
 pub mod summary;
@@ -159,6 +160,16 @@ impl Ui {
             Err(Failure::new(crate::failure::Kind::Interrupted, "nothing was changed"))
         }
     }
+}
+
+/// Asks for something that must not be seen. `None` where there is no terminal, or no answer.
+pub fn ask_password(question: &str) -> Option<String> {
+    let terminal = console::Term::stderr();
+    if !std::io::stdin().is_terminal() || !terminal.is_term() {
+        return None;
+    }
+    let _ = write!(anstream::stderr(), "{question}");
+    terminal.read_secure_line().ok().filter(|answer| !answer.is_empty())
 }
 
 /// Turns events into something to look at.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use kdiy::config::{ClusterConfig, ProviderChoice};
-use kdiy::session::Design;
+use kdiy::session::{ARCH, Design};
 use kdiy::state::Record;
 use kdiy::state::lock::Lock;
 use tempfile::TempDir;
@@ -108,6 +108,7 @@ impl User {
             machine_network: "192.168.56.0/24".parse().unwrap(),
             config: config.clone(),
             complete: true,
+            architectures: [ARCH.to_owned()].into(),
         };
         fs::write(root.join("cluster.json"), serde_json::to_vec(&record).unwrap()).unwrap();
         root

@@ -36,7 +36,7 @@ fn ssh(target: &SshTarget, command: &str) -> Result<String, String> {
     let output = Command::new("ssh")
         .args(["-F".as_ref(), target.config_file.as_ref().unwrap().as_os_str()])
         .args(["-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=accept-new"])
-        .args(["-o", &option("UserKnownHostsFile", &target.known_hosts)])
+        .args(["-o", &option("UserKnownHostsFile", target.known_hosts.as_ref().unwrap())])
         .args(["-i".as_ref(), target.keys[0].as_os_str()])
         .args(["-l", target.user.as_ref().unwrap(), &target.host, command])
         .output()

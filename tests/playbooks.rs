@@ -128,6 +128,9 @@ fn everything_that_is_done_has_its_reason() {
         for command in &step.commands {
             need(&command.run, &command.why);
         }
+        for undo in &step.undo {
+            need(&undo.run, &undo.why);
+        }
         for file in &step.files {
             need(&file.path, file.why.as_deref().unwrap_or_default());
         }

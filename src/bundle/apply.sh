@@ -3,9 +3,8 @@
 set -u
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive
 stage=$1
-state=/var/lib/kdiy
 dirty=''
-mkdir -p "$state/steps" "$state/pending" "$state/artifacts"
+mkdir -p "$state/steps" "$state/pending" "$state/artifacts" "$state/undo"
 
 did() { printf '@kdiy did %s\n' "$*"; }
 doing() { printf '@kdiy doing %s\n' "$*"; }
@@ -35,19 +34,38 @@ need_package() {
   fi
 }
 
+# shellcheck disable=SC2086
+apt_install() {
+  planned=$(apt-get install --simulate -y --no-install-recommends $missing_apt) || return
+  # "Inst name [old] (new)": what has an old version was there before.
+  for package in $(printf '%s\n' "$planned" | awk '$1 == "Inst" && $3 !~ /^\[/ {print $2}'); do
+    enter package "$package" absent
+  done
+  apt-get install -y --no-install-recommends $missing_apt
+}
+
+# shellcheck disable=SC2086
+dnf_install() {
+  # dnf has no plan that a program could read, so what is new is found afterwards; the list of
+  # before is kept until then, in case of an interruption.
+  [ -e "$state/rpms" ] || rpm -qa --qf '%{NAME}\n' | sort >"$state/rpms"
+  dnf install -y $missing_dnf || return
+  for package in $(rpm -qa --qf '%{NAME}\n' | sort | comm -13 "$state/rpms" -); do
+    enter package "$package" absent
+  done
+  rm -f "$state/rpms"
+}
+
 install_packages() {
   if [ -n "${missing_apt-}" ]; then
     doing "installing$missing_apt"
-    # shellcheck disable=SC2086
-    apt-get install -y --no-install-recommends $missing_apt ||
-      { apt-get update && apt-get install -y --no-install-recommends $missing_apt; } ||
+    apt_install || { apt-get update && apt_install; } ||
       fail "apt-get could not install$missing_apt"
     did "installed$missing_apt"
   fi
   if [ -n "${missing_dnf-}" ]; then
     doing "installing$missing_dnf"
-    # shellcheck disable=SC2086
-    dnf install -y $missing_dnf || fail "dnf could not install$missing_dnf"
+    dnf_install || fail "dnf could not install$missing_dnf"
     did "installed$missing_dnf"
   fi
 }
@@ -55,6 +73,7 @@ install_packages() {
 # name home
 user() {
   id -u "$1" >/dev/null 2>&1 && return
+  enter user "$1" absent
   useradd --system --user-group --home-dir "$2" --no-create-home --shell /usr/sbin/nologin "$1" ||
     fail "could not create the user $1"
   did "created user $1"
@@ -63,6 +82,7 @@ user() {
 # path mode owner
 directory() {
   if [ ! -d "$1" ]; then
+    enter_directory "$1" directory
     mkdir -p "$1" || fail "could not create $1"
     did "created $1"
   fi
@@ -73,6 +93,7 @@ directory() {
 settle() {
   # stat prints the mode without leading zeros
   if [ "$(stat -c '%a %U:%G' "$1")" != "$(printf '%o' "0$2") $3" ]; then
+    entered file "$1" || entered directory "$1" || enter settled "$1" "$(stat -c '%a %U:%G' "$1")"
     chown "$3" "$1" && chmod "$2" "$1" || fail "could not set mode and owner of $1"
     did "set mode and owner of $1"
   fi
@@ -86,6 +107,7 @@ file() {
     settle "$path" "$mode" "$owner"
     return
   fi
+  enter_file "$path" || fail "could not keep $path as it is"
   mkdir -p "$(dirname "$path")" || fail "could not create the directory of $path"
   # Marked before the change: whoever is interrupted between the two restarts once too often,
   # never once too few.
@@ -102,8 +124,26 @@ reload_units() {
   [ -z "$dirty" ] || systemctl daemon-reload || fail "systemctl daemon-reload"
 }
 
+# name script: takes away what the step's programs leave outside of files; run by destroy once
+# its units are stopped
+undo() {
+  printf '%s\n' "$2" >"$state/undo/$1" || fail "could not write $state/undo/$1"
+  enter undo "$1" -
+}
+
+# path: a directory that the step's programs make or fill
+leaves() {
+  if [ ! -d "$1" ]; then
+    enter_directory "$1" directory
+  elif [ -z "$(ls -A "$1")" ]; then
+    enter contents "$1" empty
+  fi
+}
+
 # unit restart|reload
 unit() {
+  entered unit "$1" ||
+    enter unit "$1" "$(systemctl is-enabled "$1" 2>/dev/null) $(systemctl is-active "$1")"
   if [ "$(systemctl is-enabled "$1" 2>/dev/null)" != enabled ]; then
     systemctl enable --quiet "$1" || fail "could not enable $1"
     did "enabled $1"

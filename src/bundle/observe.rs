@@ -310,6 +310,8 @@ mod tests {
             users: Vec::new(),
             directories: Vec::new(),
             files: vec![file("/etc/x", "x")],
+            undo: Vec::new(),
+            leaves: Vec::new(),
             commands: vec![BundleCommand { run: "true".into(), unless: None, why: "look".into() }],
             units: vec![BundleUnit {
                 name: "x.service".into(),

@@ -5,8 +5,14 @@ use std::io;
 use super::{Bundle, BundleCommand};
 use crate::failure::{Failure, Result};
 
-/// Functions that every script begins with.
+/// Functions that enter what is made on a machine in its ledger.
+pub const LEDGER: &str = include_str!("ledger.sh");
+
+/// Functions that every script begins with, after those of [`LEDGER`].
 pub const LIBRARY: &str = include_str!("apply.sh");
+
+/// Takes away what a machine's ledger names. Answers like a bundle's script.
+pub const REMOVE: &str = include_str!("remove.sh");
 
 /// Unpacks the archive on standard input and runs the script in it. Holds no secrets: it is
 /// visible in the machine's process list.
@@ -44,7 +50,7 @@ impl<'a> Line<'a> {
 impl Bundle {
     /// The script that applies this bundle; it is in the archive, so it may be long.
     pub fn script(&self) -> String {
-        format!("{LIBRARY}\n{}", self.calls())
+        format!("{LEDGER}\n{LIBRARY}\n{}", self.calls())
     }
 
     /// The script without the functions that all scripts begin with.
@@ -66,6 +72,12 @@ impl Bundle {
             let number = number.to_string();
             let fixed = [&number, &file.mode, &file.owner, &file.path];
             lines.push(call("file", fixed.into_iter().chain(&file.restarts)));
+        }
+        for (number, undo) in self.undo.iter().enumerate() {
+            lines.push(call("undo", [&format!("{}-{number}", self.step), &undo.run]));
+        }
+        for path in &self.leaves {
+            lines.push(call("leaves", [path]));
         }
         lines.push("reload_units".into());
         for command in &self.commands {
@@ -172,9 +184,11 @@ mod tests {
     }
 
     #[test]
-    fn the_library_is_a_valid_script() {
-        let status =
-            std::process::Command::new("/bin/sh").args(["-n", "-c", LIBRARY]).status().unwrap();
-        assert!(status.success());
+    fn the_scripts_are_valid() {
+        for script in [LEDGER, LIBRARY, REMOVE] {
+            let status =
+                std::process::Command::new("/bin/sh").args(["-n", "-c", script]).status().unwrap();
+            assert!(status.success(), "{script}");
+        }
     }
 }

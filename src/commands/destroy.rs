@@ -22,6 +22,7 @@ pub async fn run(arguments: Destroy, ui: Ui) -> Result<u8> {
     }
     let lock = Lock::take(&state.lock_file(), "destroy")?;
     let mut ledger = Ledger::open(state.root())?;
+    forget(&arguments, &mut ledger, ui)?;
     let mut list: Vec<String> =
         ledger.entries().iter().map(|entry| format!("{} {}", noun(entry.what), entry.id)).collect();
     list.push(format!("directory {}", state.root().display()));
@@ -62,9 +63,31 @@ pub async fn run(arguments: Destroy, ui: Ui) -> Result<u8> {
     Ok(0)
 }
 
+/// Takes machines out of the ledger that will never answer again.
+fn forget(arguments: &Destroy, ledger: &mut Ledger, ui: Ui) -> Result<()> {
+    let is_host = |name: &&String| {
+        ledger.entries().iter().any(|entry| entry.what == What::Host && entry.id == **name)
+    };
+    if let Some(unknown) = arguments.forget.iter().find(|name| !is_host(name)) {
+        return Err(Failure::input(format!("--forget: there is no machine {unknown} to forget"))
+            .hint(
+                "only machines that exist without kdiy can be forgotten; the ledger names them",
+            ));
+    }
+    for name in &arguments.forget {
+        ui.confirm(
+            &format!("leave {name} as it is, with all that kdiy put there?"),
+            arguments.yes,
+        )?;
+        ledger.remove(What::Host, name)?;
+    }
+    Ok(())
+}
+
 fn noun(what: What) -> &'static str {
     match what {
         What::Machine => "machine",
+        What::Host => "everything that kdiy put on",
         What::Network => "network",
         What::Image => "image",
         What::Kubeconfig => "kubeconfig entry in",

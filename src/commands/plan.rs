@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::up::Wanted;
 use crate::artifacts::Store;
-use crate::bundle::script::LIBRARY;
+use crate::bundle::script::{LEDGER, LIBRARY};
 use crate::bundle::{Bundle, Renderer};
 use crate::cli::Plan as Arguments;
 use crate::failure::Result;
@@ -99,7 +99,8 @@ fn show_step(
         }));
     }
     if looks.machines.values().any(|look| look.bundles.contains_key(step)) {
-        let _ = write!(text, "# the functions that every script begins with\n\n{LIBRARY}");
+        let _ =
+            write!(text, "# the functions that every script begins with\n\n{LEDGER}\n{LIBRARY}");
     }
     if value.is_empty() {
         text = format!("{step} does nothing of this kind in this cluster\n");

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
+use super::preflight;
 use super::recording::Recording;
 use crate::artifacts::Store;
 use crate::artifacts::catalogue::Item;
 use crate::cli::Up;
 use crate::config::flags::UpFlags;
-use crate::config::{ClusterConfig, check, parse};
+use crate::config::{ClusterConfig, ProviderChoice, check, parse};
 use crate::drill::undo::{self, Pending};
 use crate::engine::{self, Report};
 use crate::event::{Event, Events, Stamped};
@@ -64,11 +65,14 @@ pub(super) struct Wanted {
 
 impl Wanted {
     pub async fn by(flags: &UpFlags, overlay: Option<&Path>) -> Result<Self> {
-        let design = Design::of(effective(flags)?, overlay)?;
-        let items = design.items()?;
-        design.source.check(&items)?;
+        let mut design = Design::of(effective(flags)?, overlay)?;
         let state = StateDir::of(&design.config.name)?;
         let before = state.same_cluster(&design.config)?;
+        if let Some(record) = &before {
+            design.architectures.clone_from(&record.architectures);
+        }
+        let items = design.items()?;
+        design.source.check(&items)?;
         let network = match &before {
             Some(record) => record.machine_network,
             None => choose_network(&design.config).await?,
@@ -79,7 +83,7 @@ impl Wanted {
 }
 
 pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
-    let Wanted { design, items, state, before, network } =
+    let Wanted { mut design, mut items, state, before, network } =
         Wanted::by(&arguments.flags, overlay).await?;
     for step in arguments.only.iter().filter(|step| *step != MACHINES) {
         design.playbooks.known_step(step)?;
@@ -88,6 +92,11 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     if before.is_none() {
         let topology = Topology::build(&design.config, network)?;
         check_host(&*machines::provider(&design.config, &state).await?, &topology).await?;
+        if design.config.provider == ProviderChoice::Existing {
+            design.architectures = preflight::pass(&design.config, network, ui).await?;
+            items = design.items()?;
+            design.source.check(&items)?;
+        }
     }
     let store = Store::open(&state::cache()?, state.root(), design.source.clone())?;
     store.check_local(&items)?;
@@ -100,6 +109,7 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
         machine_network: network,
         config: design.config.clone(),
         complete,
+        architectures: design.architectures.clone(),
     };
     state.write_record(&record)?;
     let session = Session::new(design, state.clone(), network, Keeping::Made).await?;
@@ -221,21 +231,23 @@ fn summary(
 }
 
 /// The file's network, or one that nobody on this computer uses.
-async fn choose_network(config: &ClusterConfig) -> Result<Ipv4Net> {
+pub async fn choose_network(config: &ClusterConfig) -> Result<Ipv4Net> {
     let mut used = Vec::new();
     for name in StateDir::clusters()? {
         used.extend(StateDir::of(&name)?.record()?.map(|record| record.machine_network));
+    }
+    if config.provider == ProviderChoice::Existing {
+        return check::network_of_hosts(config)
+            .ok_or_else(|| Failure::input("hosts: the first one has no IPv4 address"));
     }
     let routes = host::networks().await;
     let Some(network) = config.network.machines else {
         used.extend(routes.iter().map(|(network, _)| *network));
         return check::choose_machine_network(&used);
     };
-    if config.provider != crate::config::ProviderChoice::Existing
-        && let Some((other, interface)) = routes.iter().find(|(other, _)| {
-            other.prefix_len() > 0 && (other.contains(&network) || network.contains(other))
-        })
-    {
+    if let Some((other, interface)) = routes.iter().find(|(other, _)| {
+        other.prefix_len() > 0 && (other.contains(&network) || network.contains(other))
+    }) {
         return Err(Failure::input(format!(
             "network.machines: {network} overlaps {other}, which this computer has on {interface}"
         ))

@@ -1,11 +1,13 @@
 //! The rules between the fields of a cluster file. All that is wrong is reported at once.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
 
-use super::{ClusterConfig, EtcdTopology, LOCAL_PATH, LoadBalancerMode, ProviderChoice};
+use super::{
+    ClusterConfig, Cni, EtcdTopology, HostRole, LOCAL_PATH, LoadBalancerMode, ProviderChoice,
+};
 use crate::failure::{Failure, Result};
 use crate::topology::{Quorum, Topology, resolved_load_balancer};
 
@@ -301,7 +303,7 @@ fn machine_network(config: &ClusterConfig, machines: Ipv4Net, problems: &mut Pro
 
 fn virtual_address(topology: &Topology, vip: Ipv4Addr, problems: &mut Problems) {
     let network = topology.machine_network;
-    let hint = "leave it out for the tenth address of the network";
+    let hint = "take another address of the network that is free";
     let gateway = Ipv4Addr::from(u32::from(network.network()) + 1);
     if let Some(machine) = topology.machines.iter().find(|machine| machine.address == vip) {
         problems.add(format!("loadBalancer.vip: {vip} is {}'s address", machine.name), hint);
@@ -394,6 +396,58 @@ fn hosts(config: &ClusterConfig, problems: &mut Problems) {
                 "lower-case letters, digits and hyphens",
             );
         }
+        let (fits, hint) = match host.role {
+            HostRole::Etcd => {
+                (config.etcd.topology == EtcdTopology::External, "etcd.topology: external")
+            }
+            HostRole::LoadBalancer => (
+                resolved_load_balancer(config) == LoadBalancerMode::Dedicated,
+                "loadBalancer.mode: dedicated",
+            ),
+            HostRole::Master | HostRole::Worker => (true, ""),
+        };
+        if !fits {
+            problems.add(
+                format!("hosts: {} has a role that this cluster has no use for", host.address),
+                format!("set {hint}, or give it another role"),
+            );
+        }
+    }
+    if let Some(network) = network_of_hosts(config) {
+        hosts_network(config, network, problems);
+    }
+}
+
+/// The file's network, or the /24 around the first host.
+pub fn network_of_hosts(config: &ClusterConfig) -> Option<Ipv4Net> {
+    let first = match config.hosts.first()?.address {
+        IpAddr::V4(address) => Ipv4Net::new(address, SMALLEST_MACHINES).ok()?.trunc(),
+        IpAddr::V6(_) => return None,
+    };
+    Some(config.network.machines.unwrap_or(first))
+}
+
+fn hosts_network(config: &ClusterConfig, network: Ipv4Net, problems: &mut Problems) {
+    let Ok(topology) = Topology::build(config, network) else { return };
+    for machine in &topology.machines {
+        if topology.machines.iter().filter(|other| other.name == machine.name).count() > 1 {
+            problems.add(format!("hosts: two are called {}", machine.name), "each its own name");
+        }
+        if config.network.cni == Cni::Bridge && !network.contains(&machine.address) {
+            problems.add(
+                format!("hosts: {} is not in the machines' network {network}", machine.address),
+                "set network.machines to the network that all share, or network.cni: flannel where they share none",
+            );
+        }
+    }
+    let Some(vip) = topology.vip else { return };
+    if config.load_balancer.vip.is_none() {
+        problems.add(
+            "loadBalancer.vip: several load balancers on machines that exist need one",
+            format!("name an address of {network} that nobody has and DHCP does not give out"),
+        );
+    } else {
+        virtual_address(&topology, vip, problems);
     }
 }
 
@@ -525,6 +579,32 @@ mod tests {
             let text = complaint(change).replace("\n  hint: ", "; hint ");
             let wanted = expected.trim_end_matches("; hint");
             assert!(text.contains(wanted), "{expected}: {text}");
+        }
+    }
+
+    #[test]
+    fn hosts_that_make_no_cluster_are_refused_with_the_reason() {
+        let complaint = |more: &str| {
+            let text = format!("provider: existing\nmasters: 3\nworkers: 0\nhosts:\n{more}");
+            let config = crate::config::parse::parse("test", &text).unwrap();
+            validate(&config).map_or_else(|failure| failure.to_string(), |()| "fine".into())
+        };
+        let masters = "- {role: master, address: 10.0.0.1}\n- {role: master, address: 10.0.0.2}\n\
+                       - {role: master, address: 10.0.0.3}\n";
+        let vip = "loadBalancer: {vip: 10.0.0.9}\n";
+        assert_eq!(complaint(&format!("{masters}{vip}")), "fine");
+        for (more, expected) in [
+            ("", "loadBalancer.vip: several"),
+            ("loadBalancer: {vip: 10.0.0.2}\n", "kdiy-master-2's address"),
+            ("loadBalancer: {vip: 10.0.1.9}\n", "not in the machines' network 10.0.0.0/24"),
+            ("- {role: etcd, address: 10.0.0.4}\n", "etcd.topology: external"),
+            ("- {role: load-balancer, address: 10.0.0.4}\n", "loadBalancer.mode: dedicated"),
+            ("- {role: worker, address: 10.0.1.4}\n", "network.machines"),
+            ("- {role: worker, name: kdiy-master-1, address: 10.0.0.4}\n", "two are called"),
+            ("- {role: worker, address: 10.0.0.1}\n", "named twice"),
+        ] {
+            let text = complaint(&format!("{masters}{more}"));
+            assert!(text.contains(expected), "{more}: {text}");
         }
     }
 

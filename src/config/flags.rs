@@ -206,8 +206,51 @@ impl UpFlags {
         if let Some(factor) = self.slow_machines {
             config.slow_machines = factor;
         }
+        if config.provider == ProviderChoice::Existing {
+            count_hosts(&mut config);
+            hold_paths(&mut config)?;
+            for (flag, given, counted) in [
+                ("--masters", self.masters, config.masters),
+                ("--workers", self.workers, config.workers),
+            ] {
+                if given.is_some_and(|given| given != i64::from(counted)) {
+                    return Err(Failure::input(format!(
+                        "{flag}: the cluster file's hosts are {counted} of that role"
+                    ))
+                    .hint("with provider: existing, add or remove hosts in the cluster file"));
+                }
+            }
+        }
         Ok(config)
     }
+}
+
+/// How many machines of each role there are is what the list of hosts says.
+fn count_hosts(config: &mut ClusterConfig) {
+    let of = |role| {
+        let count = config.hosts.iter().filter(|host| host.role == role).count();
+        u32::try_from(count).unwrap_or(u32::MAX)
+    };
+    (config.masters, config.workers) = (of(HostRole::Master), of(HostRole::Worker));
+    if config.etcd.topology == EtcdTopology::External {
+        config.etcd.members = of(HostRole::Etcd);
+    }
+    if config.load_balancer.mode == LoadBalancerMode::Dedicated {
+        config.load_balancer.machines = of(HostRole::LoadBalancer);
+    }
+}
+
+/// Later commands may run in another directory. `~` is left to whoever knows the home.
+fn hold_paths(config: &mut ClusterConfig) -> Result<()> {
+    for ssh in config.hosts.iter_mut().map(|host| &mut host.ssh) {
+        let paths = [&mut ssh.key, &mut ssh.config].into_iter().flatten();
+        for path in paths.filter(|path| !path.starts_with("~")) {
+            *path = std::path::absolute(&*path).map_err(|error| {
+                Failure::input(format!("hosts: {} is no path", path.display())).because(error)
+            })?;
+        }
+    }
+    Ok(())
 }
 
 fn count(flag: &str, value: i64) -> Result<u32> {
@@ -240,6 +283,17 @@ mod tests {
         for nonsense in ["10.0.0.1", "boss:10.0.0.1", "master:", "master:atlas"] {
             assert!(nonsense.parse::<HostFlag>().is_err(), "{nonsense}");
         }
+    }
+
+    #[test]
+    fn of_machines_that_exist_there_are_as_many_as_are_named() {
+        let text = "provider: existing\nhosts:\n- {role: master, address: 10.0.0.1}\n";
+        let file = crate::config::parse::parse("test", text).unwrap();
+        let config = UpFlags::default().over(file.clone()).unwrap();
+        assert_eq!((config.masters, config.workers), (1, 0));
+        let flags = UpFlags { workers: Some(2), ..UpFlags::default() };
+        let failure = flags.over(file).unwrap_err().to_string();
+        assert!(failure.contains("--workers") && failure.contains("hosts"), "{failure}");
     }
 
     #[test]

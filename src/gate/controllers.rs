@@ -47,9 +47,18 @@ impl Gate for Controllers {
             }
         };
         let leases = futures::future::join_all(LEASES.map(|name| watch(&client, name, context)));
-        let (leases, worked) = tokio::join!(leases, trial(&client, context));
+        let hostnames = context.ask(Group::Masters, |_| "uname -n".into());
+        let (leases, worked, hostnames) = tokio::join!(leases, trial(&client, context), hostnames);
+        let named = |host: &str| {
+            let has = |answer: &Result<String, String>| {
+                answer.as_ref().is_ok_and(|hostname| hostname.trim() == host)
+            };
+            // One that does not answer is known by its name in the cluster.
+            let known = hostnames.iter().find(|(master, said)| master.name == host || has(said));
+            known.map(|(master, _)| master.name.clone())
+        };
         for (name, seen) in LEASES.iter().zip(leases) {
-            record_lease(&mut verdict, name, seen, context);
+            record_lease(&mut verdict, name, seen, &named, context);
         }
         let (created, scheduled) = worked;
         verdict.record(
@@ -96,7 +105,7 @@ async fn watch(client: &Client, name: &str, context: &GateContext) -> Result<See
     }
 }
 
-/// The machine of a lease's holder: client-go's identity is the host name, an underscore and a
+/// The host name of a lease's holder: client-go's identity is the host name, an underscore and a
 /// random part.
 pub fn machine_of(identity: &str) -> &str {
     identity.split('_').next().unwrap_or_default()
@@ -106,6 +115,7 @@ fn record_lease(
     verdict: &mut Verdict,
     name: &str,
     seen: Result<Seen, String>,
+    named: &dyn Fn(&str) -> Option<String>,
     context: &GateContext,
 ) {
     let Seen { before, after } = match seen {
@@ -116,9 +126,8 @@ fn record_lease(
         }
     };
     let holder = after.holder_identity.clone().unwrap_or_default();
-    let host = machine_of(&holder).to_owned();
-    let known = context.topology.group(Group::Masters).iter().any(|master| master.name == host);
-    let machine = known.then_some(host.as_str());
+    let machine = named(machine_of(&holder));
+    let (machine, known) = (machine.as_deref(), machine.is_some());
     verdict.record(machine, format!("holder of {name}"), "one of the masters", holder, known);
     let wanted = context.config.control_plane.leader_election.lease_duration.get().as_secs()
         * u64::from(context.config.slow_machines);

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use async_trait::async_trait;
 
 use super::{Gate, GateContext, Verdict};
+use crate::config::ProviderChoice;
 use crate::topology::{Group, Machine};
 
 pub struct Machines;
@@ -34,6 +35,8 @@ impl Gate for Machines {
         let answers =
             context.ask(Group::All, |machine| script(&machine.address.to_string(), &all)).await;
         let mut verdict = Verdict::default();
+        // A machine that was there before the cluster is called what its owner calls it.
+        let keeps_its_name = context.config.provider == ProviderChoice::Existing;
         let mut seen: BTreeMap<(&str, String), String> = BTreeMap::new();
         let mut times = Vec::new();
         let addresses = addresses(&answers);
@@ -49,9 +52,11 @@ impl Gate for Machines {
             let fields: BTreeMap<&str, &str> =
                 text.lines().filter_map(|line| line.split_once('=')).collect();
             let field = |key: &str| fields.get(key).copied().unwrap_or_default();
-            let hostname = field("hostname");
-            verdict.record(Some(name), "hostname", name, hostname, hostname == name);
-            for key in ["machine_id", "mac"] {
+            if !keeps_its_name {
+                let hostname = field("hostname");
+                verdict.record(Some(name), "hostname", name, hostname, hostname == name);
+            }
+            for key in ["hostname", "machine_id", "mac"] {
                 let value = field(key).to_owned();
                 let other = seen.insert((key, value.clone()), name.to_owned());
                 let unique = !value.is_empty() && other.is_none();

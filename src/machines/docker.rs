@@ -358,7 +358,7 @@ impl Provider for Docker {
             .filter(|entry| match entry.what {
                 What::Machine => containers.lines().any(|name| name == entry.id),
                 What::Network => networks.lines().any(|name| name == entry.id),
-                What::Image | What::Kubeconfig => false,
+                What::Host | What::Image | What::Kubeconfig => false,
             })
             .map(|entry| Owned { what: entry.what, id: entry.id.clone() })
             .collect())

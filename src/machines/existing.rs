@@ -1,33 +1,88 @@
-//! Machines that exist already and are only reached.
+//! Machines that exist already: they are only reached, and left as they were found.
 
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Finding, Owned, Provider};
+use super::{Finding, Owned, Provider, sudo};
+use crate::bundle::script::{Line, REMOVE, quote};
 use crate::config::{ClusterConfig, HostSsh};
-use crate::event::Events;
-use crate::failure::{Failure, Result};
+use crate::event::{Event, Events};
+use crate::failure::{Failure, Kind, Result};
+use crate::fleet::{Fleet, transport_failure};
 use crate::state::StateDir;
-use crate::state::ledger::Ledger;
+use crate::state::ledger::{Ledger, What};
 use crate::topology::{Machine, Topology};
-use crate::transport::target::SshTarget;
+use crate::transport::target::{Root, SshTarget};
+use crate::transport::{Script, sockets};
+
+/// A machine that is up answers at once; nobody waits for one that is not.
+const REACHED_WITHIN: Duration = Duration::from_secs(10);
+/// Stopping every unit, with room for pods that do not want to end and for packages.
+const CLEANED_WITHIN: Duration = Duration::from_secs(600);
+/// Where the machine notes whose it is; written by the first playbook.
+const OWNER: &str = "/var/lib/kdiy/cluster";
 
 const NO_SWITCH: &str =
     "kdiy has no switch for machines that exist already: it could not turn one on again";
 
 pub struct Existing {
     config: ClusterConfig,
+    state: StateDir,
     home: Option<PathBuf>,
 }
 
 impl Existing {
-    pub fn new(config: &ClusterConfig, _: &StateDir) -> Self {
-        Self { config: config.clone(), home: etcetera::home_dir().ok() }
+    pub fn new(config: &ClusterConfig, state: &StateDir) -> Self {
+        Self { config: config.clone(), state: state.clone(), home: etcetera::home_dir().ok() }
     }
-}
 
-impl Existing {
+    /// Runs the machine's own ledger backwards.
+    async fn clean(
+        &self,
+        topology: &Topology,
+        fleet: &Fleet,
+        machine: &str,
+        events: &Events,
+    ) -> Result<()> {
+        let target = self.ssh_target(topology, machine)?;
+        events.progress("destroy", format!("connecting to {machine}"));
+        let transport = fleet.connect(&target, REACHED_WITHIN).await?;
+        let script = Script::new(format!("{}\n{REMOVE}", owner_check(&topology.cluster)));
+        let troubles = Mutex::new(Vec::new());
+        let listen = |line: &str| match Line::parse(line) {
+            Line::Did(what) if what.starts_with("left ") => {
+                events.note(format!("{machine}: {what}"));
+            }
+            Line::Did(what) | Line::Doing(what) => {
+                events.progress("destroy", format!("{machine}: {what}"));
+            }
+            Line::Fail(what) => {
+                if let Ok(mut troubles) = troubles.lock() {
+                    troubles.push(what.to_owned());
+                }
+            }
+            Line::Other(text) => events.send(Event::Output {
+                machine: machine.to_owned(),
+                task: "destroy".into(),
+                line: text.to_owned(),
+            }),
+        };
+        let slow = self.config.slow_machines;
+        let output = transport.run_with(script.timeout(CLEANED_WITHIN * slow), &listen).await;
+        let output = output.map_err(|error| transport_failure("destroy", &error))?;
+        if output.success() {
+            events.note(format!("{machine} is as it was before kdiy"));
+            return Ok(());
+        }
+        let troubles = troubles.into_inner().unwrap_or_default();
+        Err(Failure::new(Kind::Step, "not everything could be taken away")
+            .on(machine)
+            .tail(if troubles.is_empty() { output.tail(10) } else { troubles }))
+    }
+
     /// `~/` is the shell's to expand, and no shell reads the cluster file.
     fn expanded(&self, path: &Path) -> PathBuf {
         match (path.strip_prefix("~"), &self.home) {
@@ -47,8 +102,10 @@ impl Provider for Existing {
         Vec::new()
     }
 
-    fn makes(&self, _: &Topology) -> Vec<Owned> {
-        Vec::new()
+    /// Nothing: but what is put on these machines has to be taken away from them.
+    fn makes(&self, topology: &Topology) -> Vec<Owned> {
+        let owned = |name: &String| Owned { what: What::Host, id: name.clone() };
+        topology.machines.iter().map(|machine| owned(&machine.name)).collect()
     }
 
     async fn up(&self, _: &Topology, _: &[&Machine], _: &Events, _: &str) -> Result<Vec<String>> {
@@ -69,19 +126,19 @@ impl Provider for Existing {
         let entry = position
             .and_then(|position| self.config.hosts.get(position))
             .ok_or_else(|| Failure::input(format!("there is no machine {machine}")))?;
-        let HostSsh { host, user, port, key, jump } = entry.ssh.clone();
-        let ssh = self.home.clone().unwrap_or_default().join(".ssh");
+        let HostSsh { host, user, port, key, jump, config, accept_new_host_key, .. } =
+            entry.ssh.clone();
         Ok(SshTarget {
             machine: machine.to_owned(),
             host: host.unwrap_or_else(|| entry.address.to_string()),
             port,
             user,
             keys: key.iter().map(|path| self.expanded(path)).collect(),
-            known_hosts: ssh.join("known_hosts"),
-            accept_new_host_key: false,
-            // With a file named, ssh would leave out the system's own.
-            config_file: None,
+            known_hosts: None,
+            accept_new_host_key,
+            config_file: config.map(|path| self.expanded(&path)),
             jump,
+            root: Root::FindOut { password: sudo::password() },
         })
     }
 
@@ -93,16 +150,57 @@ impl Provider for Existing {
         Err(no_switch(machine))
     }
 
-    async fn destroy(&self, _: &Topology, _: &Ledger, _: &Events) -> Result<()> {
-        Err(Failure::input("destroy: machines that exist already are not kdiy's to remove")
-            .hint("reset them by hand: stop the units that `kdiy plan` lists, or reinstall"))
+    /// All at the same time. What is done is forgotten; a machine that could not be cleaned stays
+    /// in the ledger, and is an error.
+    async fn destroy(&self, topology: &Topology, ledger: &Ledger, events: &Events) -> Result<()> {
+        sudo::obtain(&self.config)?;
+        let sockets = sockets::directory()?;
+        let fleet = Fleet::new(sockets.path().to_owned());
+        let cleaned = futures::future::join_all(hosts(ledger).map(|name| {
+            let fleet = &fleet;
+            async move { (name, self.clean(topology, fleet, name, events).await) }
+        }))
+        .await;
+        fleet.close().await;
+        let mut failures = Vec::new();
+        let mut ledger = Ledger::open(self.state.root())?;
+        for (name, result) in cleaned {
+            match result {
+                Ok(()) => ledger.remove(What::Host, name)?,
+                Err(failure) => failures.push((name, failure)),
+            }
+        }
+        let Some((name, first)) = failures.first().cloned() else { return Ok(()) };
+        let cluster = &topology.cluster;
+        let mut failure = first
+            .hint("mend that and run the same command again")
+            .hint(format!("or give the machine up: kdiy destroy --name {cluster} --forget {name}"));
+        failure.tail.extend(failures[1..].iter().map(|(_, other)| other.to_string()));
+        Err(failure)
     }
 
+    /// What [`Existing::destroy`] could not clean: each machine proves on itself that nothing is
+    /// left, or stays in the ledger.
     async fn leftovers(&self, _: &Ledger) -> Result<Vec<Owned>> {
-        Ok(Vec::new())
+        let ledger = Ledger::open(self.state.root())?;
+        Ok(hosts(&ledger).map(|id| Owned { what: What::Host, id: id.to_owned() }).collect())
     }
 }
 
 fn no_switch(machine: &str) -> Failure {
     Failure::input(NO_SWITCH).on(machine)
+}
+
+fn hosts(ledger: &Ledger) -> impl Iterator<Item = &str> {
+    let hosts = ledger.entries().iter().filter(|entry| entry.what == What::Host);
+    hosts.map(|entry| entry.id.as_str())
+}
+
+/// Another cluster's machine is not ours to clean.
+fn owner_check(cluster: &str) -> String {
+    format!(
+        "if [ -s {OWNER} ] && [ \"$(cat {OWNER})\" != {name} ]; then \
+         echo \"@kdiy fail the machine belongs to the cluster $(cat {OWNER})\"; exit 1; fi",
+        name = quote(cluster)
+    )
 }

@@ -20,7 +20,7 @@ use crate::state::ledger::{Ledger, What};
 use crate::state::{StateDir, atomic, lock};
 use crate::template::Templates;
 use crate::topology::{Machine, Topology};
-use crate::transport::target::SshTarget;
+use crate::transport::target::{Root, SshTarget};
 
 const VAGRANTFILE: &str = include_str!("../../vagrant/Vagrantfile.hbs");
 const BOXES: &str = include_str!("../../vagrant/boxes.yaml");
@@ -441,7 +441,7 @@ impl Listed {
         match what {
             What::Machine => lists(&self.machines, id),
             What::Network => lists(&self.networks, id),
-            What::Image | What::Kubeconfig => false,
+            What::Host | What::Image | What::Kubeconfig => false,
         }
     }
 }
@@ -481,10 +481,11 @@ pub fn direct(topology: &Topology, machine: &str, state: &StateDir) -> Result<Ss
         port: None,
         user: Some("vagrant".into()),
         keys: vec![keys::private(state)],
-        known_hosts: keys::known_hosts(state),
+        known_hosts: Some(keys::known_hosts(state)),
         accept_new_host_key: true,
         config_file: Some(keys::settings(state)),
         jump: None,
+        root: Root::Sudo,
     })
 }
 

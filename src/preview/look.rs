@@ -1,7 +1,7 @@
 //! Looking at what there is: each machine in three round trips, the cluster through its api.
 //! Nothing is changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -68,8 +68,8 @@ struct Place {
     path: String,
     /// `etcd 3.6.14`.
     version: String,
-    /// Where it is known without fetching the file.
-    digest: Option<String>,
+    /// Of each architecture's file, where it is known without fetching the file.
+    digests: Vec<String>,
 }
 
 impl Looks {
@@ -87,7 +87,13 @@ impl Looks {
             };
             machines.insert(machine.name.clone(), look);
         }
-        let artifacts = artifacts(&renderer, &blueprint.catalogue, &blueprint.versions, store)?;
+        let artifacts = artifacts(
+            &renderer,
+            &blueprint.catalogue,
+            &blueprint.versions,
+            &blueprint.architectures,
+            store,
+        )?;
         Ok(Self { machines, cluster: cluster(&renderer, None, store).await?, artifacts })
     }
 
@@ -102,7 +108,13 @@ impl Looks {
         let machines =
             futures::future::join_all(looked).await.into_iter().collect::<Result<_>>()?;
         let renderer = session.renderer();
-        let artifacts = artifacts(&renderer, &session.catalogue, &session.versions, store)?;
+        let artifacts = artifacts(
+            &renderer,
+            &session.catalogue,
+            &session.versions,
+            &session.architectures,
+            store,
+        )?;
         Ok(Self { machines, cluster: cluster(&renderer, Some(session), store).await?, artifacts })
     }
 
@@ -119,9 +131,9 @@ impl Looks {
             .filter_map(|name| self.artifacts.get(name))
             .flatten()
             .filter_map(|place| {
-                let why = match (observed.artifacts.get(&place.path), &place.digest) {
-                    (Some(has), Some(wanted)) if has == wanted => return None,
-                    (Some(_), None) => {
+                let why = match observed.artifacts.get(&place.path) {
+                    Some(has) if place.digests.contains(has) => return None,
+                    Some(_) if place.digests.is_empty() => {
                         format!("{}, unless it has that already: not fetched yet", place.version)
                     }
                     _ => place.version.clone(),
@@ -197,6 +209,7 @@ fn artifacts(
     renderer: &Renderer<'_>,
     catalogue: &Catalogue,
     versions: &Versions,
+    architectures: &BTreeSet<String>,
     store: &Store,
 ) -> Result<BTreeMap<String, Vec<Place>>> {
     let world = renderer.world;
@@ -205,20 +218,25 @@ fn artifacts(
     let steps = renderer.playbooks.steps().filter(|(_, step)| world.all_hold(&step.when));
     for (_, step) in steps {
         for name in &step.artifacts {
-            let item = catalogue.item(name, versions, ARCH)?;
-            let version = format!("{name} {}", item.version);
-            let places = store.foresee(&item)?.into_iter();
-            found.insert(
-                name.clone(),
-                places
-                    .map(|(path, digest)| Place { path, version: version.clone(), digest })
-                    .collect(),
-            );
+            let mut places: BTreeMap<String, Place> = BTreeMap::new();
+            for arch in architectures {
+                let item = catalogue.item(name, versions, arch)?;
+                let version = format!("{name} {}", item.version);
+                for (path, digest) in store.foresee(&item)? {
+                    let new =
+                        Place { path: path.clone(), version: version.clone(), digests: Vec::new() };
+                    places.entry(path).or_insert(new).digests.extend(digest);
+                }
+            }
+            found.insert(name.clone(), places.into_values().collect());
         }
         for name in step.images.iter().filter(|name| world.mirrored_images.contains(name)) {
             let (path, digest) = store.foresee_image(name, files[name.as_str()])?;
             let version = world.images[name].clone();
-            found.insert(name.clone(), vec![Place { path, version, digest }]);
+            found.insert(
+                name.clone(),
+                vec![Place { path, version, digests: digest.into_iter().collect() }],
+            );
         }
     }
     Ok(found)

@@ -5,10 +5,10 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Runner, lost};
+use super::{Fetched, Runner, lost};
 use crate::artifacts::Installable;
 use crate::bundle::observe::ARTIFACT_STAMPS;
-use crate::bundle::script::{BOOTSTRAP, Line, quote};
+use crate::bundle::script::{BOOTSTRAP, LEDGER, Line, quote};
 use crate::bundle::{Bundle, sha256};
 use crate::engine::{Done, Failed};
 use crate::event::Event;
@@ -104,8 +104,9 @@ impl Runner {
         let mut missing = Vec::new();
         let fetched = self.fetched.by_name.lock().await;
         for name in bundle.artifacts.iter().chain(&bundle.images) {
-            let files =
-                fetched.get(name).ok_or_else(|| Failure::bug(format!("{name} was not fetched")))?;
+            let files = fetched
+                .get(&Fetched::key(name, &reached.facts.arch))
+                .ok_or_else(|| Failure::bug(format!("{name} was not fetched")))?;
             let has = |file: &&Installable| {
                 reached.observed.artifacts.get(&file.to) != Some(&file.sha256)
             };
@@ -147,8 +148,8 @@ impl Runner {
         let transport = self.connected(machine).await?;
         let stamp = format!("{ARTIFACT_STAMPS}/{}", &sha256(file.to.as_bytes())[..16]);
         let text = format!(
-            "set -eu; umask 077; to={to}; mkdir -p \"${{to%/*}}\" {stamps}; chmod 0755 \"${{to%/*}}\"; \
-             cat >\"$to.kdiy-new\"; \
+            "{LEDGER}\nset -eu; umask 022; to={to}; mkdir -p {stamps}; enter_file \"$to\"; \
+             mkdir -p \"${{to%/*}}\"; umask 077; cat >\"$to.kdiy-new\"; \
              is=$(openssl dgst -sha256 -r \"$to.kdiy-new\" 2>/dev/null || sha256sum \"$to.kdiy-new\"); \
              [ \"${{is%% *}}\" = {digest} ] || {{ rm -f \"$to.kdiy-new\"; echo 'the file arrived damaged' >&2; exit 65; }}; \
              chmod {mode} \"$to.kdiy-new\"; mv -f \"$to.kdiy-new\" \"$to\"; \

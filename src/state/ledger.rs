@@ -13,6 +13,8 @@ use crate::failure::Result;
 #[serde(rename_all = "kebab-case")]
 pub enum What {
     Machine,
+    /// A machine that exists without kdiy, and has its own ledger of what was put on it.
+    Host,
     Network,
     Image,
     /// A context that was merged into the user's kubeconfig.

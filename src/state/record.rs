@@ -1,5 +1,6 @@
 //! What a cluster was made with, and whether what is wanted now is the same cluster.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use ipnet::Ipv4Net;
@@ -9,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::config::{self, ClusterConfig, EtcdTopology, LoadBalancerMode};
 use crate::failure::{Failure, Result};
+use crate::session::ARCH;
 use crate::topology::{Topology, resolved_load_balancer};
 
 /// Keys of the cluster file that cannot change under machines that exist. The others can be
@@ -35,6 +37,13 @@ pub struct Record {
     /// Every gate has been green at least once.
     #[serde(default)]
     pub complete: bool,
+    /// Of the machines, as release names spell them.
+    #[serde(default = "own_architecture")]
+    pub architectures: BTreeSet<String>,
+}
+
+fn own_architecture() -> BTreeSet<String> {
+    [ARCH.to_owned()].into()
 }
 
 /// A field of the cluster file whose value cannot change under a cluster that exists.
@@ -167,6 +176,7 @@ mod tests {
             machine_network: "192.168.56.0/24".parse().unwrap(),
             config,
             complete: true,
+            architectures: own_architecture(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use super::target::Password;
 use super::{Input, LineSink, Script, TransportError};
 
 /// What is kept of one stream; the line sink still sees everything.
@@ -50,9 +51,16 @@ fn shielded(script: &str) -> String {
     format!("kdiy_main() {{\n{script}\n}}\nkdiy_main </dev/null\n")
 }
 
-/// Writes all of the input and closes the pipe.
-pub(super) async fn feed(stdin: Option<impl AsyncWrite + Unpin>, mut input: Source) {
+/// Writes all of the input, a line for sudo before it where there is one, and closes the pipe.
+pub(super) async fn feed(
+    stdin: Option<impl AsyncWrite + Unpin>,
+    password: Option<&Password>,
+    mut input: Source,
+) {
     if let Some(mut stdin) = stdin {
+        if let Some(password) = password {
+            let _ = stdin.write_all(format!("{}\n", password.reveal()).as_bytes()).await;
+        }
         // A script that exits early closes the pipe; its status tells the story.
         let _ = input.copy_to(&mut stdin).await;
         let _ = stdin.shutdown().await;

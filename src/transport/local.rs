@@ -32,7 +32,7 @@ impl Local {
             .spawn()
             .map_err(|error| self.lost(error))?;
         let ((), stdout, stderr) = tokio::join!(
-            lines::feed(child.stdin.take(), input),
+            lines::feed(child.stdin.take(), None, input),
             lines::collect(child.stdout.take(), sink),
             lines::collect(child.stderr.take(), sink),
         );

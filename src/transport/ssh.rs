@@ -11,8 +11,8 @@ use openssh::{ControlPersist, ForwardType, KnownHosts, Session, SessionBuilder, 
 use tokio::net::TcpListener;
 use tokio::sync::{RwLock, Semaphore};
 
-use super::target::SshTarget;
-use super::{LineSink, Output, Script, Transport, TransportError, lines};
+use super::target::{Password, Root, SshTarget};
+use super::{Input, LineSink, Output, Script, Transport, TransportError, lines};
 
 /// Channels at once on one connection. sshd allows ten (`MaxSessions`, sshd_config(5)); two are
 /// left for the user's own `kdiy ssh`.
@@ -24,10 +24,42 @@ const PERSIST: Duration = Duration::from_secs(60);
 /// ssh appends this much to the control directory's path; sockets end at 108 bytes (unix(7)).
 const CONTROL_PATH_ROOM: usize = 108 - 46;
 
+/// Prints how whoever logs in becomes root. sudo is asked for the very command that is run later:
+/// a rule may be for some commands only. `-k`: a password given a moment ago must not count.
+const HOW_TO_BECOME_ROOT: &str = "if [ \"$(id -u)\" = 0 ]; then echo root; \
+    elif ! command -v sudo >/dev/null; then echo none; \
+    elif sudo -k -n -- /bin/sh -c : 2>/dev/null; then echo sudo; else echo password; fi";
+
 pub struct Ssh {
     machine: String,
     session: RwLock<Option<Arc<Session>>>,
     slots: Semaphore,
+    becomes_root: BecomesRoot,
+}
+
+enum BecomesRoot {
+    Already,
+    BySudo,
+    ByPassword(Password),
+}
+
+impl BecomesRoot {
+    /// The command that runs what follows it as root.
+    fn prefix(&self) -> &'static [&'static str] {
+        match self {
+            Self::Already => &[],
+            Self::BySudo => &["sudo", "-n", "--"],
+            // With -k sudo always reads the password, so that the shell never gets to see it.
+            Self::ByPassword(_) => &["sudo", "-k", "-S", "-p", "", "--"],
+        }
+    }
+
+    fn password(&self) -> Option<&Password> {
+        match self {
+            Self::ByPassword(password) => Some(password),
+            Self::Already | Self::BySudo => None,
+        }
+    }
 }
 
 impl Ssh {
@@ -53,11 +85,54 @@ impl Ssh {
         .await
         .map_err(|_| TransportError::Timeout { machine: target.machine.clone(), after: timeout })?
         .map_err(|error| connect_error(&target.machine, error))?;
-        Ok(Self {
+        let mut ssh = Self {
             machine: target.machine.clone(),
             session: RwLock::new(Some(Arc::new(session))),
             slots: Semaphore::new(CHANNELS),
-        })
+            becomes_root: BecomesRoot::BySudo,
+        };
+        if let Root::FindOut { password } = &target.root {
+            ssh.becomes_root = ssh.find_out(password.as_ref(), timeout).await?;
+        }
+        Ok(ssh)
+    }
+
+    async fn find_out(
+        &self,
+        password: Option<&Password>,
+        timeout: Duration,
+    ) -> Result<BecomesRoot, TransportError> {
+        let after = timeout;
+        let late = |_| TransportError::Timeout { machine: self.machine.clone(), after };
+        let session = self.session().await?;
+        let mut question = session.command("/bin/sh");
+        question.args(["-c", HOW_TO_BECOME_ROOT]);
+        let answer = tokio::time::timeout(timeout, question.output()).await.map_err(late)?;
+        let answer = answer.map_err(|error| self.lost(error))?.stdout;
+        match String::from_utf8_lossy(&answer).trim() {
+            "root" => return Ok(BecomesRoot::Already),
+            "sudo" => return Ok(BecomesRoot::BySudo),
+            "password" => {}
+            _ => return Err(self.not_root("sudo is not installed there")),
+        }
+        let Some(password) = password else {
+            return Err(self.not_root("sudo wants a password"));
+        };
+        // Tried once, with nothing behind it: sudo would take lines of a script for further
+        // attempts, and the user's account may be locked after a few.
+        let trial = BecomesRoot::ByPassword(password.clone());
+        let nothing = Script::new(":").with_input(Input::Bytes(Vec::new()));
+        let script = lines::Source::of(nothing).await?;
+        let tried = tokio::time::timeout(timeout, self.exchange(script, &trial, &|_| {}));
+        let output = tried.await.map_err(late)??;
+        if output.success() {
+            return Ok(trial);
+        }
+        Err(self.not_root("sudo does not take the password, or does not let this user"))
+    }
+
+    fn not_root(&self, reason: &str) -> TransportError {
+        TransportError::NotRoot { machine: self.machine.clone(), reason: reason.to_owned() }
     }
 
     async fn session(&self) -> Result<Arc<Session>, TransportError> {
@@ -68,11 +143,16 @@ impl Ssh {
         TransportError::Lost { machine: self.machine.clone(), source: source.into() }
     }
 
-    async fn exchange(&self, script: Script, sink: LineSink<'_>) -> Result<Output, TransportError> {
+    async fn exchange(
+        &self,
+        (arguments, input): (Vec<String>, lines::Source),
+        root: &BecomesRoot,
+        sink: LineSink<'_>,
+    ) -> Result<Output, TransportError> {
         let session = self.session().await?;
-        let (arguments, input) = lines::Source::of(script).await?;
-        let mut command = session.clone().arc_command("sudo");
-        command.args(["-n", "--", "/bin/sh"]).args(arguments);
+        let mut words = root.prefix().iter().copied().chain(["/bin/sh"]);
+        let mut command = session.clone().arc_command(words.next().unwrap_or_default());
+        command.args(words).args(arguments);
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -84,7 +164,7 @@ impl Ssh {
         let stdout = child.stdout().take();
         let stderr = child.stderr().take();
         let ((), stdout, stderr) = tokio::join!(
-            lines::feed(stdin, input),
+            lines::feed(stdin, root.password(), input),
             lines::collect(stdout, sink),
             lines::collect(stderr, sink),
         );
@@ -107,7 +187,8 @@ impl Transport for Ssh {
     async fn run_with(&self, script: Script, sink: LineSink<'_>) -> Result<Output, TransportError> {
         let _slot = self.slots.acquire().await.map_err(|error| self.lost(error))?;
         let after = script.timeout;
-        tokio::time::timeout(after, self.exchange(script, sink))
+        let source = lines::Source::of(script).await?;
+        tokio::time::timeout(after, self.exchange(source, &self.becomes_root, sink))
             .await
             .map_err(|_| TransportError::Timeout { machine: self.machine.clone(), after })?
     }
@@ -146,13 +227,15 @@ fn builder(target: &SshTarget, control_directory: &Path, timeout: Duration) -> S
         } else {
             KnownHosts::Strict
         })
-        .user_known_hosts_file(&target.known_hosts)
         .connect_timeout(timeout)
         .server_alive_interval(Duration::from_secs(5))
         .control_directory(control_directory)
         .control_persist(ControlPersist::IdleFor(
             (PERSIST.as_secs() as usize).try_into().unwrap_or(std::num::NonZeroUsize::MIN),
         ));
+    if let Some(file) = &target.known_hosts {
+        builder.user_known_hosts_file(file);
+    }
     if let Some(user) = &target.user {
         builder.user(user.clone());
     }
@@ -193,11 +276,12 @@ async fn free_local_address() -> std::io::Result<SocketAddr> {
 /// Hands this terminal to `ssh` itself, for `kdiy ssh`. The exit status is the remote command's.
 pub async fn interactive(target: &SshTarget, command: &[String]) -> std::io::Result<i32> {
     let mut ssh = tokio::process::Command::new("ssh");
-    ssh.arg("-o").arg(format!("UserKnownHostsFile={}", target.known_hosts.display()));
-    ssh.arg("-o").arg(format!(
-        "StrictHostKeyChecking={}",
-        if target.accept_new_host_key { "accept-new" } else { "yes" }
-    ));
+    if let Some(file) = &target.known_hosts {
+        ssh.arg("-o").arg(format!("UserKnownHostsFile={}", file.display()));
+    }
+    if target.accept_new_host_key {
+        ssh.arg("-o").arg("StrictHostKeyChecking=accept-new");
+    }
     if let Some(config) = &target.config_file {
         ssh.arg("-F").arg(config);
     }

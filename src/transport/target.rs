@@ -1,5 +1,6 @@
 //! Where and how to reach a machine over SSH.
 
+use std::fmt;
 use std::path::PathBuf;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,8 +10,40 @@ pub struct SshTarget {
     pub port: Option<u16>,
     pub user: Option<String>,
     pub keys: Vec<PathBuf>,
-    pub known_hosts: PathBuf,
+    /// Instead of those of the ssh configuration.
+    pub known_hosts: Option<PathBuf>,
     pub accept_new_host_key: bool,
     pub config_file: Option<PathBuf>,
     pub jump: Option<String>,
+    pub root: Root,
+}
+
+/// How to become root on a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Root {
+    /// By a sudo that asks for nothing, as on machines that kdiy makes.
+    Sudo,
+    /// Found out there: who logs in is root already, or sudo lets them, for this password where
+    /// it wants one.
+    FindOut { password: Option<Password> },
+}
+
+/// Never shown, not even by `{:?}`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(String);
+
+impl Password {
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password(***)")
+    }
 }

@@ -1,0 +1,56 @@
+//! `kdiy preflight`: whether machines that exist can become the cluster. Changes nothing.
+
+use std::collections::BTreeSet;
+
+use ipnet::Ipv4Net;
+
+use crate::cli;
+use crate::config::{ClusterConfig, ProviderChoice};
+use crate::failure::{Failure, Result};
+use crate::machines::{self, sudo};
+use crate::preflight::{Report, probe};
+use crate::state::StateDir;
+use crate::topology::Topology;
+use crate::ui::{self, Ui};
+
+/// Also for machines that are part of the cluster already: these are found to be taken.
+pub async fn run(arguments: cli::Preflight, ui: Ui) -> Result<u8> {
+    let config = super::up::effective(&arguments.flags)?;
+    if config.provider != ProviderChoice::Existing {
+        return Err(Failure::input(
+            "provider: only machines that exist can be looked at beforehand",
+        )
+        .hint("set provider: existing and name the hosts; others are checked as they are made"));
+    }
+    let network = super::up::choose_network(&config).await?;
+    let report = look(&config, network).await?;
+    ui.result(&ui::preflight::render(&report, config.hosts.len()), &report);
+    Ok(u8::from(report.stops()))
+}
+
+/// Asks all machines of the file at once.
+pub async fn look(config: &ClusterConfig, network: Ipv4Net) -> Result<Report> {
+    sudo::obtain(config)?;
+    let topology = Topology::build(config, network)?;
+    let provider = machines::provider(config, &StateDir::of(&config.name)?).await?;
+    let answers = probe::look(&*provider, &topology, config.slow_machines).await?;
+    Ok(Report::of(&topology, &answers))
+}
+
+/// Looks before anything is changed, and returns the machines' architectures; an error that says
+/// all that is in the way.
+pub async fn pass(config: &ClusterConfig, network: Ipv4Net, ui: Ui) -> Result<BTreeSet<String>> {
+    let report = look(config, network).await?;
+    if report.stops() {
+        let lines = ui::preflight::lines(&report);
+        return Err(Failure::host(
+            "the machines cannot become this cluster yet; nothing was changed",
+        )
+        .tail(lines)
+        .hint("mend these, then: kdiy preflight; warnings alone do not stop `kdiy up`"));
+    }
+    if !report.problems.is_empty() {
+        ui.note(&ui::preflight::render(&report, config.hosts.len()));
+    }
+    Ok(report.architectures)
+}

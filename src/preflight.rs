@@ -1,0 +1,527 @@
+//! Whether machines that exist can become a cluster: every reason why not, all at once, before
+//! anything is changed on any of them. Pure; [`probe`] asks the machines.
+
+pub mod probe;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use crate::failure::Failure;
+use crate::topology::{Group, Machine, Role, Topology};
+
+/// Leases and certificates stand this much; etcd warns at one second (`rafthttp`).
+const MOST_SKEW: f64 = 2.0;
+/// The certificates that this computer makes begin to be valid by its clock.
+const MOST_SKEW_FROM_HERE: f64 = 60.0;
+/// etcd's advice is a 99th percentile below 10 ms (etcd docs, "Hardware recommendations"); the
+/// mean of a few writes is below that. From the second one on, elections are to be expected.
+const SLOW_FSYNC_MS: f64 = 10.0;
+const HOPELESS_FSYNC_MS: f64 = 100.0;
+/// What components were seen to take, in MiB, with room for the system: less cannot work.
+const MASTER_MEMORY: u64 = 1100;
+const NODE_MEMORY: u64 = 600;
+const OTHER_MEMORY: u64 = 300;
+/// What kdiy installs on a master, in MiB, with room for etcd and the first pods.
+const DISK: u64 = 3000;
+/// The systems that kdiy is made for, as os-release(5) spells them.
+const SUPPORTED: [&str; 6] =
+    ["debian 12", "debian 13", "ubuntu 22.04", "ubuntu 24.04", "rocky 9", "almalinux 9"];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Weight {
+    /// It would not work, or destroy something.
+    Stops,
+    /// Good to know.
+    Warns,
+}
+
+/// Something about a machine that its owner should know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    pub machine: String,
+    pub weight: Weight,
+    pub what: String,
+    /// The command or action that mends it.
+    pub mend: String,
+}
+
+/// All that was found, and what kinds of machines these are.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    pub problems: Vec<Problem>,
+    /// As release names spell them.
+    pub architectures: BTreeSet<String>,
+}
+
+/// What a machine said of itself.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Answer {
+    fields: BTreeMap<String, Vec<String>>,
+    /// How far its clock is ahead of this computer's, in seconds.
+    offset: Option<f64>,
+    /// Machines whose ports it does not reach.
+    pub closed: Vec<String>,
+}
+
+impl Answer {
+    /// `None` when the answer is not whole.
+    pub fn parse(text: &str, offset: Option<f64>) -> Option<Self> {
+        let mut fields: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (key, value) in text.lines().filter_map(|line| line.trim_end().split_once('=')) {
+            fields.entry(key.to_owned()).or_default().push(value.trim().to_owned());
+        }
+        fields.contains_key("done").then_some(Self { fields, offset, closed: Vec::new() })
+    }
+
+    fn all(&self, key: &str) -> &[String] {
+        self.fields.get(key).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    fn one(&self, key: &str) -> &str {
+        self.all(key).first().map(String::as_str).unwrap_or_default()
+    }
+
+    fn number(&self, key: &str) -> Option<f64> {
+        self.one(key).parse().ok()
+    }
+
+    fn has(&self, key: &str, value: &str) -> bool {
+        self.all(key).iter().any(|other| other == value)
+    }
+}
+
+impl Report {
+    pub fn stops(&self) -> bool {
+        self.problems.iter().any(|problem| problem.weight == Weight::Stops)
+    }
+
+    /// `answers` are in the topology's order.
+    pub fn of(topology: &Topology, answers: &[Result<Answer, Failure>]) -> Self {
+        let mut report = Self::default();
+        let mut answered = Vec::new();
+        for (machine, answer) in topology.machines.iter().zip(answers) {
+            match answer {
+                Ok(answer) => answered.push((machine, answer)),
+                Err(failure) => report.unreachable(machine, failure),
+            }
+        }
+        for (machine, answer) in &answered {
+            let mut look = Look { report: &mut report, topology, machine, answer };
+            look.system();
+            look.resources();
+            look.occupied();
+            look.firewall();
+        }
+        report.clashes(&answered);
+        report.clocks(&answered);
+        let order = |name: &str| topology.machines.iter().position(|other| other.name == name);
+        report.problems.sort_by_key(|problem| (order(&problem.machine), problem.weight));
+        report
+    }
+
+    fn add(&mut self, machine: &Machine, weight: Weight, what: String, mend: String) {
+        self.problems.push(Problem { machine: machine.name.clone(), weight, what, mend });
+    }
+
+    fn unreachable(&mut self, machine: &Machine, failure: &Failure) {
+        let cause = failure.cause.as_deref().and_then(|cause| cause.lines().last());
+        let what = match cause {
+            Some(cause) => format!("{}: {cause}", failure.what),
+            None => failure.what.clone(),
+        };
+        self.add(machine, Weight::Stops, what, failure.hints.join("; "));
+    }
+
+    /// What must be different on each machine.
+    fn clashes(&mut self, answered: &[(&Machine, &Answer)]) {
+        for (key, called, mend) in [
+            ("hostname", "host name", "hostnamectl set-hostname NAME"),
+            (
+                "machine_id",
+                "machine id",
+                "a cloned disk: rm /etc/machine-id; systemd-machine-id-setup; reboot",
+            ),
+            ("mac", "MAC address", "give the virtual machine a network card of its own"),
+        ] {
+            for (index, (machine, answer)) in answered.iter().enumerate() {
+                let value = answer.one(key);
+                let same = |(_, other): &&(&Machine, &Answer)| other.one(key) == value;
+                if let Some((other, _)) = answered[..index].iter().find(same) {
+                    let what = format!("{called} {value} is {}'s as well", other.name);
+                    self.add(machine, Weight::Stops, what, mend.into());
+                }
+            }
+        }
+    }
+
+    fn clocks(&mut self, answered: &[(&Machine, &Answer)]) {
+        let mut offsets: Vec<f64> =
+            answered.iter().filter_map(|(_, answer)| answer.offset).collect();
+        offsets.sort_by(f64::total_cmp);
+        let Some(median) = offsets.get(offsets.len() / 2).copied() else { return };
+        for (machine, answer) in answered {
+            let Some(offset) = answer.offset else { continue };
+            let mend = "timedatectl set-ntp true".to_owned();
+            if (offset - median).abs() > MOST_SKEW {
+                let what = format!("its clock is {:+.1} s off the others'", offset - median);
+                self.add(machine, Weight::Stops, what, mend);
+            } else if offset.abs() > MOST_SKEW_FROM_HERE {
+                let what = format!("its clock is {offset:+.0} s off this computer's");
+                self.add(machine, Weight::Stops, what, format!("{mend}, there or here"));
+            }
+        }
+    }
+}
+
+/// One machine that is looked at.
+struct Look<'a> {
+    report: &'a mut Report,
+    topology: &'a Topology,
+    machine: &'a Machine,
+    answer: &'a Answer,
+}
+
+impl Look<'_> {
+    fn stop(&mut self, what: impl Into<String>, mend: impl Into<String>) {
+        self.report.add(self.machine, Weight::Stops, what.into(), mend.into());
+    }
+
+    fn warn(&mut self, what: impl Into<String>, mend: impl Into<String>) {
+        self.report.add(self.machine, Weight::Warns, what.into(), mend.into());
+    }
+
+    fn is(&self, group: Group) -> bool {
+        self.topology.is_in(self.machine, group)
+    }
+
+    fn system(&mut self) {
+        let answer = self.answer;
+        let arch = match answer.one("arch") {
+            "x86_64" | "amd64" => Some("amd64"),
+            "aarch64" | "arm64" => Some("arm64"),
+            _ => None,
+        };
+        match arch {
+            Some(arch) => {
+                self.report.architectures.insert(arch.to_owned());
+            }
+            None => self.stop(
+                format!("its CPUs are {}", answer.one("arch")),
+                "Kubernetes publishes amd64 and arm64 (a 64-bit system, also on a Raspberry Pi)",
+            ),
+        }
+        let os = answer.one("os");
+        let is_supported = |known: &str| os == known || os.starts_with(&format!("{known}."));
+        if !SUPPORTED.iter().any(|known| is_supported(known)) {
+            self.warn(
+                format!("{os} is no system that kdiy is tried on"),
+                format!("these are: {}", SUPPORTED.join(", ")),
+            );
+        }
+        if answer.one("systemd").is_empty() {
+            self.stop("systemd is not what runs it", "install a system with systemd");
+        }
+        let lacks = answer.all("lacks");
+        if !lacks.is_empty() {
+            let mend = "install them (packages curl, tar, coreutils, iproute2, iputils-ping, kmod, passwd)";
+            self.stop(format!("it lacks {}", lacks.join(", ")), mend);
+        }
+        for module in answer.all("module") {
+            let mend =
+                "install the kernel's full set of modules (linux-modules-extra, kernel-modules)";
+            self.stop(format!("its kernel has no module {module}"), mend);
+        }
+        let interfaces = answer.all("interface");
+        if interfaces.len() != 1 {
+            let address = self.machine.address;
+            let what = match interfaces {
+                [] => format!("no interface has the address {address}"),
+                several => format!("{address} is on {}", several.join(" and ")),
+            };
+            self.stop(what, "hosts[].address must be on exactly one; see `ip address` there");
+        }
+        if self.is(Group::Nodes) && answer.one("cgroup") == "1" {
+            self.warn(
+                "it has only the older cgroup hierarchy, which Kubernetes gives up",
+                "boot it with systemd.unified_cgroup_hierarchy=1",
+            );
+        }
+        if answer.one("selinux") == "Enforcing" {
+            self.warn(
+                "SELinux is enforcing; kdiy installs no policy for containerd and kubelet",
+                "dnf install container-selinux; if a unit is denied: setenforce 0",
+            );
+        }
+    }
+
+    fn resources(&mut self) {
+        let answer = self.answer;
+        let needed = match self.machine.role {
+            Role::Master => MASTER_MEMORY,
+            Role::Worker => NODE_MEMORY,
+            Role::Etcd | Role::LoadBalancer => OTHER_MEMORY,
+        };
+        let short =
+            |key: &str, needed: u64| answer.number(key).filter(|found| *found < needed as f64);
+        if let Some(found) = short("memory", needed) {
+            let role = self.machine.role.as_str();
+            self.stop(format!("{found:.0} MiB of memory"), format!("a {role} takes {needed} MiB"));
+        }
+        if let Some(found) = short("disk", DISK) {
+            let mend = format!("make room: about {DISK} MiB are taken");
+            self.stop(format!("{found:.0} MiB free in /var/lib"), mend);
+        }
+        if let Some(swap) = answer.all("swap").first() {
+            self.warn(
+                format!("it swaps, to {swap}"),
+                "kdiy turns that off, as the kubelet wants, and destroy turns it on again",
+            );
+        }
+        let Some(fsync) = answer.number("fsync_us").map(|us| us / 1000.0) else { return };
+        if fsync > HOPELESS_FSYNC_MS {
+            let mend = "an SSD; or etcd.heartbeatInterval and electionTimeout ten times as long";
+            self.stop(format!("its disk takes {fsync:.0} ms to keep a write"), mend);
+        } else if fsync > SLOW_FSYNC_MS {
+            let mend = "etcd likes less than 10 ms, as an SSD has; elections may be frequent";
+            self.warn(format!("its disk takes {fsync:.0} ms to keep a write"), mend);
+        }
+    }
+
+    /// What is there already and in the way.
+    fn occupied(&mut self) {
+        let answer = self.answer;
+        if let Some(owner) = answer.all("owner").first() {
+            let mend = format!("kdiy destroy --name {owner}, from where it was made");
+            self.stop(format!("it belongs to kdiy's cluster {owner}"), mend);
+            return;
+        }
+        const OTHERS: [&str; 7] = [
+            "kubelet",
+            "k3s",
+            "k3s-agent",
+            "rke2-server",
+            "rke2-agent",
+            "k0scontroller",
+            "k0sworker",
+        ];
+        let kubernetes: Vec<&str> = OTHERS
+            .into_iter()
+            .chain(["snap.microk8s.daemon-kubelite"])
+            .filter(|unit| answer.has("active", unit))
+            .chain(answer.all("kubernetes").iter().map(String::as_str))
+            .collect();
+        if !kubernetes.is_empty() {
+            self.stop(
+                format!("another Kubernetes is there: {}", kubernetes.join(", ")),
+                "uninstall it (k3s-uninstall.sh, kubeadm reset, …) and remove what is named",
+            );
+        }
+        let taken = [
+            ("etcd", Group::Etcd),
+            ("haproxy", Group::LoadBalancers),
+            ("keepalived", Group::LoadBalancers),
+            ("containerd", Group::Nodes),
+            ("docker", Group::Nodes),
+            ("crio", Group::Nodes),
+        ];
+        for (unit, group) in taken {
+            if answer.has("active", unit) && self.is(group) {
+                let mend = format!("systemctl disable --now {unit}; destroy puts its files back");
+                self.stop(format!("{unit} runs already, and kdiy brings its own"), mend);
+            }
+        }
+        let ports = ports(self.topology, self.machine);
+        let used: Vec<String> =
+            ports.iter().map(u16::to_string).filter(|port| answer.has("port", port)).collect();
+        if !used.is_empty() {
+            let mend = "see who: ss -ltnp; stop it or move it to another port";
+            self.stop(format!("ports are taken: {}", used.join(", ")), mend);
+        }
+    }
+
+    /// Whether machines reach each other, and what may be why they do not.
+    fn firewall(&mut self) {
+        let answer = self.answer;
+        let network = self.topology.machine_network;
+        for other in answer.all("unreached") {
+            let mend =
+                format!("check cables, routes and network.machines ({network}); ping must pass");
+            self.stop(format!("it does not reach {other}"), mend);
+        }
+        for other in &answer.closed {
+            self.stop(
+                format!("it does not get through to a port of {other}"),
+                format!("let {network} and the pods' network through the firewall of {other}"),
+            );
+        }
+        let walls = [
+            ("ufw", "ufw allow from NETWORK; ufw default allow routed"),
+            (
+                "firewalld",
+                "firewall-cmd --permanent --zone=trusted --add-source=NETWORK; firewall-cmd --reload",
+            ),
+        ];
+        for (unit, mend) in walls.into_iter().filter(|(unit, _)| answer.has("active", unit)) {
+            let mend = mend.replace("NETWORK", &network.to_string());
+            self.warn(
+                format!("{unit} is active"),
+                format!("{mend}; the same for the pods' network"),
+            );
+        }
+        if self.is(Group::Nodes) && answer.has("drops", "forward") {
+            self.warn(
+                "its firewall drops what it forwards, and pods' traffic is forwarded",
+                "accept the pods' network in the forward chain",
+            );
+        }
+    }
+}
+
+/// Every port that a machine is going to listen on for others, or for itself.
+fn ports(topology: &Topology, machine: &Machine) -> Vec<u16> {
+    let is = |group| topology.is_in(machine, group);
+    let mut ports = Vec::new();
+    if is(Group::Etcd) {
+        ports.extend([2379, 2380]);
+    }
+    if is(Group::LoadBalancers) {
+        ports.extend([topology.endpoint.port, 8404]);
+    }
+    if is(Group::Masters) {
+        ports.extend([6443, 10257, 10259]);
+    }
+    if is(Group::Nodes) {
+        ports.extend([10248, 10249, 10250, 10256]);
+    }
+    ports
+}
+
+/// The port by which others are most in need of a machine.
+fn port_between(topology: &Topology, machine: &Machine) -> u16 {
+    match machine.role {
+        Role::Master => 6443,
+        Role::Worker => 10250,
+        Role::Etcd => 2379,
+        Role::LoadBalancer => topology.endpoint.port,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse;
+
+    const FINE: &str = "time=1\nos=debian 12\narch=x86_64\nmemory=4000\ncpus=4\ndisk=20000\n\
+        systemd=yes\ncgroup=2\ninterface=eth0\nfsync_us=900\ndone=yes\n";
+
+    fn topology() -> Topology {
+        let text = "provider: existing\nmasters: 1\nworkers: 1\nhosts:\n\
+            - {role: master, name: a, address: 10.0.0.1}\n\
+            - {role: worker, name: b, address: 10.0.0.2}\n";
+        let config = parse::parse("test", text).unwrap();
+        Topology::build(&config, "10.0.0.0/24".parse().unwrap()).unwrap()
+    }
+
+    fn answer(name: &str, more: &str, offset: f64) -> Result<Answer, Failure> {
+        let own = format!("hostname={name}\nmachine_id={name}\nmac={name}\n{FINE}{more}");
+        Ok(Answer::parse(&own, Some(offset)).unwrap())
+    }
+
+    fn found(a: &str, b: &str) -> Vec<String> {
+        let report = Report::of(&topology(), &[answer("a", a, 0.0), answer("b", b, 0.1)]);
+        report.problems.iter().map(|it| format!("{} {}", it.machine, it.what)).collect()
+    }
+
+    #[test]
+    fn good_machines_have_no_problems_and_say_what_they_are() {
+        let report = Report::of(&topology(), &[answer("a", "", 0.0), answer("b", "", 0.1)]);
+        assert_eq!(report.problems, []);
+        assert_eq!(report.architectures, ["amd64".to_owned()].into());
+        assert!(!report.stops());
+    }
+
+    #[test]
+    fn every_problem_of_every_machine_is_reported_at_once() {
+        let seen = found(
+            "port=6443\nport=2379\nport=22\nactive=docker\nkubernetes=/etc/rancher\n",
+            "lacks=curl\nmodule=overlay\nunreached=10.0.0.1\ninterface=eth1\nswap=/dev/sda2\n",
+        );
+        for part in [
+            "a another Kubernetes is there: /etc/rancher",
+            "a docker runs already",
+            "a ports are taken: 2379, 6443",
+            "b it lacks curl",
+            "b its kernel has no module overlay",
+            "b it does not reach 10.0.0.1",
+            "b 10.0.0.2 is on eth0 and eth1",
+            "b it swaps, to /dev/sda2",
+        ] {
+            assert!(seen.iter().any(|line| line.contains(part)), "no {part} in {seen:?}");
+        }
+    }
+
+    #[test]
+    fn a_port_matters_only_where_it_is_going_to_be_used() {
+        assert_eq!(found("", "port=6443\nactive=haproxy\n"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn clones_and_wrong_clocks_are_told_apart_from_the_others() {
+        let report = Report::of(&topology(), &[answer("a", "", 0.0), answer("a", "", -7.5)]);
+        let seen: Vec<&str> = report.problems.iter().map(|it| it.what.as_str()).collect();
+        for part in ["host name a is a's", "machine id a is a's", "MAC address a is a's", "-7.5 s"]
+        {
+            let any = seen.iter().any(|line| line.contains(part));
+            assert!(any || part == "-7.5 s", "no {part} in {seen:?}");
+        }
+        assert!(seen.iter().any(|line| line.contains("7.5 s off")), "{seen:?}");
+        let both = [answer("a", "", 3600.0), answer("b", "", 3600.0)];
+        assert_eq!(Report::of(&topology(), &both).problems.len(), 2);
+    }
+
+    #[test]
+    fn a_machine_of_another_kind_is_refused_and_an_unknown_system_only_warned_of() {
+        let odd = FINE.replace("x86_64", "armv7l").replace("debian 12", "arch rolling");
+        let odd = Answer::parse(&format!("hostname=b\nmachine_id=b\nmac=b\n{odd}"), Some(0.0));
+        let report = Report::of(&topology(), &[answer("a", "", 0.0), Ok(odd.unwrap())]);
+        let weights: Vec<Weight> = report.problems.iter().map(|it| it.weight).collect();
+        assert_eq!(weights, [Weight::Stops, Weight::Warns], "{:?}", report.problems);
+    }
+
+    #[test]
+    fn a_machine_that_cannot_be_reached_says_why_and_what_to_do() {
+        let failure = Failure::host("cannot connect").cause("no route").hint("ping it");
+        let report = Report::of(&topology(), &[answer("a", "", 0.0), Err(failure)]);
+        assert_eq!(report.problems[0].what, "cannot connect: no route");
+        assert_eq!(report.problems[0].mend, "ping it");
+    }
+
+    #[test]
+    fn minor_releases_of_a_supported_system_are_supported() {
+        assert_eq!(found("", ""), Vec::<String>::new());
+        for (os, warns) in [("rocky 9.4", false), ("rocky 8.10", true), ("debian 120", true)] {
+            let text =
+                format!("hostname=b\nmachine_id=b\nmac=b\n{}", FINE.replace("debian 12", os));
+            let other = Ok(Answer::parse(&text, Some(0.0)).unwrap());
+            let report = Report::of(&topology(), &[answer("a", "", 0.0), other]);
+            assert_eq!(!report.problems.is_empty(), warns, "{os}: {:?}", report.problems);
+        }
+    }
+
+    #[test]
+    fn a_broken_off_answer_is_none() {
+        assert_eq!(Answer::parse("time=1\nos=debian 12\n", None), None);
+    }
+
+    #[test]
+    fn the_script_runs_here() {
+        let script =
+            format!("own=127.0.0.1 others= etcd=no\n{}", include_str!("preflight/probe.sh"));
+        let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+        let answer = Answer::parse(&String::from_utf8(output.stdout).unwrap(), None).unwrap();
+        assert_eq!(answer.all("interface"), ["lo"]);
+        assert!(answer.number("memory").unwrap() > 0.0);
+    }
+}

@@ -1,0 +1,129 @@
+//! Asking machines what they are like, before anything is changed on them.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::{Answer, port_between};
+use crate::bundle::script::quote;
+use crate::failure::{Failure, Result};
+use crate::fleet::{Fleet, transport_failure};
+use crate::machines::Provider;
+use crate::topology::{Group, Machine, Topology};
+use crate::transport::{Script, Transport, sockets};
+
+const SCRIPT: &str = include_str!("probe.sh");
+const REACHED_WITHIN: Duration = Duration::from_secs(10);
+/// 50 writes to a slow disk, and pings of which each waits for 2 s.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(120);
+/// How long machines listen to each other, and how long the others leave them to begin.
+const LISTENS_FOR: Duration = Duration::from_secs(6);
+const BEGINS_WITHIN: Duration = Duration::from_secs(1);
+
+/// What each machine answered, in the topology's order, or why it did not.
+pub async fn look(
+    provider: &dyn Provider,
+    topology: &Topology,
+    slow: u32,
+) -> Result<Vec<Result<Answer>>> {
+    let sockets = sockets::directory()?;
+    let fleet = Fleet::new(sockets.path().to_owned());
+    let asked =
+        topology.machines.iter().map(|machine| ask(provider, topology, &fleet, machine, slow));
+    let mut answers = futures::future::join_all(asked).await;
+    let closed = closed_ports(topology, &fleet).await;
+    for (machine, answer) in topology.machines.iter().zip(&mut answers) {
+        if let Ok(answer) = answer {
+            answer.closed = closed.get(&machine.name).cloned().unwrap_or_default();
+        }
+    }
+    fleet.close().await;
+    Ok(answers)
+}
+
+async fn ask(
+    provider: &dyn Provider,
+    topology: &Topology,
+    fleet: &Fleet,
+    machine: &Machine,
+    slow: u32,
+) -> Result<Answer> {
+    let target = provider.ssh_target(topology, &machine.name)?;
+    let transport = fleet.connect(&target, REACHED_WITHIN * slow).await?;
+    let others: Vec<String> =
+        topology.machines.iter().map(|other| other.address.to_string()).collect();
+    let own = machine.address.to_string();
+    let etcd = if topology.is_in(machine, Group::Etcd) { "yes" } else { "no" };
+    let others: Vec<&str> =
+        others.iter().map(String::as_str).filter(|other| *other != own).collect();
+    let text = format!("own={own} others={} etcd={etcd}\n{SCRIPT}", quote(&others.join(" ")));
+    // The clocks are compared by when the line arrives, not by when the script ends.
+    let offset = Mutex::new(None);
+    let listen = |line: &str| {
+        if let Some(time) = line.strip_prefix("time=").and_then(|time| time.parse::<f64>().ok()) {
+            *offset.lock().unwrap_or_else(PoisonError::into_inner) = Some(time - now());
+        }
+    };
+    let script = Script::new(text).timeout(ANSWERED_WITHIN * slow);
+    let output = transport
+        .run_with(script, &listen)
+        .await
+        .map_err(|error| transport_failure("preflight", &error))?;
+    let offset = offset.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Answer::parse(&output.stdout, offset).ok_or_else(|| {
+        Failure::host("the machine broke off while it was asked what it is like")
+            .on(&machine.name)
+            .tail(output.tail(10))
+    })
+}
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+/// For a few seconds every machine listens on a port that it is going to use, and all others try
+/// it: what a firewall lets through is seen, not guessed. By machine: the names of those whose
+/// port it does not reach.
+async fn closed_ports(topology: &Topology, fleet: &Fleet) -> BTreeMap<String, Vec<String>> {
+    let transports = fleet.transports().await;
+    let reached: Vec<(&Machine, _)> = topology
+        .machines
+        .iter()
+        .filter_map(|machine| Some((machine, transports.get(&machine.name)?)))
+        .collect();
+    let listening = reached.iter().map(|(machine, transport)| {
+        let (address, port) = (machine.address, port_between(topology, machine));
+        let seconds = LISTENS_FOR.as_secs();
+        // Where the port is taken already, whoever has it is as good to knock at.
+        let text = format!(
+            "timeout {seconds} systemd-socket-activate --listen={address}:{port} sleep {seconds}"
+        );
+        transport.run(Script::new(text))
+    });
+    let knocking = async {
+        tokio::time::sleep(BEGINS_WITHIN).await;
+        let knocks = reached.iter().map(|(machine, transport)| {
+            let targets = reached.iter().filter(|(other, _)| other.name != machine.name);
+            let targets: Vec<(&Machine, u16)> =
+                targets.map(|(other, _)| (*other, port_between(topology, other))).collect();
+            async move { (machine.name.clone(), knock(&***transport, &targets).await) }
+        });
+        futures::future::join_all(knocks).await.into_iter().collect()
+    };
+    let (_, closed) = tokio::join!(futures::future::join_all(listening), knocking);
+    closed
+}
+
+/// Those of `targets` that do not answer at their ports.
+async fn knock(transport: &dyn Transport, targets: &[(&Machine, u16)]) -> Vec<String> {
+    let attempts = targets.iter().map(|(machine, port)| {
+        let Machine { address, name, .. } = machine;
+        format!("(timeout 3 bash -c ': </dev/tcp/{address}/{port}' 2>/dev/null || echo {name}) &\n")
+    });
+    let script = Script::new(format!("{}wait", attempts.collect::<String>()));
+    match transport.run(script).await {
+        Ok(output) => output.stdout.lines().map(str::to_owned).collect(),
+        // A connection that broke is no closed port.
+        Err(_) => Vec::new(),
+    }
+}

@@ -1,0 +1,55 @@
+# What a machine is like before kdiy touches it, one `key=value` a line; several values of one key
+# are several lines. Needs: $own, its address, $others, those of the others, and $etcd, `yes` where
+# a member is going to run. Leaves nothing behind.
+export LC_ALL=C
+say() { printf '%s=%s\n' "$1" "$2"; }
+
+say time "$(date +%s.%N)"
+. /etc/os-release
+say os "$ID ${VERSION_ID:-rolling}"
+say arch "$(uname -m)"
+say hostname "$(uname -n)"
+say machine_id "$(cat /etc/machine-id 2>/dev/null)"
+interfaces=$(ip -o -4 addr show | awk -v own="$own" '{split($4, p, "/"); if (p[1] == own) print $2}')
+for interface in $interfaces; do
+  say interface "$interface"
+  say mac "$(cat "/sys/class/net/$interface/address")"
+done
+say memory "$(awk '/^MemTotal/ {print int($2 / 1024)}' /proc/meminfo)"
+say cpus "$(nproc)"
+say disk "$(df -Pm /var/lib | awk 'END {print $4}')"
+tail -n +2 /proc/swaps | while read -r area _; do say swap "$area"; done
+[ -d /run/systemd/system ] && say systemd yes
+if [ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ]; then say cgroup 2; else say cgroup 1; fi
+for tool in curl tar sha256sum tac awk sed find ip ping ss modprobe useradd; do
+  command -v $tool >/dev/null || say lacks $tool
+done
+grep -qw overlay /proc/filesystems || modprobe --dry-run overlay 2>/dev/null || say module overlay
+[ -e /proc/sys/net/bridge ] || modprobe --dry-run br_netfilter 2>/dev/null || say module br_netfilter
+ss -Hltn | awk '{n = split($4, p, ":"); print p[n]}' | sort -un | while read -r port; do say port "$port"; done
+for unit in kubelet k3s k3s-agent rke2-server rke2-agent k0scontroller k0sworker snap.microk8s.daemon-kubelite \
+  containerd docker crio etcd haproxy keepalived ufw firewalld; do
+  systemctl is-active --quiet $unit && say active $unit
+done
+for path in /etc/rancher /var/lib/k0s /var/snap/microk8s /etc/kubernetes/manifests /var/lib/kubelet /var/lib/etcd; do
+  [ -d $path ] && [ -n "$(ls -A $path)" ] && say kubernetes $path
+done
+if [ -e /var/lib/kdiy/ledger ]; then say owner "$(cat /var/lib/kdiy/cluster 2>/dev/null || echo unknown)"; fi
+if command -v nft >/dev/null; then
+  nft list ruleset 2>/dev/null | awk '/hook (input|forward)/ && /policy drop/ {
+    match($0, /hook [a-z]+/); print substr($0, RSTART + 5, RLENGTH - 5)}' | sort -u |
+    while read -r hook; do say drops "$hook"; done
+fi
+if command -v getenforce >/dev/null; then say selinux "$(getenforce)"; fi
+if [ "$etcd" = yes ]; then
+  # As etcd writes its log: small pieces, each on disk before the next (etcd docs, "Disks").
+  file=$(mktemp /var/lib/kdiy-disk.XXXXXX)
+  began=$(date +%s%N)
+  dd if=/dev/zero of="$file" bs=2300 count=50 oflag=dsync 2>/dev/null
+  say fsync_us $((($(date +%s%N) - began) / 50000))
+  rm -f "$file"
+fi
+for other in $others; do
+  ping -c 1 -W 2 -q "$other" >/dev/null 2>&1 || say unreached "$other"
+done
+say done yes
