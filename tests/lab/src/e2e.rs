@@ -5,6 +5,7 @@
 mod cis;
 pub mod cluster;
 mod drills;
+pub mod existing;
 mod identity;
 mod leaks;
 mod plan;

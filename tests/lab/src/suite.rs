@@ -21,6 +21,8 @@ pub enum Lane {
     Drills,
     /// A cluster by hand: the guide's blocks, carried out without kdiy
     Runbook,
+    /// Machines that exist without kdiy, there and back
+    Existing,
     /// A master and a worker as virtual machines; only when it is named
     Vm,
     /// 3 masters and 2 workers as virtual machines; only when it is named
@@ -31,8 +33,8 @@ impl Lane {
     /// What of it is done on the cluster that lanes share.
     fn part(self) -> Option<Part> {
         match self {
-            // Virtual machines have a cluster of their own: `vm::lane::run`.
-            Self::Code | Self::Runbook | Self::Vm | Self::VmFull => None,
+            // These have clusters of their own.
+            Self::Code | Self::Runbook | Self::Existing | Self::Vm | Self::VmFull => None,
             Self::Cluster => Some(Part::Cluster),
             Self::Drills => Some(Part::Drills),
         }
@@ -68,6 +70,9 @@ pub fn run(cache: &Path, only: &[Lane]) -> Result<()> {
             }
             if lanes.contains(&Lane::Runbook) {
                 tally.run(e2e::runbook::stage(lab, cache)?);
+            }
+            if lanes.contains(&Lane::Existing) {
+                tally.run(e2e::existing::stage(lab, cache)?);
             }
         }
     }
