@@ -71,7 +71,6 @@ pub enum Command {
     /// Log in to a machine, or run a command there
     #[command(after_help = examples::SSH)]
     Ssh(Ssh),
-    /// Look whether machines that exist can become the cluster; changes nothing
     Preflight(Box<Preflight>),
     /// Where the time of a run went
     #[command(after_help = examples::TIMINGS)]
