@@ -333,8 +333,10 @@ pub struct HostSsh {
     pub config: Option<PathBuf>,
     /// Believe a host key that is not known yet, and remember it. One that has changed is refused
     /// whatever this says.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub accept_new_host_key: bool,
     /// `sudo` wants a password: it is asked for once, or comes from `$KDIY_SUDO_PASSWORD` or from
     /// the file (0600) that `$KDIY_SUDO_PASSWORD_FILE` names.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub sudo_password: bool,
 }
