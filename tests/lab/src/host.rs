@@ -126,7 +126,7 @@ pub fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0)
 }
 
-fn present(program: &str) -> bool {
+pub fn present(program: &str) -> bool {
     if program.starts_with('/') {
         return Path::new(program).exists();
     }

@@ -84,8 +84,13 @@ impl<'a, G: Ground> Cluster<'a, G> {
         self.directory.join("state")
     }
 
+    /// The cluster's own directory in there.
+    pub fn home(&self) -> PathBuf {
+        self.state().join(self.name)
+    }
+
     pub fn state_is_gone(&self) -> Result<()> {
-        let state = self.state().join(self.name);
+        let state = self.home();
         ensure!(!state.exists(), "{} is left", state.display());
         Ok(())
     }
@@ -136,6 +141,16 @@ impl Cluster<'_> {
         let filter = format!("name=^/?{}-", self.name);
         let list = ["ps", "--filter", &filter, "--format", "{{.Names}}"];
         Ok(host::ask(self.docker().args(list))?.lines().map(str::to_owned).collect())
+    }
+
+    /// Its whole name, of `master-1`.
+    pub fn machine(&self, which: &str) -> String {
+        format!("{}-{which}", self.name)
+    }
+
+    /// What a script, run as root on a machine, says; it must succeed.
+    pub fn on(&self, machine: &str, script: &str) -> Result<String> {
+        host::ask(self.docker().args(["exec", machine, "/bin/sh", "-c", script]))
     }
 
     pub fn docker(&self) -> Command {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::stage::{Check, Stage};
-use crate::{Ready, host};
+use crate::{Ground as _, Ready, host};
 
 const NAME: &str = "lab-existing";
 const SUBNET: &str = "172.30.57.0/24";
