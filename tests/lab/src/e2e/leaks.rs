@@ -229,10 +229,15 @@ impl Needles {
 }
 
 fn add_lines(pem: &str, needles: &mut BTreeSet<String>) {
-    let lines =
-        pem.lines().filter(|line| !line.starts_with("-----") && line.len() >= SHORTEST_LINE);
-    // The beginning of an OpenSSH key is the same in all of them; of others, it names the kind.
-    needles.extend(lines.skip(1).map(str::to_owned));
+    let lines: Vec<&str> = pem
+        .lines()
+        .filter(|line| !line.starts_with("-----") && line.len() >= SHORTEST_LINE)
+        .collect();
+    // The first line names the kind of key and is the same in all of an OpenSSH kind; the last one
+    // of an elliptic curve's key is of its public half, which certificates hold as well.
+    if let [_, between @ .., _] = lines.as_slice() {
+        needles.extend(between.iter().map(|line| (*line).to_owned()));
+    }
 }
 
 fn visit(at: &Path, see: &mut impl FnMut(&Path) -> Result<()>) -> Result<()> {

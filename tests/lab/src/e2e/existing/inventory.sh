@@ -15,7 +15,7 @@ getent group | sed 's/^/group /'
 systemctl list-unit-files --no-legend --plain | awk '{print "unit-file", $1, $2}' | sort
 systemctl list-units --no-legend --plain --type=service,socket,timer,target,mount |
   awk '{print "unit", $1, $3, $4}' | sort
-nft list ruleset | sed '/^#/d; s/^/nft /'
+nft --stateless list ruleset | sed '/^#/d; s/^/nft /'
 ip -o link | awk -F': ' '{print "link", $2}'
 ip -o addr | awk '{print "address", $2, $3, $4}'
 ip route show table all | sed 's/^/route /'
