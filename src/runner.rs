@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::artifacts::{Installable, Store};
 use crate::cluster::{certificates, manifests, nodes};
+use crate::crash::{self, Moment};
 use crate::engine::{Done, Failed, Work};
 use crate::event::{Events, TaskId, TaskKind};
 use crate::failure::{Failure, Result};
@@ -90,6 +91,7 @@ impl Work for Runner {
 
 impl Runner {
     async fn carry_out(&self, task: &Task) -> Result<Done, Failed> {
+        crash::stop_at(&task.id, Moment::Before);
         let done = match task.kind {
             TaskKind::Machine if task.id == plan::MAKE => self.make(task).await?,
             TaskKind::Machine => self.reach(task).await?,
@@ -101,6 +103,7 @@ impl Runner {
         if !done.changes.is_empty() {
             self.changed.lock().await.insert(task.id.clone());
         }
+        crash::stop_at(&task.id, Moment::After);
         Ok(done)
     }
 

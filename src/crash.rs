@@ -1,0 +1,38 @@
+//! A hook for tests, and no other use: `KDIY_STOP_AT=TASK[:before|:after]` ends this process where
+//! that task begins or ends, as a loss of power would. Nothing is flushed, nobody is told, and
+//! whatever else is under way is cut off.
+
+/// Names the boundary, such as `etcd@kdiy-master-1:after`.
+const VARIABLE: &str = "KDIY_STOP_AT";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    Before,
+    After,
+}
+
+/// Does not return where this is the boundary to stop at.
+pub fn stop_at(task: &str, moment: Moment) {
+    if std::env::var(VARIABLE).is_ok_and(|wanted| boundary(&wanted) == (task, moment)) {
+        std::process::abort();
+    }
+}
+
+fn boundary(wanted: &str) -> (&str, Moment) {
+    match wanted.strip_suffix(":after") {
+        Some(task) => (task, Moment::After),
+        None => (wanted.strip_suffix(":before").unwrap_or(wanted), Moment::Before),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_boundary_is_one_side_of_a_task() {
+        assert_eq!(boundary("gate:etcd:after"), ("gate:etcd", Moment::After));
+        assert_eq!(boundary("etcd@m-1:before"), ("etcd@m-1", Moment::Before));
+        assert_eq!(boundary("make"), ("make", Moment::Before));
+    }
+}
