@@ -11,6 +11,7 @@ mod leaks;
 mod plan;
 mod pods;
 mod power;
+pub mod recovery;
 pub mod runbook;
 mod tampered;
 
@@ -139,11 +140,7 @@ fn up(cluster: &Cluster) -> Result<String> {
 
 fn second_up_changes_nothing(cluster: &Cluster) -> Result<String> {
     let run = cluster.up(MASTERS, WORKERS)?;
-    let changed: Vec<&str> = run
-        .of_kind("task-finished")
-        .filter(|event| event["outcome"] == "changed")
-        .filter_map(|event| event["task"].as_str())
-        .collect();
+    let changed = run.changed();
     ensure!(changed.is_empty(), "changed {}", changed.join(", "));
     let last = run.last()?;
     ensure!(last["changed"] == 0, "the run says that it changed {}", last["changed"]);

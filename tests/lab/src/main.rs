@@ -2,6 +2,7 @@
 
 mod audit;
 mod bench;
+mod chance;
 mod docker;
 mod e2e;
 mod host;
@@ -56,6 +57,9 @@ enum Lab {
         /// Only these parts; may be given several times
         #[arg(long, value_enum)]
         lane: Vec<suite::Lane>,
+        /// Repeats what an earlier run left to chance; every run prints its own
+        #[arg(long)]
+        seed: Option<u64>,
     },
     /// Measure how long a 3+2 cluster takes, and what it waits for
     Bench,
@@ -117,7 +121,7 @@ fn carry_out(command: Lab) -> Result<()> {
             docker::stop(&cache)?;
             vm::stop(&cache)
         }
-        Lab::Test { lane } => suite::run(&cache, &lane),
+        Lab::Test { lane, seed } => suite::run(&cache, &lane, seed.unwrap_or_else(chance::seed)),
         Lab::Bench => bench::run(&cache),
     }
 }

@@ -23,6 +23,8 @@ pub enum Lane {
     Runbook,
     /// Machines that exist without kdiy, there and back
     Existing,
+    /// A 1+1 cluster under whose every run something breaks
+    Recovery,
     /// A master and a worker as virtual machines; only when it is named
     Vm,
     /// 3 masters and 2 workers as virtual machines; only when it is named
@@ -34,16 +36,21 @@ impl Lane {
     fn part(self) -> Option<Part> {
         match self {
             // These have clusters of their own.
-            Self::Code | Self::Runbook | Self::Existing | Self::Vm | Self::VmFull => None,
+            Self::Code
+            | Self::Runbook
+            | Self::Existing
+            | Self::Recovery
+            | Self::Vm
+            | Self::VmFull => None,
             Self::Cluster => Some(Part::Cluster),
             Self::Drills => Some(Part::Drills),
         }
     }
 }
 
-/// Runs these lanes, or all. Ends with a line `N passed, N failed`; an error unless everything
-/// passed.
-pub fn run(cache: &Path, only: &[Lane]) -> Result<()> {
+/// Runs these lanes, or all. `seed` decides what is left to chance. Ends with a line
+/// `N passed, N failed`; an error unless everything passed.
+pub fn run(cache: &Path, only: &[Lane], seed: u64) -> Result<()> {
     // Emulated machines can take longer than a usual run may.
     let usual = |lane: &Lane| only.is_empty() && !matches!(lane, Lane::Vm | Lane::VmFull);
     let wanted = |lane: &Lane| usual(lane) || only.contains(lane);
@@ -73,6 +80,9 @@ pub fn run(cache: &Path, only: &[Lane]) -> Result<()> {
             }
             if lanes.contains(&Lane::Existing) {
                 tally.run(e2e::existing::stage(lab, cache)?);
+            }
+            if lanes.contains(&Lane::Recovery) {
+                tally.run(e2e::recovery::stage(lab, cache, seed)?);
             }
         }
     }

@@ -34,11 +34,16 @@ impl<'a, G: Ground> Cluster<'a, G> {
     }
 
     pub fn up(&self, masters: usize, workers: usize) -> Result<Run> {
-        let mut up = self.wanted("up", masters, workers);
-        let said = host::ask(up.args(["--yes", "--output", "json"]))?;
+        let said = host::ask(&mut self.up_command(masters, workers))?;
         let mut file = fs::OpenOptions::new().create(true).append(true).open(self.said())?;
         file.write_all(said.as_bytes())?;
         Run::parse(&said)
+    }
+
+    pub fn up_command(&self, masters: usize, workers: usize) -> Command {
+        let mut up = self.wanted("up", masters, workers);
+        up.args(["--yes", "--output", "json"]);
+        up
     }
 
     /// A verb that takes the flags of `up`.
@@ -78,6 +83,11 @@ impl<'a, G: Ground> Cluster<'a, G> {
 
     pub fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// For files that a check needs.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     pub fn state(&self) -> PathBuf {
@@ -180,6 +190,19 @@ pub struct Run {
 }
 
 impl Run {
+    /// Of a run that was killed: its last line may be half a line.
+    pub fn parse_whole_lines(text: &str) -> Result<Self> {
+        Self::parse(text.rsplit_once('\n').map_or("", |(whole, _)| whole))
+    }
+
+    /// Tasks that changed something.
+    pub fn changed(&self) -> Vec<&str> {
+        self.of_kind("task-finished")
+            .filter(|event| event["outcome"] == "changed")
+            .filter_map(|event| event["task"].as_str())
+            .collect()
+    }
+
     fn parse(text: &str) -> Result<Self> {
         let events = text
             .lines()
@@ -221,6 +244,8 @@ mod tests {
     #[test]
     fn a_run_that_broke_off_is_no_run() {
         assert!(Run::parse("kdiy: something\n").is_err());
-        assert!(Run::parse("{\"event\":\"note\"}\n").unwrap().last().is_err());
+        let cut = "{\"event\":\"note\"}\n{\"eve";
+        assert!(Run::parse(cut).is_err());
+        assert!(Run::parse_whole_lines(cut).unwrap().last().is_err());
     }
 }
