@@ -59,6 +59,9 @@ pub enum Command {
     /// Break something on purpose, measure what comes of it, and mend it
     #[command(after_help = examples::DRILL)]
     Drill(Drill),
+    /// Prove the whole cluster again, and try out what people do with one
+    #[command(after_help = examples::VERIFY)]
+    Verify(Verify),
     /// The cluster file: write one, its schema, what is in force
     #[command(subcommand, after_help = examples::CONFIG)]
     Config(Config),
@@ -318,6 +321,18 @@ pub struct Drill {
     /// Do not count down; given twice, do not ask about --beyond-quorum either
     #[arg(long, short, action = clap::ArgAction::Count)]
     pub yes: u8,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Verify {
+    #[command(flatten)]
+    pub which: Which,
+    /// Also the behaviour that Kubernetes promises: Jobs, StatefulSets, quotas, RBAC and more
+    #[arg(long)]
+    pub deep: bool,
+    /// Write a report: all forms into a directory, or one by its ending .md, .json or .xml
+    #[arg(long, value_name = "PATH")]
+    pub report: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -23,6 +23,7 @@ pub mod status;
 pub mod stop;
 pub mod timings;
 pub mod up;
+pub mod verify;
 
 use crate::cli::{Cli, Command};
 use crate::failure::Result;
@@ -43,6 +44,7 @@ pub async fn run(cli: Cli, ui: Ui) -> Result<u8> {
         Command::Init(arguments) => init::run(*arguments, ui).await,
         Command::Doctor(arguments) => doctor::run(arguments, ui).await,
         Command::Drill(arguments) => drill::run(arguments, cli.playbooks.as_deref(), ui).await,
+        Command::Verify(arguments) => verify::run(arguments, cli.playbooks.as_deref(), ui).await,
         Command::Config(command) => config::run(command, ui),
         Command::Kubeconfig(arguments) => kubeconfig::run(arguments, ui),
         Command::Kubectl(arguments) => kubectl::run(arguments, cli.playbooks.as_deref(), ui).await,

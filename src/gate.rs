@@ -8,7 +8,7 @@ mod etcd;
 pub mod hold;
 pub mod load_balancer;
 mod machines;
-mod network;
+pub mod network;
 mod nodes;
 
 use std::collections::BTreeMap;

@@ -177,6 +177,14 @@ pub async fn raw(client: &Client, path: &str) -> std::result::Result<(u16, Strin
     Ok((status, String::from_utf8_lossy(&body.to_bytes()).into_owned()))
 }
 
+/// What the api said, where the error is its refusal.
+pub fn status_of(error: &kube::Error) -> Option<&kube::core::Status> {
+    match error {
+        kube::Error::Api(status) => Some(status),
+        _ => None,
+    }
+}
+
 /// An error with what caused it, on one line.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

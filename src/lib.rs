@@ -43,4 +43,5 @@ pub mod tls;
 pub mod topology;
 pub mod transport;
 pub mod ui;
+pub mod verify;
 pub mod world;

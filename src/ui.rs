@@ -15,6 +15,7 @@ pub mod preview;
 pub mod status;
 pub mod summary;
 pub mod timings;
+pub mod verify;
 pub mod watch;
 
 use std::io::{IsTerminal, Write};

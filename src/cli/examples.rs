@@ -16,6 +16,14 @@ Examples:
   kdiy destroy                          shows what goes, and asks
   kdiy destroy --name homelab --yes";
 
+pub const VERIFY: &str = "\
+Examples:
+  kdiy verify                           the gates, and a day in the life of a cluster
+  kdiy verify --deep                    and how Kubernetes is to behave
+  kdiy verify --deep --report out       out/report.md, out/report.json, out/junit.xml
+Everything is tried in namespaces kdiy-verify-*, which are removed afterwards, also after Ctrl-C.
+Exit code: 0 all passed, 1 something failed, 130 stopped";
+
 pub const DRILL: &str = "\
 Examples:
   kdiy drill list                       what can be broken, and why that should be survived

@@ -19,6 +19,8 @@ use crate::topology::Group;
 pub struct Network;
 
 const NAMESPACE: &str = "kdiy-probe";
+/// On every namespace that is there to try the cluster out, by which what is left of one is found.
+pub const TRIAL: &str = "kdiy.dev/trial";
 const PORT: u16 = 8080;
 const EXEC_WITHIN: Duration = Duration::from_secs(20);
 
@@ -175,7 +177,8 @@ fn script(addresses: &[&str], service_ip: &str, context: &GateContext) -> String
     )
 }
 
-async fn exec(api: &Api<Pod>, pod: &str, script: &str) -> Result<String, String> {
+/// What a script in a pod printed.
+pub async fn exec(api: &Api<Pod>, pod: &str, script: &str) -> Result<String, String> {
     let params = AttachParams::default().stdout(true).stderr(false);
     let run = async {
         let mut process =
@@ -220,7 +223,10 @@ fn objects(context: &GateContext) -> [Value; 3] {
         "mkdir -p /tmp/www && hostname >/tmp/www/index.html && echo serving && exec httpd -f -p {PORT} -h /tmp/www"
     );
     [
-        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}),
+        json!({
+            "apiVersion": "v1", "kind": "Namespace",
+            "metadata": {"name": NAMESPACE, "labels": {TRIAL: "true"}},
+        }),
         json!({
             "apiVersion": "apps/v1", "kind": "DaemonSet",
             "metadata": {"name": "probe", "namespace": NAMESPACE},

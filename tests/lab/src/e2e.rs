@@ -6,6 +6,7 @@ mod cis;
 pub mod cluster;
 mod drills;
 pub mod existing;
+mod health;
 mod identity;
 mod leaks;
 mod plan;
@@ -55,6 +56,12 @@ pub fn stage<'a>(lab: &'a Ready, cache: &'a Path, parts: &[Part]) -> Result<Stag
             Check::new("every pod reaches every other pod", with(pods::reach_each_other)),
             Check::new("every pod finds a Service by its name", with(pods::find_a_service)),
             Check::new("this computer reaches a NodePort", with(pods::answer_on_a_node_port)),
+            Check::new("status says that all is well", with(health::is_healthy)),
+            Check::new("verify --deep passes and leaves nothing", with(health::verifies)),
+            Check::new(
+                "status notices a worker that is off, and that it is back",
+                with(health::notices_a_machine_that_is_off),
+            ),
             Check::new("the cluster's directory is private", with(leaks::state_is_private)),
             Check::new("no record, log or output holds a secret", with(leaks::not_in_records)),
             Check::new("no process was called with a secret", with(leaks::not_in_arguments)),
