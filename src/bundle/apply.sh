@@ -1,5 +1,7 @@
 # Applies one step of kdiy on one machine. $1 is the directory with the step's files.
 # Every line that begins with "@kdiy " is for the driver; everything else is for the log.
+# $state is set in ledger.sh, which stands before this.
+# shellcheck disable=SC2154
 set -u
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive
 stage=$1
