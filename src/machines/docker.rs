@@ -306,6 +306,22 @@ impl Provider for Docker {
         self.vagrant.write(topology, &self.config, extra)?;
         let mut arguments = vec!["up", "--provider", "docker", "--no-provision"];
         arguments.extend(wanted.iter().map(|machine| machine.name.as_str()));
+        let Err(failure) = self.vagrant.run(&arguments, events, task).await else {
+            return Ok(touched);
+        };
+        // Made at the same time, machines can get in each other's way: Vagrant then takes the id of
+        // one for that of another, and looks for it before it is there ("No such object"). What it
+        // has made stays, and the second time it makes the rest.
+        if !failure.tail.iter().any(|line| line.contains("No such object")) {
+            return Err(failure);
+        }
+        let there = self.containers().await?;
+        let missing: Vec<&Machine> =
+            wanted.iter().copied().filter(|machine| !there.contains_key(&machine.name)).collect();
+        for machine in missing {
+            self.vagrant.forget(&machine.name)?;
+        }
+        self.reconcile(&there).await?;
         self.vagrant.run(&arguments, events, task).await?;
         Ok(touched)
     }

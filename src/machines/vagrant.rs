@@ -89,6 +89,17 @@ impl Vagrant {
         alone(&self.state.vagrant().join("at-work"), LEFT_ENDS_WITHIN, events, task).await
     }
 
+    /// The opposite of [`Vagrant::adopt`].
+    pub fn forget(&self, machine: &str) -> Result<()> {
+        let id = self.machine_directory(machine).join("id");
+        match std::fs::remove_file(&id) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Failure::host(format!("cannot remove {}", id.display())).because(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Runs Vagrant to its end. Its output goes to the log, line by line to the events, and its
     /// last lines into the failure.
     pub async fn run(&self, arguments: &[&str], events: &Events, task: &str) -> Result<()> {
