@@ -13,6 +13,7 @@ mod plan;
 mod pods;
 mod power;
 pub mod recovery;
+mod repair;
 pub mod runbook;
 mod tampered;
 
@@ -32,6 +33,7 @@ const WORKERS: usize = 2;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     Cluster,
+    Repair,
     Drills,
 }
 
@@ -112,6 +114,16 @@ pub fn stage<'a>(lab: &'a Ready, cache: &'a Path, parts: &[Part]) -> Result<Stag
                 with(power::all_come_back_from_a_power_cut),
             ),
             Check::new("nothing has to be mended then", with(second_up_changes_nothing)),
+        ]);
+    }
+    if parts.contains(&Part::Repair) {
+        checks.extend([
+            Check::new("up mends exactly what differs", with(repair::of_exactly_what_differs)),
+            Check::new("a change rolls through the masters", with(repair::by_rolling_a_change)),
+            Check::new(
+                "a master that was replaced is let in again",
+                with(repair::of_a_master_that_was_replaced),
+            ),
         ]);
     }
     if parts.contains(&Part::Drills) {

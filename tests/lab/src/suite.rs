@@ -17,6 +17,8 @@ pub enum Lane {
     Code,
     /// A 3+2 cluster from nothing to nothing
     Cluster,
+    /// What `up` mends and rolls on such a cluster; only when it is named
+    Repair,
     /// Everything that can be broken on such a cluster, broken on purpose; only when it is named
     Drills,
     /// A cluster by hand: the guide's blocks, carried out without kdiy
@@ -36,7 +38,7 @@ impl Lane {
     /// of time, which other work on this computer breaks as well; emulated machines take longer
     /// than a usual run may.
     const fn is_usual(self) -> bool {
-        !matches!(self, Self::Drills | Self::Recovery | Self::Vm | Self::VmFull)
+        !matches!(self, Self::Repair | Self::Drills | Self::Recovery | Self::Vm | Self::VmFull)
     }
 
     /// What of it is done on the cluster that lanes share.
@@ -50,6 +52,7 @@ impl Lane {
             | Self::Vm
             | Self::VmFull => None,
             Self::Cluster => Some(Part::Cluster),
+            Self::Repair => Some(Part::Repair),
             Self::Drills => Some(Part::Drills),
         }
     }

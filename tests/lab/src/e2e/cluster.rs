@@ -60,6 +60,13 @@ impl<'a, G: Ground> Cluster<'a, G> {
         self.directory.join(format!("{}.jsonl", self.name))
     }
 
+    /// Where clients find the api.
+    pub fn endpoint(&self) -> Result<String> {
+        let kubeconfig = host::ask(&mut self.kdiy("kubeconfig"))?;
+        let server = kubeconfig.lines().find_map(|line| line.trim().strip_prefix("server: "));
+        Ok(server.context("a kubeconfig without a server")?.to_owned())
+    }
+
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         host::ask(self.kdiy("kubectl").arg("--").args(arguments))
     }
@@ -203,12 +210,17 @@ impl Run {
             .collect()
     }
 
-    fn parse(text: &str) -> Result<Self> {
+    pub fn parse(text: &str) -> Result<Self> {
         let events = text
             .lines()
             .map(|line| serde_json::from_str(line).with_context(|| format!("no JSON: {line}")))
             .collect::<Result<_>>()?;
         Ok(Self { events })
+    }
+
+    /// In the order in which they happened.
+    pub fn events(&self) -> &[Value] {
+        &self.events
     }
 
     pub fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Value> {

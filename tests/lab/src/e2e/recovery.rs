@@ -1,5 +1,5 @@
 //! `kdiy up` under fire: killed at every boundary between steps and at any moment within them,
-//! with connections and machines that fail, and still the same cluster in the end.
+//! with connections, machines and disks that fail, and still the same cluster in the end.
 //!
 //! One cluster is built by as many runs as there are boundaries, each killed at the next one; so
 //! every boundary is met at little more than the price of one build.
@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -77,6 +77,9 @@ pub fn stage<'a>(lab: &'a Ready, cache: &Path, seed: u64) -> Result<Stage<'a>> {
             Check::new("killed at any moment of a repair, up goes on", by_chance(killed_at_random)),
             Check::new("connections that break within a step", with(connections_break)),
             Check::new("a machine that restarts within a step", with(a_machine_restarts)),
+            Check::new("a machine that is silent is named", with(a_machine_is_silent)),
+            Check::new("a disk that is full", with(a_disk_is_full)),
+            Check::new("Ctrl-C twice", with(interrupted_twice)),
         ],
         teardown: vec![Check::new(
             "destroy leaves nothing behind",
@@ -202,6 +205,22 @@ fn a_machine_restarts(cluster: &Cluster) -> Result<String> {
     Ok("worker-1 restarted under the run".into())
 }
 
+/// Frozen, it takes connections and says nothing.
+fn a_machine_is_silent(cluster: &Cluster) -> Result<String> {
+    let name = cluster.machine("worker-1");
+    host::run(cluster.docker().args(["pause", &name]))?;
+    let began = Instant::now();
+    let mut run = Running::start(cluster)?;
+    let named = run.says("has not answered for 15 s; the cluster serves without it");
+    let after = began.elapsed();
+    host::run(cluster.docker().args(["unpause", &name]))?;
+    let (status, said) = run.ended()?;
+    named?;
+    ensure!(status.success(), "the run did not go on when it was back: {status}\n{said}");
+    is_as_wanted(cluster)?;
+    Ok(format!("named after {:.0} s, and the same run goes on", after.as_secs_f64()))
+}
+
 /// Repairs drift while `disturb` is called up to `times`, a second apart. The run may fail, with
 /// an error of its own; the next one must not.
 fn while_repairing(
@@ -226,6 +245,40 @@ fn while_repairing(
     cluster.up(MASTERS, WORKERS)?;
     is_as_wanted(cluster)?;
     Ok(done)
+}
+
+fn a_disk_is_full(cluster: &Cluster) -> Result<String> {
+    cluster.on(
+        &cluster.machine("worker-1"),
+        "mount -t tmpfs -o size=4k tmpfs /etc/containerd; echo full >/etc/containerd/filler",
+    )?;
+    let output = cluster.up_command(MASTERS, WORKERS).stdin(Stdio::null()).output()?;
+    cluster.on(&cluster.machine("worker-1"), "umount /etc/containerd")?;
+    let text = said(&output);
+    ensure!(output.status.code() == Some(1), "the run ended with {}", output.status);
+    ensure!(text.contains("/etc/containerd/config.toml"), "the file is not named:\n{text}");
+    ensure!(text.contains("No space left on device"), "the reason is not given:\n{text}");
+    cluster.up(MASTERS, WORKERS)?;
+    is_as_wanted(cluster)?;
+    Ok("the error names file and reason, and the next run mends".into())
+}
+
+fn interrupted_twice(cluster: &Cluster) -> Result<String> {
+    cluster.on(
+        &cluster.machine("master-1"),
+        "systemctl stop kube-scheduler; rm /etc/kubernetes/scheduler.kubeconfig",
+    )?;
+    let mut run = Running::start(cluster)?;
+    run.says(WORKING)?;
+    for _ in 0..2 {
+        host::run(Command::new("kill").args(["-INT", &run.child.id().to_string()]))?;
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let (status, said) = run.ended()?;
+    ensure!(status.code() == Some(130), "ended with {status}:\n{said}");
+    cluster.up(MASTERS, WORKERS)?;
+    is_as_wanted(cluster)?;
+    Ok("130, and the next run goes on".into())
 }
 
 /// A run that goes on while something is done to it. What it says goes to a file: a pipe that

@@ -1,0 +1,178 @@
+//! What `kdiy up` does to a cluster that runs: it mends exactly what differs, rolls a change
+//! through one machine at a time, and gives a machine that was replaced its place again.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::cluster::{Cluster, Run};
+use super::{MASTERS, WORKERS};
+use crate::host;
+
+/// Where, what happens there, and the tasks that mend it.
+const DRIFTS: [(&str, &str, &[&str]); 4] = [
+    (
+        "master-1",
+        "rm /etc/kubernetes/pki/apiserver.crt",
+        &["control-plane-files", "kube-apiserver"],
+    ),
+    (
+        "master-2",
+        "echo '# edited' >>/etc/systemd/system/kube-scheduler.service",
+        &["kube-scheduler"],
+    ),
+    ("worker-1", "systemctl stop kube-proxy", &["kube-proxy"]),
+    ("worker-1", "chmod 0644 /etc/kubernetes/bootstrap-kubelet.kubeconfig", &["kubelet"]),
+];
+
+/// Every unit of ours, with the moment at which it started last.
+const STARTED: &str = "systemctl show --property Id,ActiveEnterTimestampMonotonic etcd \
+    kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy containerd";
+
+/// The api may be out of reach for this long while one master after the other restarts: a request
+/// or two to the one that stops, before the balancer has noticed.
+const LONGEST_GAP: Duration = Duration::from_secs(3);
+const ASKED_EVERY: Duration = Duration::from_millis(200);
+
+pub fn of_exactly_what_differs(cluster: &Cluster) -> Result<String> {
+    for (machine, drift, _) in DRIFTS {
+        cluster.on(&cluster.machine(machine), drift)?;
+    }
+    let before = cluster.on(&cluster.machine("master-3"), STARTED)?;
+    let run = cluster.up(MASTERS, WORKERS)?;
+    let expected: BTreeSet<String> = DRIFTS
+        .iter()
+        .flat_map(|(machine, _, steps)| {
+            steps.iter().map(move |step| format!("{step}@{}", cluster.machine(machine)))
+        })
+        .collect();
+    let changed: BTreeSet<String> = run.changed().into_iter().map(str::to_owned).collect();
+    ensure!(changed == expected, "changed {changed:?} instead of {expected:?}");
+    ensure!(
+        cluster.on(&cluster.machine("master-3"), STARTED)? == before,
+        "units of master-3 have restarted"
+    );
+    Ok(format!("{} tasks changed something", changed.len()))
+}
+
+/// There and back, because whoever comes next expects the cluster as it was.
+pub fn by_rolling_a_change(cluster: &Cluster) -> Result<String> {
+    let file = cluster.directory().join("faster-heartbeat.yaml");
+    fs::write(&file, "etcd: {heartbeatInterval: 120ms, electionTimeout: 1200ms}\n")?;
+    let asked = Watched::while_running(cluster, || {
+        let mut there = cluster.up_command(MASTERS, WORKERS);
+        one_at_a_time(&Run::parse(&host::ask(there.arg("--config").arg(&file))?)?)?;
+        one_at_a_time(&cluster.up(MASTERS, WORKERS)?)
+    })?;
+    ensure!(asked.longest_gap <= LONGEST_GAP, "{asked}");
+    Ok(asked.to_string())
+}
+
+fn one_at_a_time(run: &Run) -> Result<()> {
+    let changed: BTreeSet<&str> = run.changed().into_iter().collect();
+    let all = changed.iter().all(|task| task.starts_with("etcd@"));
+    ensure!(all && changed.len() == MASTERS, "changed {changed:?}");
+    let mut under_way: Option<&str> = None;
+    for event in run.events() {
+        let task = event["task"].as_str().filter(|task| changed.contains(task));
+        match (event["event"].as_str(), task) {
+            (Some("task-started"), Some(task)) => {
+                ensure!(under_way.is_none(), "{task} began during {under_way:?}");
+                under_way = Some(task);
+            }
+            (Some("task-finished"), Some(_)) => under_way = None,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+pub fn of_a_master_that_was_replaced(cluster: &Cluster) -> Result<String> {
+    cluster.kubectl(&["create", "configmap", "kept", "--from-literal=by=the-others"])?;
+    let lost = cluster.machine("master-2");
+    let before = member(cluster, &lost)?;
+    host::run(cluster.docker().args(["rm", "--force", "--volumes", &lost]))?;
+    let run = cluster.up(MASTERS, WORKERS)?;
+    let elsewhere: Vec<&str> = run
+        .changed()
+        .into_iter()
+        .filter(|task| task.contains('@') && !task.ends_with(&format!("@{lost}")))
+        .collect();
+    ensure!(elsewhere.is_empty(), "changed {}", elsewhere.join(", "));
+    let after = member(cluster, &lost)?;
+    ensure!(after != before, "{lost} came back as the member that has lost its data");
+    let kept = cluster.get(&["configmap", "kept"])?;
+    ensure!(kept["data"]["by"] == "the-others", "what was written before is gone");
+    cluster.kubectl(&["delete", "configmap", "kept"])?;
+    ensure!(cluster.up(MASTERS, WORKERS)?.changed().is_empty(), "the next up changed something");
+    Ok(format!("member {before} made way for {after}, in {} s", run.elapsed_seconds()?))
+}
+
+/// The id of the machine's etcd member, which must be one of as many voters as there are masters.
+fn member(cluster: &Cluster, machine: &str) -> Result<String> {
+    let list = cluster.on(
+        &cluster.machine("master-1"),
+        "etcdctl --cacert /etc/etcd/pki/ca.crt --cert /etc/etcd/pki/client.crt \
+         --key /etc/etcd/pki/client.key member list",
+    )?;
+    let voters: Vec<&str> = list
+        .lines()
+        .filter(|line| line.contains(", started, ") && line.ends_with("false"))
+        .collect();
+    ensure!(voters.len() == MASTERS, "the members are\n{list}");
+    let own = voters.iter().find(|line| line.contains(&format!(", {machine}, ")));
+    let id = own.and_then(|line| line.split(',').next());
+    Ok(id.with_context(|| format!("{machine} is none of\n{list}"))?.to_owned())
+}
+
+/// What a client of the api noticed.
+struct Watched {
+    requests: u32,
+    failed: u32,
+    longest_gap: Duration,
+}
+
+impl Watched {
+    /// Asks for `/readyz` at the address that everybody uses, as long as `work` takes.
+    fn while_running(cluster: &Cluster, work: impl FnOnce() -> Result<()>) -> Result<Self> {
+        let url = format!("{}/readyz", cluster.endpoint()?);
+        let authority = cluster.state().join(cluster.name()).join("pki/kubernetes-ca.crt");
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let client = scope.spawn(|| {
+                let mut seen = Self { requests: 0, failed: 0, longest_gap: Duration::ZERO };
+                let mut last = Instant::now();
+                while !done.load(Ordering::Relaxed) {
+                    let mut curl = Command::new("curl");
+                    curl.args(["-fsS", "--max-time", "2", "--noproxy", "*", "--cacert"]);
+                    let answered = host::run(curl.arg(&authority).arg(&url)).is_ok();
+                    seen.requests += 1;
+                    seen.failed += u32::from(!answered);
+                    if answered {
+                        seen.longest_gap = seen.longest_gap.max(last.elapsed());
+                        last = Instant::now();
+                    }
+                    std::thread::sleep(ASKED_EVERY);
+                }
+                seen.longest_gap = seen.longest_gap.max(last.elapsed());
+                seen
+            });
+            let result = work();
+            done.store(true, Ordering::Relaxed);
+            let seen = client.join().map_err(|_| anyhow::anyhow!("the client crashed"))?;
+            result.map(|()| seen)
+        })
+    }
+}
+
+impl std::fmt::Display for Watched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { requests, failed, longest_gap } = self;
+        let gap = longest_gap.as_secs_f64();
+        write!(f, "{failed} of {requests} requests failed, {gap:.1} s at most between two answers")
+    }
+}
