@@ -109,6 +109,7 @@ impl Runner {
 
     fn book_and_step(&self, task: &Task) -> Result<(&Book, &Step)> {
         self.session
+            .blueprint
             .playbooks
             .step(&task.step)
             .ok_or_else(|| Failure::bug(format!("there is no step {}", task.step)))
@@ -117,16 +118,16 @@ impl Runner {
     fn machine(&self, task: &Task) -> Result<&Machine> {
         task.machine
             .as_deref()
-            .and_then(|name| self.session.world.topology.machine(name))
+            .and_then(|name| self.session.blueprint.world.topology.machine(name))
             .ok_or_else(|| Failure::bug(format!("{} has no machine", task.id)))
     }
 
     fn slowly(&self, duration: Duration) -> Duration {
-        duration * self.session.world.config.slow_machines
+        duration * self.session.blueprint.world.config.slow_machines
     }
 
     async fn make(&self, task: &Task) -> Result<Done> {
-        let topology = &self.session.world.topology;
+        let topology = &self.session.blueprint.world.topology;
         let mut ledger = Ledger::open(self.session.state.root())?;
         for owned in self.session.provider.makes(topology) {
             ledger.add(self.session.provider.name(), owned.what, &[owned.id])?;
@@ -153,8 +154,9 @@ impl Runner {
             SurveyError::Transport(error) => lost("reach", &error),
             SurveyError::Failure(failure) => Failed::Final(failure),
         })?;
-        if !session.architectures.contains(&reached.facts.arch) {
-            let known: Vec<&str> = session.architectures.iter().map(String::as_str).collect();
+        if !session.blueprint.architectures.contains(&reached.facts.arch) {
+            let known: Vec<&str> =
+                session.blueprint.architectures.iter().map(String::as_str).collect();
             return Err(Failure::host(format!(
                 "the machine is {}, but files were fetched for {}",
                 reached.facts.arch,
@@ -170,15 +172,19 @@ impl Runner {
 
     async fn fetch(&self, task: &Task) -> Result<Done> {
         let name = task.id.trim_start_matches("fetch:");
-        let images = self.session.catalogue.image_files();
+        let images = self.session.blueprint.catalogue.image_files();
         let mirrored = |image: &String| image == name;
-        for arch in &self.session.architectures {
+        for arch in &self.session.blueprint.architectures {
             let files = match images.get(name) {
-                Some(file) if self.session.world.mirrored_images.iter().any(mirrored) => {
+                Some(file) if self.session.blueprint.world.mirrored_images.iter().any(mirrored) => {
                     vec![self.store.ensure_image(name, file, &self.events, &task.id).await?]
                 }
                 _ => {
-                    let item = self.session.catalogue.item(name, &self.session.versions, arch)?;
+                    let item = self.session.blueprint.catalogue.item(
+                        name,
+                        &self.session.blueprint.versions,
+                        arch,
+                    )?;
                     self.store.ensure(&item, &self.events, &task.id).await?
                 }
             };
@@ -194,25 +200,25 @@ impl Runner {
         }
         let client = self.session.api.any().await.map_err(Failed::Transient)?;
         let mut changes = Vec::new();
-        for (place, text) in self.session.renderer().manifests(book, step)? {
+        for (place, text) in self.session.blueprint.renderer().manifests(book, step)? {
             changes.extend(manifests::apply(&client, &place, &text).await?);
         }
-        let topology = &self.session.world.topology;
+        let topology = &self.session.blueprint.world.topology;
         let deadline = self.slowly(JOINED_WITHIN);
         match step.action {
             None => {}
             Some(Action::ApproveNodeCertificates) => {
-                let tokens = &self.session.world.bootstrap_tokens;
+                let tokens = &self.session.blueprint.world.bootstrap_tokens;
                 let approved =
                     certificates::approve(&client, topology, tokens, &self.events, deadline);
                 changes.extend(approved.await?);
             }
             Some(Action::MarkNodes) => {
-                let schedulable = self.session.world.config.control_plane.schedulable;
+                let schedulable = self.session.blueprint.world.config.control_plane.schedulable;
                 changes.extend(nodes::mark(&client, topology, schedulable, deadline).await?);
             }
             Some(Action::ApplyAddons) => {
-                for addon in self.session.world.config.own_addons() {
+                for addon in self.session.blueprint.world.config.own_addons() {
                     let text = self.store.read_manifest(addon).await?;
                     changes.extend(manifests::apply(&client, addon, &text).await?);
                 }

@@ -150,14 +150,7 @@ impl Blueprint {
 
 pub struct Session {
     pub state: StateDir,
-    pub playbooks: Playbooks,
-    pub templates: Templates,
-    pub catalogue: Catalogue,
-    pub versions: Versions,
-    pub source: Source,
-    pub architectures: BTreeSet<String>,
-    pub world: World,
-    pub pki: Pki,
+    pub blueprint: Blueprint,
     /// Masks what the pki keeps.
     pub redactor: Redactor,
     pub provider: Box<dyn Provider>,
@@ -178,43 +171,19 @@ impl Session {
     ) -> Result<Self> {
         machines::sudo::obtain(&design.config)?;
         let provider = machines::provider(&design.config, &state).await?;
-        let Blueprint {
-            playbooks,
-            templates,
-            catalogue,
-            versions,
-            source,
-            architectures,
-            world,
-            pki,
-        } = design.draw(&state.pki(), network, keeping)?;
-        let topology = world.topology.clone();
+        let blueprint = design.draw(&state.pki(), network, keeping)?;
+        let topology = blueprint.world.topology.clone();
         let password = machines::sudo::password();
-        let secrets = pki.secrets();
+        let secrets = blueprint.pki.secrets();
         let known = secrets.iter().map(String::as_str);
         let redactor = Redactor::new(known.chain(password.as_ref().map(Password::reveal)))?;
         let endpoint = topology.endpoint.url();
         let bootstrap =
-            pki.kubeconfig_for(&topology.cluster, &endpoint, "bootstrap-admin", None)?;
+            blueprint.pki.kubeconfig_for(&topology.cluster, &endpoint, "bootstrap-admin", None)?;
         let sockets = sockets::directory()?;
         let fleet = Arc::new(Fleet::new(sockets.path().to_owned()));
         let api = Arc::new(ApiAccess::new(topology, fleet.clone(), bootstrap));
-        Ok(Self {
-            state,
-            playbooks,
-            templates,
-            catalogue,
-            versions,
-            source,
-            architectures,
-            world,
-            pki,
-            redactor,
-            provider,
-            fleet,
-            api,
-            _sockets: sockets,
-        })
+        Ok(Self { state, blueprint, redactor, provider, fleet, api, _sockets: sockets })
     }
 
     /// A cluster that was begun on this computer, to look at it.
@@ -225,29 +194,8 @@ impl Session {
         Self::new(design, state, record.machine_network, Keeping::Existing).await
     }
 
-    pub fn guide_sources<'a>(&'a self, arch: &'a str) -> guide::Sources<'a> {
-        guide::Sources {
-            playbooks: &self.playbooks,
-            templates: &self.templates,
-            world: &self.world,
-            catalogue: &self.catalogue,
-            versions: &self.versions,
-            source: &self.source,
-            arch,
-        }
-    }
-
     pub fn topology(&self) -> &Topology {
-        &self.world.topology
-    }
-
-    pub fn renderer(&self) -> Renderer<'_> {
-        Renderer {
-            playbooks: &self.playbooks,
-            templates: &self.templates,
-            world: &self.world,
-            secrets: &self.pki,
-        }
+        &self.blueprint.world.topology
     }
 
     /// Connects to all machines at the same time. A machine that does not answer within
@@ -266,11 +214,11 @@ impl Session {
 
     pub fn gate_context(&self) -> GateContext {
         GateContext {
-            config: self.world.config.clone(),
+            config: self.blueprint.world.config.clone(),
             topology: self.topology().clone(),
             fleet: self.fleet.clone(),
             api: self.api.clone(),
-            images: self.world.images.clone(),
+            images: self.blueprint.world.images.clone(),
         }
     }
 

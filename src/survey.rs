@@ -46,7 +46,7 @@ pub async fn survey(
     stop: &CancellationToken,
 ) -> Result<Reached, SurveyError> {
     let script = facts::script(machine.address);
-    let deadline = ADDRESS_WITHIN * session.world.config.slow_machines;
+    let deadline = ADDRESS_WITHIN * session.blueprint.world.config.slow_machines;
     let began = Instant::now();
     let text = loop {
         let output = transport.run(Script::new(script.clone())).await?;
@@ -57,7 +57,7 @@ pub async fn survey(
         tokio::time::sleep(PAUSE).await;
     };
     let facts = facts::parse(&machine.name, machine.address, &text)?;
-    let bundles = session.renderer().bundles(machine, &facts)?;
+    let bundles = session.blueprint.renderer().bundles(machine, &facts)?;
     let output = transport.run(Script::new(observe::script(bundles.values()))).await?;
     let observed = observe::parse(&output.stdout);
     Ok(Reached { facts, bundles, observed, changed: Mutex::new(BTreeSet::new()) })

@@ -15,7 +15,7 @@ const REACHED_WITHIN: Duration = Duration::from_secs(10);
 
 pub async fn run(arguments: Cis, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     let session = Session::open(&arguments.which.name, overlay).await?;
-    let benchmark = Benchmark::load(&session.playbooks)?;
+    let benchmark = Benchmark::load(&session.blueprint.playbooks)?;
     // What keeps a machine from answering is in the report.
     session.connect(REACHED_WITHIN).await;
     let report = cis::examine(&benchmark, &session).await;

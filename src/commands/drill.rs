@@ -57,7 +57,7 @@ struct Item {
 
 async fn exercise(arguments: cli::Drill, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     let session = Session::open(&arguments.which.name, overlay).await?;
-    let items = chosen(&Catalogue::load(&session.playbooks)?, &arguments)?;
+    let items = chosen(&Catalogue::load(&session.blueprint.playbooks)?, &arguments)?;
     let _lock = Lock::take(&session.state.lock_file(), "drill")?;
     if let Some(pending) = undo::pending(session.state.root())? {
         return Err(Failure::input(format!("the drill {} was not undone", pending.drill))

@@ -34,7 +34,7 @@ pub async fn run(arguments: Arguments, overlay: Option<&Path>, ui: Ui) -> Result
             |name: &String| Some((name.clone(), session.provider.ssh_target(topology, name).ok()?));
         let names = topology.machines.iter().map(|machine| &machine.name);
         let targets: BTreeMap<String, SshTarget> = names.filter_map(target).collect();
-        write(&session.guide_sources(ARCH), &facts, &targets)?
+        write(&session.blueprint.guide_sources(ARCH), &facts, &targets)?
     } else {
         let blueprint = design.draw(&state.pki(), network, Keeping::Existing)?;
         write(&blueprint.guide_sources(ARCH), &BTreeMap::new(), &BTreeMap::new())?
@@ -66,7 +66,8 @@ fn write(
 
 /// Of the machines that answer.
 async fn facts(session: &Session) -> BTreeMap<String, Facts> {
-    let silent = session.connect(ANSWERS_WITHIN * session.world.config.slow_machines).await;
+    let silent =
+        session.connect(ANSWERS_WITHIN * session.blueprint.world.config.slow_machines).await;
     // What is not there now is not waited for.
     let stop = CancellationToken::new();
     stop.cancel();

@@ -42,10 +42,14 @@ pub async fn run(arguments: Arguments, overlay: Option<&Path>, ui: Ui) -> Result
         return show(&arguments, ui, blueprint.renderer(), &blueprint.pki, &plan, &looks, false);
     }
     let session = Session::new(design, state, network, Keeping::Existing).await?;
-    let plan = plan::build(&session.playbooks, &session.world, &Circumstances::default())?;
+    let plan = plan::build(
+        &session.blueprint.playbooks,
+        &session.blueprint.world,
+        &Circumstances::default(),
+    )?;
     let looks = Looks::at(&session, &store).await;
     session.close().await;
-    show(&arguments, ui, session.renderer(), &session.pki, &plan, &looks?, true)
+    show(&arguments, ui, session.blueprint.renderer(), &session.blueprint.pki, &plan, &looks?, true)
 }
 
 fn show(

@@ -32,9 +32,14 @@ pub async fn run(arguments: Start, overlay: Option<&Path>, ui: Ui) -> Result<u8>
     let wanted = chosen(&topology, &arguments.machines)?;
     all_are_there(&session, &wanted).await?;
     let off = others_that_are_off(&topology, &wanted).await;
-    let plan = plan::build(&session.playbooks, &session.world, &Circumstances::default())?.proofs();
+    let plan = plan::build(
+        &session.blueprint.playbooks,
+        &session.blueprint.world,
+        &Circumstances::default(),
+    )?
+    .proofs();
     let plan = if off.is_empty() { plan } else { machines_of(plan, &wanted) };
-    let store = Store::open(&state::cache()?, state.root(), session.source.clone())?;
+    let store = Store::open(&state::cache()?, state.root(), session.blueprint.source.clone())?;
 
     let recording = Recording::begin(&session, "start", ui, |_| {})?;
     let runner = Arc::new(Runner {

@@ -45,7 +45,7 @@ pub async fn run(arguments: Stop, overlay: Option<&Path>, ui: Ui) -> Result<u8> 
     let _lock = Lock::take(&session.state.lock_file(), "stop")?;
     let topology = session.topology().clone();
     let wanted = chosen(&topology, &arguments.machines)?;
-    let patience = CONNECTED_WITHIN * session.world.config.slow_machines;
+    let patience = CONNECTED_WITHIN * session.blueprint.world.config.slow_machines;
     let unreachable = session.connect(patience).await;
     let names: Vec<&str> = wanted.iter().map(|machine| machine.name.as_str()).collect();
     let whole = names.len() == topology.machines.len();
@@ -146,7 +146,7 @@ impl Work for Stopping {
         if self.unreachable.contains_key(name) {
             return Ok(Done::default());
         }
-        let patience = QUIET_WITHIN * self.session.world.config.slow_machines;
+        let patience = QUIET_WITHIN * self.session.blueprint.world.config.slow_machines;
         let transport = self.session.fleet.transport(name).await?;
         let output = transport
             .run(Script::new(QUIETEN).timeout(patience))

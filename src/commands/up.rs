@@ -115,14 +115,19 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     let session = Session::new(design, state.clone(), network, Keeping::Made).await?;
     let topology = session.topology().clone();
     let endpoint = topology.endpoint.url();
-    let kubeconfig = session.pki.kubeconfig_for(&topology.cluster, &endpoint, "admin", None)?;
+    let kubeconfig =
+        session.blueprint.pki.kubeconfig_for(&topology.cluster, &endpoint, "admin", None)?;
     atomic::write(&state.kubeconfig(), kubeconfig.as_bytes(), 0o600)?;
     let standing = if before.is_some() { Some(look(&session).await) } else { None };
     let learners = standing.iter().flat_map(|standing| standing.etcd.learners()).cloned().collect();
-    let plan = plan::build(&session.playbooks, &session.world, &Circumstances { standing })?;
+    let plan = plan::build(
+        &session.blueprint.playbooks,
+        &session.blueprint.world,
+        &Circumstances { standing },
+    )?;
     let is_whole = arguments.only.is_empty();
     let plan = if is_whole { plan } else { plan.only(&arguments.only) };
-    let versions = session.versions.by_name.clone();
+    let versions = session.blueprint.versions.by_name.clone();
 
     let recording = Recording::begin(&session, "up", ui, |_| {})?;
     let journal = recording.journal.clone();

@@ -24,16 +24,16 @@ pub async fn run(arguments: cli::Verify, overlay: Option<&Path>, ui: Ui) -> Resu
     let _lock = Lock::take(&session.state.lock_file(), "verify")?;
     let began = Instant::now();
     let recording = Recording::begin(&session, "verify", ui, |_| {})?;
-    session.connect(CONNECT_WITHIN * session.world.config.slow_machines).await;
+    session.connect(CONNECT_WITHIN * session.blueprint.world.config.slow_machines).await;
     let verification = Verification {
         context: Arc::new(session.gate_context()),
         events: recording.events.clone(),
         stop: recording.stop.clone(),
     };
-    let proofs = verify::proofs(&session.playbooks, &session.world);
+    let proofs = verify::proofs(&session.blueprint.playbooks, &session.blueprint.world);
     let entries = verification.run(&proofs, &verify::checks(arguments.deep)).await;
     let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let kubernetes = session.world.config.kubernetes.to_string();
+    let kubernetes = session.blueprint.world.config.kubernetes.to_string();
     let report = Report::new(&session.topology().cluster, &kubernetes, elapsed_ms, entries);
     let stopped = verification.stop.is_cancelled();
     recording.events.send(Event::RunFinished {

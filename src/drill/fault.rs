@@ -42,10 +42,12 @@ pub enum Act {
 
 impl Prepared {
     pub fn of(session: &Session, machine: &Machine, drill: &Drill, graceful: bool) -> Result<Self> {
-        let mut context = session.world.for_drill(machine)?;
+        let mut context = session.blueprint.world.for_drill(machine)?;
         context["etcdctl"] = ETCDCTL.into();
         context["curl"] = CURL.into();
-        let render = |text: &str| session.templates.render("playbooks/drills.yaml", text, &context);
+        let render = |text: &str| {
+            session.blueprint.templates.render("playbooks/drills.yaml", text, &context)
+        };
         let (possible, act) = match &drill.fault {
             Fault::PowerOff => (None, Act::PowerOff),
             Fault::Kill(kill) => (None, kill_script(&kill.units, graceful)),

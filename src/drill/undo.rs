@@ -111,7 +111,7 @@ async fn connect(session: &Session, machine: &str) -> Result<()> {
 }
 
 fn slowly(session: &Session, duration: Duration) -> Duration {
-    duration * session.world.config.slow_machines
+    duration * session.blueprint.world.config.slow_machines
 }
 
 #[cfg(test)]

@@ -99,7 +99,7 @@ impl Looks {
 
     /// Of machines that are there, or should be.
     pub async fn at(session: &Session, store: &Store) -> Result<Self> {
-        let deadline = ANSWERS_WITHIN * session.world.config.slow_machines;
+        let deadline = ANSWERS_WITHIN * session.blueprint.world.config.slow_machines;
         let mut silent = session.connect(deadline).await;
         let looked = session.topology().machines.iter().map(|machine| {
             let reason = silent.remove(&machine.name);
@@ -107,12 +107,12 @@ impl Looks {
         });
         let machines =
             futures::future::join_all(looked).await.into_iter().collect::<Result<_>>()?;
-        let renderer = session.renderer();
+        let renderer = session.blueprint.renderer();
         let artifacts = artifacts(
             &renderer,
-            &session.catalogue,
-            &session.versions,
-            &session.architectures,
+            &session.blueprint.catalogue,
+            &session.blueprint.versions,
+            &session.blueprint.architectures,
             store,
         )?;
         Ok(Self { machines, cluster: cluster(&renderer, Some(session), store).await?, artifacts })

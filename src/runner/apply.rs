@@ -206,7 +206,8 @@ impl Runner {
         &self,
         machine: &str,
     ) -> Result<std::sync::Arc<dyn Transport>, Failed> {
-        let target = self.session.provider.ssh_target(&self.session.world.topology, machine)?;
+        let target =
+            self.session.provider.ssh_target(&self.session.blueprint.world.topology, machine)?;
         Ok(self.connect(&target).await?)
     }
 }

@@ -166,8 +166,10 @@ impl Probe {
 
     /// Milliseconds until the cluster's DNS answered through a machine.
     async fn dns(&self, resolver: Option<SocketAddr>) -> Option<Heard<u64>> {
-        let name =
-            format!("kubernetes.default.svc.{}", self.session.world.config.network.dns_domain);
+        let name = format!(
+            "kubernetes.default.svc.{}",
+            self.session.blueprint.world.config.network.dns_domain
+        );
         let began = Instant::now();
         let answer = tokio::time::timeout(self.slowly(CONNECT_WITHIN), dns::ask(resolver?, &name));
         Some(match answer.await {
@@ -178,11 +180,11 @@ impl Probe {
     }
 
     fn has_dns(&self) -> bool {
-        self.session.world.config.network.cni != Cni::None
+        self.session.blueprint.world.config.network.cni != Cni::None
     }
 
     fn slowly(&self, duration: Duration) -> Duration {
-        duration * self.session.world.config.slow_machines
+        duration * self.session.blueprint.world.config.slow_machines
     }
 
     /// Whether the endpoint answers, and what the first api-server that does says: after a short
@@ -290,7 +292,7 @@ impl Probe {
             elapsed_ms: 0,
             health: Health::Healthy,
             problems: Vec::new(),
-            kubernetes: self.session.world.config.kubernetes.to_string(),
+            kubernetes: self.session.blueprint.world.config.kubernetes.to_string(),
             endpoint: Endpoint {
                 url: topology.endpoint.url(),
                 ready: endpoint.is_ok(),
