@@ -73,7 +73,7 @@ impl Engine {
     /// The machine image, built once per definition. Returns its tag.
     pub fn image(&self, cache: &Path) -> Result<String> {
         let _lock = host::lock(cache, "image")?;
-        let definition = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../vagrant/docker");
+        let definition = crate::repository().join("vagrant/docker");
         let mut hash = Sha256::new();
         for file in ["Dockerfile", "entrypoint.sh", "packages"] {
             hash.update(fs::read(definition.join(file))?);

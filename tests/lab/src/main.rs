@@ -194,19 +194,26 @@ impl Ground for Ready {
     }
 }
 
+/// Where this package is now: a program that another checkout left in a shared target directory
+/// was compiled with the other's path.
+fn package() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+}
+
 fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+    package().join("../..")
+}
+
+/// The cargo that runs this.
+fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
 /// kdiy as the tests build it: a release build takes ten times as long to make and saves seconds.
 fn build_kdiy() -> Result<PathBuf> {
     let root = repository();
-    host::show(Command::new(env!("CARGO")).current_dir(&root).args([
-        "build",
-        "--quiet",
-        "--package",
-        "kdiy",
-    ]))?;
+    host::show(cargo().current_dir(&root).args(["build", "--quiet", "--package", "kdiy"]))?;
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     Ok(std::path::absolute(target.join("debug/kdiy"))?)

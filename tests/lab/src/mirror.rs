@@ -93,7 +93,7 @@ fn make(shelf: &Shelf, upstream: &Upstream) -> Result<BTreeMap<String, String>> 
 }
 
 fn modules() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("mirror")
+    crate::package().join("mirror")
 }
 
 /// Everything that decides what comes out: the recipe, the pinned modules and how they are packed.

@@ -1,7 +1,6 @@
 //! `cargo lab test`: everything that has to hold before a change is taken.
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
@@ -118,6 +117,6 @@ fn code(cache: &Path) -> Stage<'_> {
 }
 
 fn cargo(arguments: &[&str]) -> Result<String> {
-    host::show(Command::new(env!("CARGO")).current_dir(repository()).args(arguments))?;
+    host::show(crate::cargo().current_dir(repository()).args(arguments))?;
     Ok(String::new())
 }

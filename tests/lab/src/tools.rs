@@ -39,7 +39,7 @@ impl Tool {
         );
         if ready_made.is_err() || !program.is_file() {
             let install = ["install", "--quiet", "--locked", self.name, "--version", self.version];
-            host::show(Command::new(env!("CARGO")).args(install).arg("--root").arg(&directory))?;
+            host::show(crate::cargo().args(install).arg("--root").arg(&directory))?;
         }
         if !program.is_file() {
             bail!("{} was installed, and is not there", program.display());

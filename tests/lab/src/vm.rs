@@ -78,7 +78,7 @@ impl Vms {
             arguments.iter().any(|it| it == flag || it.starts_with(&format!("{flag}=")))
         };
         if !said("--config") && !said("-c") {
-            kdiy.arg("--config").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(CLUSTER_FILE));
+            kdiy.arg("--config").arg(crate::package().join(CLUSTER_FILE));
         }
         if is_emulated() && !said("--slow-machines") {
             kdiy.args(["--slow-machines", SLOW_WHEN_EMULATED]);

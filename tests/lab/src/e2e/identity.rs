@@ -35,7 +35,7 @@ enum Who {
 }
 
 pub fn prepare(cluster: &Cluster) -> Result<String> {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join(MOUNTED);
+    let manifest = crate::package().join(MOUNTED);
     cluster.kubectl(&["apply", "-f", &manifest.to_string_lossy()])?;
     let wait = ["rollout", "status", "deployment/reader", "-n", NAMESPACE, "--timeout=120s"];
     cluster.kubectl(&wait)?;

@@ -1,6 +1,5 @@
 //! Pods on every machine, and whether they reach each other.
 
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -20,7 +19,7 @@ struct Pod {
 }
 
 pub fn start(cluster: &Cluster) -> Result<String> {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join(MANIFEST);
+    let manifest = crate::package().join(MANIFEST);
     cluster.kubectl(&["apply", "-f", &manifest.to_string_lossy()])?;
     let wait = ["rollout", "status", "daemonset/hello", "-n", NAMESPACE, "--timeout=120s"];
     cluster.kubectl(&wait)?;

@@ -83,7 +83,7 @@ fn full<'a>(lab: &'a Vms, cache: &Path) -> Result<Stage<'a>> {
 fn vagrantfiles_are_valid() -> Result<String> {
     let test = ["test", "--quiet", "--package", "kdiy", "--lib", "--", "--ignored", "--exact"];
     let name = "machines::vagrant::tests::vagrant_takes_every_vagrantfile";
-    let mut cargo = Command::new(env!("CARGO"));
+    let mut cargo = crate::cargo();
     let said = host::ask(cargo.current_dir(repository()).args(test).arg(name))?;
     ensure!(said.contains("1 passed"), "the test did not run: {said}");
     Ok(String::new())
