@@ -4,14 +4,14 @@
 mod absent;
 mod apply;
 mod members;
+mod sending;
 mod spared;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZero;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::artifacts::{Installable, Store};
@@ -30,6 +30,7 @@ use crate::state::ledger::Ledger;
 use crate::survey::{self, SurveyError};
 use crate::topology::Machine;
 use crate::transport::TransportError;
+use sending::Sending;
 
 /// Kubelets ask for their certificates within this; multiplied by `slowMachines`.
 const JOINED_WITHIN: Duration = Duration::from_secs(120);
@@ -66,18 +67,6 @@ impl Fetched {
     /// Release files differ by architecture; what a mirror carries of an image does not.
     fn key(name: &str, arch: &str) -> String {
         format!("{name} {arch}")
-    }
-}
-
-/// Steps that send their files at the same time. Sending keeps a core busy with encryption; with
-/// more senders than that the first files, which etcd and the api wait for, would arrive with the
-/// last.
-pub struct Sending(Semaphore);
-
-impl Default for Sending {
-    fn default() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-        Self(Semaphore::new(2 * cores))
     }
 }
 

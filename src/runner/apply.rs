@@ -126,12 +126,14 @@ impl Runner {
         if missing.is_empty() {
             return Ok(changes);
         }
-        self.events.progress(&task.id, "waiting for its turn to send files");
-        let _turn = self.sending.0.acquire().await.ok();
+        let mut steps = self.session.blueprint.playbooks.steps();
+        let place = steps.position(|(_, step)| step.name == task.step).unwrap_or_default();
         let total: u64 = missing.iter().map(|file| file.bytes).sum();
         let mut done = 0;
         for file in missing {
             let name = file.to.rsplit('/').next().unwrap_or(&file.to).to_owned();
+            self.events.bytes(&task.id, format!("{name} waits for its turn"), done, total);
+            let _turn = self.sending.turn(place).await;
             self.events.bytes(&task.id, format!("sending {name}"), done, total);
             self.push(task, machine, &file).await?;
             done += file.bytes;

@@ -150,11 +150,18 @@ impl Ssh {
         sink: LineSink<'_>,
     ) -> Result<Output, TransportError> {
         let session = self.session().await?;
+        // ssh reads a file itself: a copy through kdiy would cost as much as the encryption.
+        let (stdin, input) = match (input, root.password()) {
+            (lines::Source::File(file), None) => {
+                (Stdio::from(file.into_std().await), lines::Source::Bytes(Vec::new()))
+            }
+            (input, _) => (Stdio::piped(), input),
+        };
         let mut words = root.prefix().iter().copied().chain(["/bin/sh"]);
         let mut command = session.clone().arc_command(words.next().unwrap_or_default());
         command.args(words).args(arguments);
         let mut child = command
-            .stdin(Stdio::piped())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
