@@ -3,9 +3,10 @@
 # written before the thing is made, so that an interruption leaves a line too many, never one
 # too few.
 state=/var/lib/kdiy
+tab=$(printf '\t')
 
 # what which
-entered() { grep -qsF "$(printf '%s\t%s\t' "$1" "$2")" "$state/ledger"; }
+entered() { grep -qsF "$1$tab$2$tab" "$state/ledger"; }
 
 # what which before
 enter() {
@@ -14,8 +15,8 @@ enter() {
 
 # path what: a directory about to be made, with its parents
 enter_directory() {
-  [ -d "$1" ] && return
-  enter_directory "$(dirname "$1")" parent
+  [ -d "${1:-/}" ] && return
+  enter_directory "${1%/*}" parent
   enter "$2" "$1" absent
 }
 
@@ -24,10 +25,10 @@ enter_file() {
   case $1 in "$state"/*) return ;; esac
   entered file "$1" && return
   if [ -e "$1" ] || [ -L "$1" ]; then
-    (umask 077 && mkdir -p "$state/kept$(dirname "$1")") && cp -a "$1" "$state/kept$1" || return 1
+    (umask 077 && mkdir -p "$state/kept${1%/*}") && cp -a "$1" "$state/kept$1" || return 1
     enter file "$1" kept
   else
-    enter_directory "$(dirname "$1")" parent
+    enter_directory "${1%/*}" parent
     enter file "$1" absent
   fi
 }
