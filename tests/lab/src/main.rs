@@ -107,14 +107,14 @@ fn carry_out(command: Lab) -> Result<()> {
         },
         Lab::Kdiy { arguments } => {
             let engine = Engine::ensure(&cache)?;
-            let mut kdiy = Command::new(build_kdiy()?);
+            let mut kdiy = Command::new(build_kdiy(Build::Debug)?);
             engine.set(&mut kdiy);
             vm::set(&cache, &mut kdiy);
             host::show(kdiy.args(arguments))
         }
         Lab::Down => {
             let engine = Engine::ensure(&cache)?;
-            let mut kdiy = Command::new(build_kdiy()?);
+            let mut kdiy = Command::new(build_kdiy(Build::Debug)?);
             engine.set(&mut kdiy);
             vm::set(&cache, &mut kdiy);
             host::show(kdiy.args(["destroy", "--yes"]))?;
@@ -162,7 +162,7 @@ struct Ready {
 impl Ready {
     fn make(cache: &Path) -> Result<Self> {
         host::prepare()?;
-        let kdiy = build_kdiy()?;
+        let kdiy = build_kdiy(Build::Debug)?;
         let engine = Engine::ensure(cache)?;
         let image = engine.image(cache)?;
         let mirror = mirror::build(cache)?;
@@ -210,11 +210,22 @@ fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
-/// kdiy as the tests build it: a release build takes ten times as long to make and saves seconds.
-fn build_kdiy() -> Result<PathBuf> {
+#[derive(Clone, Copy)]
+enum Build {
+    /// For tests: a release takes ten times as long to make and saves seconds.
+    Debug,
+    Release,
+}
+
+fn build_kdiy(build: Build) -> Result<PathBuf> {
     let root = repository();
-    host::show(cargo().current_dir(&root).args(["build", "--quiet", "--package", "kdiy"]))?;
+    let (program, flags): (_, &[&str]) = match build {
+        Build::Debug => ("debug/kdiy", &[]),
+        Build::Release => ("release/kdiy", &["--release"]),
+    };
+    let arguments = ["build", "--quiet", "--package", "kdiy"];
+    host::show(cargo().current_dir(&root).args(arguments).args(flags))?;
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    Ok(std::path::absolute(target.join("debug/kdiy"))?)
+    Ok(std::path::absolute(target.join(program))?)
 }

@@ -53,7 +53,7 @@ impl Vms {
         let vagrant_box = vagrant_box(cache)?;
         libvirt::ensure(cache)?;
         Ok(Self {
-            kdiy: build_kdiy()?,
+            kdiy: build_kdiy(crate::Build::Debug)?,
             mirror: mirror::build(cache)?,
             home: home(cache),
             vagrant_box,
