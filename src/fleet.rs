@@ -1,10 +1,13 @@
 //! The machines of a run as kdiy holds on to them: connections, facts, what was observed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
 use tokio::sync::{Mutex, RwLock};
 
 use crate::bundle::Bundle;
@@ -20,6 +23,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same where there is no time for a second attempt. A machine that is off is told by the
 /// network within 3 s (ARP); a busy one takes longer than that to say hello.
 const SHORTEST_CONNECT: Duration = Duration::from_secs(5);
+/// How long a machine that may still be made is given to say hello, at first. While its network is
+/// not there, something else may take the connection and say nothing, or the kernel repeats its
+/// first packet after 1, 3 and 7 s only (RFC 6298): ssh by itself would find out 10 s later.
+const FIRST_KNOCK: Duration = Duration::from_secs(1);
 /// Between attempts while a machine boots.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -60,8 +67,10 @@ impl Fleet {
         self.targets.write().await.insert(target.machine.clone(), target.clone());
         let began = Instant::now();
         let patience = deadline.clamp(SHORTEST_CONNECT, CONNECT_TIMEOUT);
+        // Only who may try again can afford to be impatient at first.
+        let mut knock = if deadline.is_zero() { patience } else { FIRST_KNOCK };
         loop {
-            match Ssh::connect(target, &self.control_directory, patience).await {
+            match self.attempt(target, knock.min(patience), patience).await {
                 Ok(ssh) => {
                     let transport: Arc<dyn Transport> = Arc::new(ssh);
                     self.transports.write().await.insert(target.machine.clone(), transport.clone());
@@ -69,10 +78,30 @@ impl Fleet {
                 }
                 Err(error) if error.is_transient() && began.elapsed() < deadline => {
                     tokio::time::sleep(PAUSE).await;
+                    knock *= 2;
                 }
                 Err(error) => return Err(unreachable(target, error)),
             }
         }
+    }
+
+    async fn attempt(
+        &self,
+        target: &SshTarget,
+        knock: Duration,
+        patience: Duration,
+    ) -> Result<Ssh, TransportError> {
+        if let Some(address) = target.knock_at {
+            let machine = target.machine.clone();
+            match tokio::time::timeout(knock, greeted(address)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    return Err(TransportError::Lost { machine, source: Box::new(error) });
+                }
+                Err(_) => return Err(TransportError::Timeout { machine, after: knock }),
+            }
+        }
+        Ssh::connect(target, &self.control_directory, patience).await
     }
 
     /// The machine's connection. One that broke, because the machine restarted or the network
@@ -112,6 +141,13 @@ impl Fleet {
         let transports = std::mem::take(&mut *self.transports.write().await);
         futures::future::join_all(transports.values().map(|transport| transport.close())).await;
     }
+}
+
+/// Waits until an SSH server says hello, as it does unasked (RFC 4253, 4.2).
+async fn greeted(address: SocketAddr) -> std::io::Result<()> {
+    let mut hello = [0; 4];
+    TcpStream::connect(address).await?.read_exact(&mut hello).await?;
+    if hello == *b"SSH-" { Ok(()) } else { Err(std::io::ErrorKind::InvalidData.into()) }
 }
 
 fn unreachable(target: &SshTarget, error: TransportError) -> Failure {

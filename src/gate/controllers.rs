@@ -21,7 +21,7 @@ pub const NAMESPACE: &str = "kube-system";
 /// Of the components of which one works and the others wait.
 pub const LEASES: [&str; 2] = ["kube-controller-manager", "kube-scheduler"];
 const TRIAL: &str = "kdiy-gate";
-const PAUSE: Duration = Duration::from_millis(250);
+const PAUSE: Duration = Duration::from_millis(100);
 
 #[async_trait]
 impl Gate for Controllers {

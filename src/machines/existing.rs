@@ -138,6 +138,8 @@ impl Provider for Existing {
             accept_new_host_key,
             config_file: config.map(|path| self.expanded(&path)),
             jump,
+            // Settings of the user's may lead by another way.
+            knock_at: None,
             root: Root::FindOut { password: sudo::password() },
         })
     }

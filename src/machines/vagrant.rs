@@ -480,6 +480,9 @@ async fn silent<'a>(machines: &[&'a Machine]) -> Vec<&'a Machine> {
     futures::future::join_all(asked).await.into_iter().flatten().collect()
 }
 
+/// Of the machines that Vagrant makes (sshd_config(5), `Port`).
+const SSH_PORT: u16 = 22;
+
 /// Straight to the machine's address on the cluster network.
 pub fn direct(topology: &Topology, machine: &str, state: &StateDir) -> Result<SshTarget> {
     let address = topology
@@ -496,6 +499,7 @@ pub fn direct(topology: &Topology, machine: &str, state: &StateDir) -> Result<Ss
         accept_new_host_key: true,
         config_file: Some(keys::settings(state)),
         jump: None,
+        knock_at: Some((address, SSH_PORT).into()),
         root: Root::Sudo,
     })
 }

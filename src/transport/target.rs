@@ -1,6 +1,7 @@
 //! Where and how to reach a machine over SSH.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub struct SshTarget {
     pub accept_new_host_key: bool,
     pub config_file: Option<PathBuf>,
     pub jump: Option<String>,
+    /// Where the machine listens, when nothing is between it and this computer.
+    pub knock_at: Option<SocketAddr>,
     pub root: Root,
 }
 
