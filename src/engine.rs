@@ -51,6 +51,12 @@ impl From<Failure> for Failed {
 #[async_trait]
 pub trait Work: Send + Sync + 'static {
     async fn perform(&self, task: &Task) -> Result<Done, Failed>;
+
+    /// Whether this task only waits and looks, so that it can be left where it is once nothing is
+    /// going to follow.
+    fn can_be_left(&self, _: &Task) -> bool {
+        false
+    }
 }
 
 /// How a run went.
@@ -64,7 +70,7 @@ pub struct Report {
 }
 
 /// Runs the plan to its end, or until a task fails. Tasks that are under way when another fails,
-/// or when `stop` is cancelled, are finished; no new ones are started.
+/// or when `stop` is cancelled, are finished unless they can be left; no new ones are started.
 pub async fn run(
     plan: &Plan,
     work: Arc<dyn Work>,
@@ -79,27 +85,34 @@ pub async fn run(
     let mut waiting: Vec<&Task> = plan.tasks.iter().collect();
     let mut done = BTreeSet::new();
     let mut running = JoinSet::new();
+    let over = stop.child_token();
+    let mut left = false;
     loop {
         if report.failure.is_none() && !stop.is_cancelled() {
             let (ready, blocked): (Vec<&Task>, Vec<&Task>) =
                 waiting.into_iter().partition(|task| task.needs.is_subset(&done));
             waiting = blocked;
             for task in ready {
-                running.spawn(attempt(task.clone(), work.clone(), limit.clone(), events.clone()));
+                let (work, limit) = (work.clone(), limit.clone());
+                running.spawn(attempt(task.clone(), work, limit, events.clone(), over.clone()));
             }
         }
         let Some(finished) = running.join_next().await else { break };
         match finished {
-            Ok((id, Ok(finished))) => {
+            Ok((id, Some(Ok(finished)))) => {
                 let outcome =
                     if finished.changes.is_empty() { Outcome::Unchanged } else { Outcome::Changed };
                 report.changed += u32::from(outcome == Outcome::Changed);
                 report.outcomes.insert(id.clone(), outcome);
                 done.insert(id);
             }
-            Ok((id, Err(failure))) => {
+            Ok((id, Some(Err(failure)))) => {
                 report.outcomes.insert(id, Outcome::Failed);
                 report.failure.get_or_insert(failure);
+            }
+            Ok((id, None)) => {
+                report.outcomes.insert(id, Outcome::Skipped);
+                left = true;
             }
             Err(panic) => {
                 report.failure.get_or_insert(
@@ -107,11 +120,14 @@ pub async fn run(
                 );
             }
         }
+        if report.failure.is_some() {
+            over.cancel();
+        }
     }
     for task in &waiting {
         report.outcomes.insert(task.id.clone(), Outcome::Skipped);
     }
-    if stop.is_cancelled() && report.failure.is_none() && !waiting.is_empty() {
+    if stop.is_cancelled() && report.failure.is_none() && (left || !waiting.is_empty()) {
         report.failure = Some(interrupted());
     }
     report.elapsed = began.elapsed();
@@ -132,12 +148,14 @@ fn interrupted() -> Failure {
         .hint("the same command goes on from here; `kdiy destroy` takes everything away")
 }
 
+/// `None` for a task that was left.
 async fn attempt(
     task: Task,
     work: Arc<dyn Work>,
     limit: Arc<Semaphore>,
     events: Events,
-) -> (TaskId, Result<Done>) {
+    over: CancellationToken,
+) -> (TaskId, Option<Result<Done>>) {
     // Gates and waits for machines mostly sleep; they would only hold up what works.
     let _slot = match task.kind {
         TaskKind::Apply => limit.acquire().await.ok(),
@@ -156,14 +174,22 @@ async fn attempt(
                 elapsed_ms: milliseconds(began.elapsed()),
             });
         };
-        match work.perform(&task).await {
+        let performed = tokio::select! {
+            biased;
+            performed = work.perform(&task) => performed,
+            () = over.cancelled(), if work.can_be_left(&task) => {
+                finished(Outcome::Skipped, &[]);
+                return (task.id, None);
+            }
+        };
+        match performed {
             Ok(done) => {
                 let unchanged = done.changes.is_empty();
                 finished(
                     if unchanged { Outcome::Unchanged } else { Outcome::Changed },
                     &done.changes,
                 );
-                return (task.id, Ok(done));
+                return (task.id, Some(Ok(done)));
             }
             Err(Failed::Transient(failure)) if number < ATTEMPTS => {
                 events.warn(format!("{failure}; trying again ({} of {ATTEMPTS})", number + 1));
@@ -172,7 +198,7 @@ async fn attempt(
             }
             Err(Failed::Transient(failure) | Failed::Final(failure)) => {
                 finished(Outcome::Failed, &[]);
-                return (task.id, Err(failure));
+                return (task.id, Some(Err(failure)));
             }
         }
     }
@@ -199,16 +225,27 @@ mod tests {
     #[async_trait]
     impl Work for Notes {
         async fn perform(&self, task: &Task) -> Result<Done, Failed> {
-            let mut order = self.order.lock().unwrap();
-            let seen = order.contains(&task.id);
-            order.push(task.id.clone());
-            if task.id.starts_with("bad") {
+            let seen = {
+                let mut order = self.order.lock().unwrap();
+                order.push(task.id.clone());
+                order.iter().filter(|id| **id == task.id).count() > 1
+            };
+            match task.id.split(' ').next() {
+                Some("wait") => std::future::pending().await,
+                Some("slow") => tokio::time::sleep(Duration::from_secs(1)).await,
+                _ => {}
+            }
+            if task.id.ends_with("bad") {
                 return Err(Failure::input("bad").into());
             }
             if task.id.starts_with("flaky") && !seen {
                 return Err(Failed::Transient(Failure::host("flaky")));
             }
             Ok(Done { changes: vec!["x".into()] })
+        }
+
+        fn can_be_left(&self, task: &Task) -> bool {
+            task.id == "wait"
         }
     }
 
@@ -249,6 +286,27 @@ mod tests {
         assert_eq!(order, ["bad"]);
         assert_eq!(report.outcomes["next"], Outcome::Skipped);
         assert!(report.failure.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_only_waits_is_left_once_something_failed() {
+        let plan = plan(&[("wait", &[]), ("slow bad", &[]), ("next", &["wait"])]);
+        let (report, order) = outcome(&plan, &Default::default()).await;
+        assert_eq!(order, ["wait", "slow bad"]);
+        assert_eq!(report.outcomes["wait"], Outcome::Skipped);
+        assert_eq!(report.failure.unwrap().what, "bad");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_only_waits_is_left_when_the_user_stops() {
+        let stop = CancellationToken::new();
+        let stopping = stop.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            stopping.cancel();
+        });
+        let (report, _) = outcome(&plan(&[("wait", &[])]), &stop).await;
+        assert_eq!(report.failure.unwrap().exit_code(), 130);
     }
 
     #[tokio::test(start_paused = true)]

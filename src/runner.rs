@@ -76,6 +76,11 @@ impl Work for Runner {
         let redactor = &self.session.redactor;
         self.carry_out(task).await.map_err(|failed| failed.map(|failure| redactor.failure(failure)))
     }
+
+    /// A machine that may never come is not waited for when nothing would be done with it.
+    fn can_be_left(&self, task: &Task) -> bool {
+        task.kind == TaskKind::Machine && task.id != plan::MAKE
+    }
 }
 
 impl Runner {
