@@ -63,7 +63,8 @@ impl Check {
 pub async fn examine() -> Result<Vec<Check>> {
     let asked = host::PROVIDERS.map(|choice| async move { (choice, host::usable(choice).await) });
     let (vagrant, usable) = join(vagrant_check(), join_all(asked)).await;
-    let mut taken = usable.iter().filter(|(choice, usable)| usable.is_ok() && host::quick(*choice));
+    let mut taken =
+        usable.iter().filter(|(choice, usable)| usable.is_ok() && !host::emulated(*choice));
     let provider = taken.next().map(|(choice, _)| *choice);
     let mut checks = vec![vagrant, provider_check(provider)];
     for (choice, usable) in usable {

@@ -111,7 +111,7 @@ pub async fn provider(config: &ClusterConfig, state: &StateDir) -> Result<Box<dy
     let mut reasons = Vec::new();
     for choice in host::PROVIDERS {
         match host::usable(choice).await {
-            Ok(()) if !host::quick(choice) => {
+            Ok(()) if host::emulated(choice) => {
                 reasons
                     .push("libvirt could only emulate machines; name it to have it do so".into());
             }

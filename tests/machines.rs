@@ -92,7 +92,7 @@ async fn containers_are_made_mended_and_gone_without_a_trace() {
     let topology = Topology::build(&config, NETWORK.parse().unwrap()).unwrap();
     let state = StateDir::of(NAME).unwrap();
     state.create().unwrap();
-    keys::ensure(&state).await.unwrap();
+    keys::ensure(&state, false).await.unwrap();
     let provider = machines::provider(&config, &state).await.unwrap();
     let provider = provider.as_ref();
     assert_eq!(provider.check_host(&topology).await, []);

@@ -72,7 +72,7 @@ impl Ground {
 
     fn first_usable(&self) -> Option<ProviderChoice> {
         let mut taken =
-            self.providers.iter().filter(|(choice, it)| it.is_ok() && host::quick(*choice));
+            self.providers.iter().filter(|(choice, it)| it.is_ok() && !host::emulated(*choice));
         taken.next().map(|(choice, _)| *choice)
     }
 

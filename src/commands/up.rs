@@ -103,7 +103,7 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
 
     state.create()?;
     let lock = Lock::take(&state.lock_file(), "up")?;
-    keys::ensure(&state).await?;
+    keys::ensure(&state, host::emulated(design.config.provider)).await?;
     let mut record = Record {
         kdiy: env!("CARGO_PKG_VERSION").into(),
         machine_network: network,

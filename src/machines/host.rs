@@ -137,10 +137,10 @@ pub fn emulates() -> bool {
     kvm.is_err() || !virtualises(&cpu)
 }
 
-/// Whether `auto` takes a provider that can be used: containers are as fast as the computer, and
-/// whoever wants emulated machines can say so.
-pub fn quick(choice: ProviderChoice) -> bool {
-    choice != ProviderChoice::Libvirt || !emulates()
+/// Whether this provider's machines would be. `auto` takes no such provider: containers are as
+/// fast as the computer, and whoever wants emulated machines can say so.
+pub fn emulated(choice: ProviderChoice) -> bool {
+    choice == ProviderChoice::Libvirt && emulates()
 }
 
 /// Whether the CPU itself can run machines (`vmx` is Intel's flag, `svm` AMD's; ARM lists none).

@@ -375,7 +375,7 @@ impl Provider for Virtual {
         task: &str,
     ) -> Result<Vec<String>> {
         drop(self.vagrant.alone(events, task).await?);
-        let emulated = self.choice == ProviderChoice::Libvirt && host::emulates();
+        let emulated = host::emulated(self.choice);
         let extra = json!({"box": self.vagrant_box()?, "emulated": emulated});
         self.vagrant.write(topology, &self.config, extra)?;
         let (there, new): (Vec<&Machine>, Vec<&Machine>) =

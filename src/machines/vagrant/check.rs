@@ -58,7 +58,7 @@ impl Virtual {
 
     fn emulation(&self) -> Option<Finding> {
         let factor = self.config.slow_machines;
-        let slow = self.choice == ProviderChoice::Libvirt && host::emulates();
+        let slow = host::emulated(self.choice);
         (slow && factor < SLOW_WHEN_EMULATED).then(|| Finding {
             what: "this computer cannot run machines at its own speed (no usable KVM); emulated \
                    ones are 13 to 31 times slower"
