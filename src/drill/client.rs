@@ -34,6 +34,9 @@ const REQUEST: Duration = Duration::from_secs(1);
 /// On a network that a cluster would live in, a connection is made or refused at once.
 const CONNECT: Duration = Duration::from_millis(400);
 const PAGE: u32 = 500;
+/// The objects of a long drill are gone within seconds, its pods within their grace of 30 s;
+/// multiplied by `slowMachines`.
+const LEAVING: Duration = Duration::from_secs(60);
 
 /// What clients and watchers see, as they see it.
 #[derive(Clone)]
@@ -204,15 +207,28 @@ fn object(number: u64, label: &str) -> ConfigMap {
     object
 }
 
-pub async fn make_namespace(client: &Client) -> Result<()> {
+/// That of an earlier drill may still be on its way out, with all that would be written into it;
+/// its end is waited for.
+pub async fn make_namespace(client: &Client, slow_machines: u32) -> Result<()> {
     let api: Api<Namespace> = Api::all(client.clone());
+    let deadline = Instant::now() + LEAVING * slow_machines;
+    while Instant::now() < deadline && is_leaving(&api).await? {
+        tokio::time::sleep(PACE).await;
+    }
     let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
     let params = PatchParams::apply("kdiy-drill").force();
     api.patch(NAMESPACE, &params, &Patch::Apply(&body)).await.map(drop).map_err(|error| {
         Failure::host(format!("cannot make the namespace {NAMESPACE}"))
             .because(error)
-            .hint("if it is being removed since an earlier drill, try again in a moment")
+            .hint(format!("kdiy kubectl -- describe namespace {NAMESPACE}"))
     })
+}
+
+async fn is_leaving(api: &Api<Namespace>) -> Result<bool> {
+    let found = api.get_opt(NAMESPACE).await.map_err(|error| {
+        Failure::host(format!("cannot look for the namespace {NAMESPACE}")).because(error)
+    })?;
+    Ok(found.is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_some()))
 }
 
 /// No error where there is none.

@@ -209,7 +209,8 @@ impl Exercise<'_> {
         outcome: &mut Outcome,
     ) -> Result<()> {
         let log = Log::begin();
-        client::make_namespace(&self.context.api.any().await?).await?;
+        let slow_machines = self.context.config.slow_machines;
+        client::make_namespace(&self.context.api.any().await?, slow_machines).await?;
         let has_pods = ready.promise.bounds.contains_key(&Measure::Pods);
         let roamers = match has_pods {
             true => {
