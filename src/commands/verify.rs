@@ -47,7 +47,7 @@ pub async fn run(arguments: cli::Verify, overlay: Option<&Path>, ui: Ui) -> Resu
     if let Some(targets) = targets {
         targets.write(&report)?;
     }
-    ui.result(&screen::text(&report), &report);
+    ui.result(&screen::text(&report, stopped), &report);
     Ok(match (report.failed, stopped) {
         (_, true) => 130,
         (0, false) => 0,

@@ -282,17 +282,17 @@ fn facts(status: &Status) -> Vec<Line> {
     rows
 }
 
-/// `3 members, quorum 2, may lose 1; now 2 of 3 agree, may lose 0`.
+/// `3 members, quorum 2, may lose 1`, or what is left of that, first, for what comes last may not
+/// fit on the screen: `2 of 3 members agree, quorum 2, may lose 0; 1 when whole`.
 fn quorum(status: &Status) -> Span {
     let etcd = &status.etcd;
     let members = plural(etcd.members as usize, "member");
-    let text = format!("{members}, quorum {}, may lose {}", etcd.quorum, etcd.tolerance);
     if etcd.in_quorum == etcd.members {
-        return plain(text);
+        return plain(format!("{members}, quorum {}, may lose {}", etcd.quorum, etcd.tolerance));
     }
     let now = format!(
-        "{text}; now {} of {} agree, may lose {}",
-        etcd.in_quorum, etcd.members, etcd.may_lose_now
+        "{} of {members} agree, quorum {}, may lose {}; {} when whole",
+        etcd.in_quorum, etcd.quorum, etcd.may_lose_now, etcd.tolerance
     );
     span(now, if etcd.in_quorum < etcd.quorum { Tone::Bad } else { Tone::Doubtful })
 }
@@ -448,7 +448,7 @@ mod tests {
                 assert!(line.chars().count() <= columns, "{columns}: {line}");
             }
             let screen = lines.join("\n");
-            for part in ["kdiy is degraded", "no answer", "3 members, quorum 2", "route", "here"] {
+            for part in ["kdiy is degraded", "no answer", "2 of 3 members", "route", "here"] {
                 assert!(screen.contains(part), "{columns}: {part} is missing in\n{screen}");
             }
         }
@@ -456,8 +456,8 @@ mod tests {
 
     #[test]
     fn what_may_still_be_lost_is_said_when_it_is_less() {
-        let screen = unpainted(&degraded(), 200).join("\n");
-        assert!(screen.contains("may lose 1; now 2 of 3 agree, may lose 0"), "{screen}");
+        let screen = unpainted(&degraded(), 80).join("\n");
+        assert!(screen.contains("2 of 3 members agree, quorum 2, may lose 0;"), "{screen}");
     }
 
     #[test]

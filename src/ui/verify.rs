@@ -8,7 +8,8 @@ use owo_colors::OwoColorize;
 use super::duration;
 use crate::verify::report::{Report, Verdict};
 
-pub fn text(report: &Report) -> String {
+/// `stopped`: the user did not let it come to its end.
+pub fn text(report: &Report, stopped: bool) -> String {
     let mut text = String::new();
     for entry in &report.entries {
         let (sign, why) = match &entry.verdict {
@@ -23,11 +24,25 @@ pub fn text(report: &Report) -> String {
         "{} passed, {} failed, {} skipped; {things} things looked at",
         report.passed, report.failed, report.skipped
     );
-    let sign = match report.failed {
-        0 => "✔".green().to_string(),
-        _ => "✘".red().to_string(),
+    let (sign, stopped) = match (report.failed, stopped) {
+        (0, false) => ("✔".green().to_string(), ""),
+        (0, true) => ("–".dimmed().to_string(), "stopped: "),
+        _ => ("✘".red().to_string(), ""),
     };
     let took = duration(Duration::from_millis(report.elapsed_ms));
-    let _ = writeln!(text, "{sign} {} {counts} {}", report.cluster.bold(), took.dimmed());
+    let _ = writeln!(text, "{sign} {} {stopped}{counts} {}", report.cluster.bold(), took.dimmed());
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_stopped_is_not_called_proven() {
+        let report = Report::new("home", "1.36.4", 900, Vec::new());
+        let told = |stopped| anstream::adapter::strip_str(&text(&report, stopped)).to_string();
+        assert!(told(false).starts_with("✔ home 0 passed"), "{}", told(false));
+        assert!(told(true).starts_with("– home stopped: 0 passed"), "{}", told(true));
+    }
 }
