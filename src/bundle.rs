@@ -173,7 +173,7 @@ impl Renderer<'_> {
                 Ok::<_, Failure>(BundleReady {
                     run: render("ready", &ready.run)?,
                     what: render("what", &ready.what)?,
-                    seconds: ready.seconds * self.world.config.slow_machines,
+                    seconds: ready.seconds.saturating_mul(self.world.config.slow_machines),
                 })
             })
             .transpose()?;

@@ -13,8 +13,9 @@ use crate::failure::{Failure, Result};
 pub struct Templates(Handlebars<'static>);
 
 handlebars_helper!(join: |list: Json, separator: str| joined(list, separator));
-handlebars_helper!(mebibytes: |count: u64| (count * 1024 * 1024).to_string());
-handlebars_helper!(indent: |width: u64, text: str| indented(width, text));
+// The types of numbers are so small that nothing that is made of them can be too large.
+handlebars_helper!(mebibytes: |count: u32| (u64::from(count) * 1024 * 1024).to_string());
+handlebars_helper!(indent: |width: u8, text: str| indented(width, text));
 
 impl Templates {
     pub fn new() -> Self {
@@ -78,8 +79,8 @@ fn joined(list: &Value, separator: &str) -> String {
     parts.join(separator)
 }
 
-fn indented(width: u64, text: &str) -> String {
-    let pad = " ".repeat(usize::try_from(width).unwrap_or(0));
+fn indented(width: u8, text: &str) -> String {
+    let pad = " ".repeat(width.into());
     let lines: Vec<String> = text
         .lines()
         .map(|line| if line.is_empty() { String::new() } else { format!("{pad}{line}") })
@@ -156,5 +157,14 @@ mod tests {
     #[test]
     fn a_nonsense_duration_is_refused() {
         assert!(render("{{times \"soon\" n}}").is_err());
+    }
+
+    #[test]
+    fn numbers_that_would_overflow_are_refused() {
+        assert_eq!(render("{{mebibytes 8192}}").unwrap(), "8589934592");
+        for text in ["{{mebibytes 17592186044416}}", "{{indent 18446744073709551615 html}}"] {
+            assert!(render(text).is_err(), "{text}");
+        }
+        assert!(render("{{milliseconds \"8760h\" 4294967295}}").is_ok());
     }
 }

@@ -23,6 +23,8 @@ const MASTER_OFFSET: u32 = 11;
 const ETCD_OFFSET: u32 = 21;
 const LB_OFFSET: u32 = 31;
 const WORKER_OFFSET: u32 = 51;
+/// However large the network is.
+const LAST_OFFSET: u32 = 254;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -249,6 +251,14 @@ fn made_machines(config: &ClusterConfig, network: Ipv4Net) -> Result<Vec<Machine
         (Role::LoadBalancer, balancers, LB_OFFSET, &sizes.load_balancer),
         (Role::Worker, config.workers, WORKER_OFFSET, &sizes.worker),
     ] {
+        let room = LAST_OFFSET - offset + 1;
+        if wanted > room {
+            let role = role.as_str();
+            return Err(Failure::input(format!(
+                "{wanted} machines of the role {role} are too many"
+            ))
+            .hint(format!("there are addresses for {room}")));
+        }
         for number in 1..=wanted {
             machines.push(Machine {
                 name: machine_name(&config.name, role, number),
@@ -433,6 +443,13 @@ mod tests {
         assert_eq!(topology.vip, None);
         assert_eq!(topology.endpoint.url(), "https://192.168.56.11:6443");
         assert!(topology.group(Group::LoadBalancers).is_empty());
+    }
+
+    #[test]
+    fn no_more_machines_are_laid_out_than_there_are_addresses_for() {
+        let config = ClusterConfig { workers: u32::MAX, ..Default::default() };
+        let failure = Topology::build(&config, Ipv4Net::default()).unwrap_err().to_string();
+        assert!(failure.contains("4294967295") && failure.contains("204"), "{failure}");
     }
 
     #[test]

@@ -538,10 +538,18 @@ mod tests {
     #[test]
     fn each_field_that_is_wrong_is_named() {
         type Change = fn(&mut ClusterConfig);
-        let cases: [(&str, Change); 22] = [
+        let cases: [(&str, Change); 24] = [
             ("masters:", |c| c.masters = 0),
             ("masters:", |c| c.masters = 9),
             ("workers:", |c| c.workers = 100_000),
+            ("masters:", |c| {
+                c.masters = u32::MAX;
+                c.network.machines = "0.0.0.0/0".parse().ok();
+            }),
+            ("slowMachines:", |c| {
+                c.slow_machines = u32::MAX;
+                c.etcd.election_timeout = "8760h".parse().unwrap();
+            }),
             ("name:", |c| c.name = "Über".into()),
             ("name:", |c| c.name = "a; rm -rf /".into()),
             ("etcd.members:", |c| {

@@ -9,6 +9,9 @@ use jiff::fmt::friendly::{Designator, Spacing, SpanParser, SpanPrinter};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+/// A year. Nothing here takes that long, and no factor makes more of it than can be counted.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// A non-negative duration, written like `15s`. Displays in the form that Go's
 /// `time.ParseDuration` reads, so it can go into a Kubernetes or etcd flag as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,9 +42,12 @@ impl FromStr for Span {
         let parsed: SignedDuration = SpanParser::new().parse_duration(text).map_err(|_| {
             format!("`{text}` is not a duration; write a number and a unit, like 15s, 100ms or 1h")
         })?;
-        Duration::try_from(parsed)
-            .map(Self)
-            .map_err(|_| format!("`{text}` is negative; durations here run forwards"))
+        let duration = Duration::try_from(parsed)
+            .map_err(|_| format!("`{text}` is negative; durations here run forwards"))?;
+        if duration > LONGEST {
+            return Err(format!("`{text}` is more than a year"));
+        }
+        Ok(Self(duration))
     }
 }
 
@@ -91,7 +97,7 @@ mod tests {
 
     #[test]
     fn nonsense_and_negative_spans_are_refused() {
-        for text in ["", "15", "soon", "-3s"] {
+        for text in ["", "15", "soon", "-3s", "8761h", "9223372036854775807s"] {
             assert!(text.parse::<Span>().is_err(), "{text:?} was taken");
         }
     }

@@ -157,7 +157,7 @@ async fn unsettled(gate: &dyn Gate, context: &GateContext) -> Option<Unsettled> 
 }
 
 /// How long each unit has been active, from the machine's uptime and `systemctl show`.
-fn running_times(text: &str) -> Vec<(String, Duration)> {
+pub fn running_times(text: &str) -> Vec<(String, Duration)> {
     let mut lines = text.lines();
     let uptime: f64 = lines.next().and_then(|line| line.trim().parse().ok()).unwrap_or_default();
     let mut times = Vec::new();
@@ -172,7 +172,9 @@ fn running_times(text: &str) -> Vec<(String, Duration)> {
             _ => {
                 if !unit.is_empty() {
                     let running = if active { (uptime - since).max(0.0) } else { 0.0 };
-                    times.push((std::mem::take(&mut unit), Duration::from_secs_f64(running)));
+                    // No duration is what infinity makes.
+                    let running = Duration::try_from_secs_f64(running).unwrap_or_default();
+                    times.push((std::mem::take(&mut unit), running));
                 }
             }
         }
@@ -212,5 +214,13 @@ mod tests {
                 ("b.service".to_owned(), Duration::ZERO)
             ]
         );
+    }
+
+    #[test]
+    fn an_uptime_that_is_no_time_proves_nothing() {
+        for uptime in ["inf", "1e300", "NaN", ""] {
+            let text = format!("{uptime}\nId=etcd.service\nActiveState=active\n");
+            assert_eq!(running_times(&text), [("etcd.service".to_owned(), Duration::ZERO)]);
+        }
     }
 }
