@@ -85,7 +85,8 @@ async fn dry_run(
     Ok((before.as_ref() != Some(&after)).then_some((before, after)))
 }
 
-fn parse(name: &str, text: &str) -> Result<Vec<DynamicObject>> {
+/// `name` is what the user can find.
+pub fn parse(name: &str, text: &str) -> Result<Vec<DynamicObject>> {
     let invalid = |error: &dyn std::error::Error| {
         Failure::input(format!("{name} is no valid manifest")).cause(error.to_string())
     };

@@ -38,7 +38,8 @@ impl Playbooks {
         Self::from_files(files)
     }
 
-    fn from_files(files: BTreeMap<String, String>) -> Result<Self> {
+    /// Of texts by path below the playbook directory.
+    pub fn from_files(files: BTreeMap<String, String>) -> Result<Self> {
         let mut books = Vec::new();
         for (path, text) in &files {
             if let Some(directory) = path.strip_suffix("/playbook.yaml") {

@@ -44,7 +44,8 @@ fn question(name: &str) -> Vec<u8> {
     message
 }
 
-fn read(answer: &[u8]) -> Result<(), String> {
+/// Whether an answer holds an address, or why not.
+pub fn read(answer: &[u8]) -> Result<(), String> {
     let field = |number: usize| {
         let bytes = answer.get(number * 2..number * 2 + 2)?;
         Some(u16::from_be_bytes([bytes[0], bytes[1]]))

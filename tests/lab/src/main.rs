@@ -5,6 +5,7 @@ mod bench;
 mod chance;
 mod docker;
 mod e2e;
+mod fuzz;
 mod host;
 mod mirror;
 mod stage;
@@ -63,6 +64,13 @@ enum Lab {
     },
     /// Measure how long a 3+2 cluster takes, and what it waits for
     Bench,
+    /// Let a fuzzer think up texts for everything that reads what comes from outside; needs a
+    /// nightly Rust
+    Fuzz {
+        /// For each target
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+        seconds: u32,
+    },
 }
 
 fn main() -> ExitCode {
@@ -123,6 +131,7 @@ fn carry_out(command: Lab) -> Result<()> {
         }
         Lab::Test { lane, seed } => suite::run(&cache, &lane, seed.unwrap_or_else(chance::seed)),
         Lab::Bench => bench::run(&cache),
+        Lab::Fuzz { seconds } => fuzz::run(&cache, seconds),
     }
 }
 

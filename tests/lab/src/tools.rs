@@ -14,6 +14,7 @@ pub struct Tool {
 }
 
 pub const DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2" };
+pub const FUZZ: Tool = Tool { name: "cargo-fuzz", version: "0.13.2" };
 
 impl Tool {
     /// Where it is: on the search path, or in the lab's cache, where it is put when it is missing.
