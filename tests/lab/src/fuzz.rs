@@ -131,8 +131,9 @@ impl Figures {
         };
         Some(Self {
             inputs: after("stat::number_of_executed_units:")?,
-            coverage: after(" cov: ")?,
-            corpus: after(" corp: ")?,
+            // A crash may come before the fuzzer first says these.
+            coverage: after(" cov: ").unwrap_or_default(),
+            corpus: after(" corp: ").unwrap_or_default(),
         })
     }
 }
@@ -150,6 +151,8 @@ mod tests {
                     stat::average_exec_per_sec:     0\n";
         let figures = Figures { inputs: 999, coverage: 345, corpus: 9 };
         assert_eq!(Figures::read(text), Some(figures));
-        assert_eq!(Figures::read("Error: no such dictionary"), None);
+        let early = "==7== ERROR: libFuzzer: deadly signal\nstat::number_of_executed_units: 3\n";
+        assert_eq!(Figures::read(early), Some(Figures { inputs: 3, coverage: 0, corpus: 0 }));
+        assert_eq!(Figures::read("sh: 1: not found"), None);
     }
 }
