@@ -112,7 +112,7 @@ pub struct Up {
     #[command(flatten)]
     pub flags: UpFlags,
     /// Steps that change machines at the same time
-    #[arg(long, value_name = "N", default_value_t = 16)]
+    #[arg(long, value_name = "N", default_value_t = 32)]
     pub parallel: u16,
     /// Only these steps, with commas between them; `machines` makes machines and installs nothing
     #[arg(long, value_name = "STEP", value_delimiter = ',')]

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::event::{Event, Events, Outcome, TaskId, TaskKind};
 use crate::failure::{Failure, Kind, Result};
 use crate::plan::{Plan, Task};
+use crate::turns::Turns;
 
 /// Attempts at a task whose failures are transient.
 const ATTEMPTS: u32 = 4;
@@ -80,21 +80,29 @@ pub async fn run(
 ) -> Report {
     let began = Instant::now();
     events.send(Event::Planned { tasks: plan.infos() });
-    let limit = Arc::new(Semaphore::new(parallel.max(1)));
+    let limit = Turns::at_once(parallel.max(1));
     let mut report = Report::default();
-    let mut waiting: Vec<&Task> = plan.tasks.iter().collect();
+    let mut waiting: Vec<(usize, &Task)> = plan.tasks.iter().enumerate().collect();
     let mut done = BTreeSet::new();
     let mut running = JoinSet::new();
     let over = stop.child_token();
     let mut left = false;
     loop {
         if report.failure.is_none() && !stop.is_cancelled() {
-            let (ready, blocked): (Vec<&Task>, Vec<&Task>) =
-                waiting.into_iter().partition(|task| task.needs.is_subset(&done));
+            let ready = |(_, task): &(usize, &Task)| task.needs.is_subset(&done);
+            let (ready, blocked): (Vec<_>, Vec<_>) = waiting.into_iter().partition(ready);
             waiting = blocked;
-            for task in ready {
-                let (work, limit) = (work.clone(), limit.clone());
-                running.spawn(attempt(task.clone(), work, limit, events.clone(), over.clone()));
+            for (place, task) in ready {
+                let (task, work, limit) = (task.clone(), work.clone(), limit.clone());
+                let (events, over) = (events.clone(), over.clone());
+                running.spawn(async move {
+                    // Gates and waits for machines mostly sleep; they would only hold up what works.
+                    let _turn = match task.kind {
+                        TaskKind::Apply => Some(limit.turn(place).await),
+                        _ => None,
+                    };
+                    attempt(task, work, events, over).await
+                });
             }
         }
         let Some(finished) = running.join_next().await else { break };
@@ -124,7 +132,7 @@ pub async fn run(
             over.cancel();
         }
     }
-    for task in &waiting {
+    for (_, task) in &waiting {
         report.outcomes.insert(task.id.clone(), Outcome::Skipped);
     }
     if stop.is_cancelled() && report.failure.is_none() && (left || !waiting.is_empty()) {
@@ -152,15 +160,9 @@ fn interrupted() -> Failure {
 async fn attempt(
     task: Task,
     work: Arc<dyn Work>,
-    limit: Arc<Semaphore>,
     events: Events,
     over: CancellationToken,
 ) -> (TaskId, Option<Result<Done>>) {
-    // Gates and waits for machines mostly sleep; they would only hold up what works.
-    let _slot = match task.kind {
-        TaskKind::Apply => limit.acquire().await.ok(),
-        _ => None,
-    };
     let began = Instant::now();
     let mut pause = FIRST_PAUSE;
     for number in 1.. {

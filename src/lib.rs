@@ -42,6 +42,7 @@ pub mod timings;
 pub mod tls;
 pub mod topology;
 pub mod transport;
+pub mod turns;
 pub mod ui;
 pub mod verify;
 pub mod world;

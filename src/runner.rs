@@ -4,7 +4,6 @@
 mod absent;
 mod apply;
 mod members;
-mod sending;
 mod spared;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,7 +29,7 @@ use crate::state::ledger::Ledger;
 use crate::survey::{self, SurveyError};
 use crate::topology::Machine;
 use crate::transport::TransportError;
-use sending::Sending;
+use crate::turns::Turns;
 
 /// Kubelets ask for their certificates within this; multiplied by `slowMachines`.
 const JOINED_WITHIN: Duration = Duration::from_secs(120);
@@ -42,7 +41,9 @@ pub struct Runner {
     pub events: Events,
     pub stop: CancellationToken,
     pub fetched: Fetched,
-    pub sending: Sending,
+    /// Files of early steps first: with more on their way than the cores can encrypt, or in the
+    /// order in which machines turn up, what etcd and the api wait for would arrive with the last.
+    pub sending: Turns,
     /// Machines that this run makes or starts.
     pub wanted: BTreeSet<String>,
     /// Every gate was green at the end of an earlier run.

@@ -18,6 +18,7 @@ use crate::state;
 use crate::state::ledger::{Ledger, What};
 use crate::state::lock::Lock;
 use crate::topology::{Machine, Topology};
+use crate::turns::Turns;
 use crate::ui::Ui;
 
 pub async fn run(arguments: Start, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
@@ -48,7 +49,7 @@ pub async fn run(arguments: Start, overlay: Option<&Path>, ui: Ui) -> Result<u8>
         events: recording.events.clone(),
         stop: recording.stop.clone(),
         fetched: Fetched::default(),
-        sending: Default::default(),
+        sending: Turns::at_once(2 * host::cores()),
         wanted: wanted.iter().map(|machine| machine.name.clone()).collect(),
         // However it was before, it has been off.
         proven_before: false,

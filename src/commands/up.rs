@@ -28,6 +28,7 @@ use crate::state::lock::Lock;
 use crate::state::{self, Record, StateDir, atomic, journal};
 use crate::timings::Timings;
 use crate::topology::{Group, Topology};
+use crate::turns::Turns;
 use crate::ui::Ui;
 use crate::ui::summary::Summary;
 
@@ -143,7 +144,7 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
         events: recording.events.clone(),
         stop: recording.stop.clone(),
         fetched: Fetched::default(),
-        sending: Default::default(),
+        sending: Turns::at_once(2 * host::cores()),
         wanted: topology.machines.iter().map(|machine| machine.name.clone()).collect(),
         proven_before: complete,
         beyond_quorum: arguments.beyond_quorum,

@@ -1,37 +1,27 @@
-//! Whose files are sent next.
+//! Few at the same time, and what comes early in the plan first, in whatever order they ask.
 
 use std::collections::BTreeMap;
-use std::num::NonZero;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-/// Lets few files travel at once, those of early steps first.
-///
-/// Sending keeps a core busy with encryption. With more senders than that, or in the order in
-/// which machines turn up, the files that etcd and the api wait for would arrive with the last.
+/// Like a semaphore with a permit for each that may be under way at once; but of those that wait,
+/// not the one that came first goes on, but the one with the lowest place.
 #[derive(Clone)]
-pub struct Sending(Arc<Mutex<Queue>>);
+pub struct Turns(Arc<Mutex<Queue>>);
 
 struct Queue {
     free: usize,
     arrived: u64,
-    /// By the step's place in the playbooks, then by arrival.
+    /// By place, then by arrival.
     waiting: BTreeMap<(usize, u64), oneshot::Sender<Turn>>,
 }
 
-/// Leave to send one file; the next in line has it when this is dropped.
-pub struct Turn(Sending);
+/// The next in line has it when this is dropped.
+pub struct Turn(Turns);
 
-impl Default for Sending {
-    fn default() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-        Self::at_once(2 * cores)
-    }
-}
-
-impl Sending {
-    fn at_once(free: usize) -> Self {
+impl Turns {
+    pub fn at_once(free: usize) -> Self {
         Self(Arc::new(Mutex::new(Queue { free, arrived: 0, waiting: BTreeMap::new() })))
     }
 
@@ -39,7 +29,7 @@ impl Sending {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for leave to send a file of the step at this place in the playbooks.
+    /// Waits until those with a lower place are under way and one may be.
     pub async fn turn(&self, place: usize) -> Turn {
         let mine = {
             let mut queue = self.queue();
@@ -77,14 +67,14 @@ mod tests {
 
     #[tokio::test]
     async fn early_steps_go_first_however_late_they_come() {
-        let sending = Sending::at_once(1);
-        let held = sending.turn(9).await;
+        let turns = Turns::at_once(1);
+        let held = turns.turn(9).await;
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut all = tokio::task::JoinSet::new();
         for (name, place) in [("kubelet", 5), ("api", 3), ("etcd", 1), ("etcd too", 1)] {
-            let (sending, order) = (sending.clone(), order.clone());
+            let (turns, order) = (turns.clone(), order.clone());
             all.spawn(async move {
-                let _turn = sending.turn(place).await;
+                let _turn = turns.turn(place).await;
                 order.lock().unwrap().push(name);
             });
             tokio::task::yield_now().await;
@@ -96,17 +86,17 @@ mod tests {
 
     #[tokio::test]
     async fn who_gave_up_waiting_does_not_keep_the_turn() {
-        let sending = Sending::at_once(1);
-        let held = sending.turn(1).await;
+        let turns = Turns::at_once(1);
+        let held = turns.turn(1).await;
         let waiting = tokio::spawn({
-            let sending = sending.clone();
-            async move { sending.turn(1).await }
+            let turns = turns.clone();
+            async move { turns.turn(1).await }
         });
         tokio::task::yield_now().await;
         waiting.abort();
         let _ = waiting.await;
         drop(held);
-        drop(sending.turn(2).await);
-        assert_eq!(sending.queue().free, 1);
+        drop(turns.turn(2).await);
+        assert_eq!(turns.queue().free, 1);
     }
 }
