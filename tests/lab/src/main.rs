@@ -15,6 +15,7 @@ mod vm;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
@@ -58,6 +59,10 @@ enum Lab {
         /// Only these parts; may be given several times
         #[arg(long, value_enum)]
         lane: Vec<suite::Lane>,
+        /// Without a lane: the usual ones, and more as far as they are expected to end within so many
+        /// minutes from now
+        #[arg(long, value_name = "MINUTES", conflicts_with = "lane")]
+        within: Option<u64>,
         /// Repeats what an earlier run left to chance; every run prints its own
         #[arg(long)]
         seed: Option<u64>,
@@ -129,7 +134,10 @@ fn carry_out(command: Lab) -> Result<()> {
             docker::stop(&cache)?;
             vm::stop(&cache)
         }
-        Lab::Test { lane, seed } => suite::run(&cache, &lane, seed.unwrap_or_else(chance::seed)),
+        Lab::Test { lane, within, seed } => {
+            let within = within.map(|minutes| Duration::from_secs(60 * minutes));
+            suite::run(&cache, &lane, within, seed.unwrap_or_else(chance::seed))
+        }
         Lab::Bench => bench::run(&cache),
         Lab::Fuzz { seconds } => fuzz::run(&cache, seconds),
     }

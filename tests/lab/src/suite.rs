@@ -1,6 +1,7 @@
 //! `cargo lab test`: everything that has to hold before a change is taken.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
@@ -16,28 +17,52 @@ pub enum Lane {
     Code,
     /// A 3+2 cluster from nothing to nothing
     Cluster,
-    /// What `up` mends and rolls on such a cluster; only when it is named
+    /// What `up` mends and rolls on such a cluster; when it is named or there is time
     Repair,
-    /// Everything that can be broken on such a cluster, broken on purpose; only when it is named
+    /// Everything that can be broken on such a cluster, broken on purpose; when it is named or there is time
     Drills,
     /// A cluster by hand: the guide's blocks, carried out without kdiy
     Runbook,
     /// Machines that exist without kdiy, there and back
     Existing,
-    /// A 1+1 cluster under whose every run something breaks; only when it is named
+    /// A 1+1 cluster under whose every run something breaks; when it is named or there is time
     Recovery,
-    /// A master and a worker as virtual machines; only when it is named
+    /// A master and a worker as virtual machines; when it is named or there is time
     Vm,
     /// 3 masters and 2 workers as virtual machines; only when it is named
     VmFull,
 }
 
 impl Lane {
-    /// Whether a run that names no lane has it. Drills and what interrupts runs hold kdiy to bounds
-    /// of time, which other work on this computer breaks as well; emulated machines take longer
-    /// than a usual run may.
+    /// How long it takes on two cores, once everything is built that can be kept; `None` for a lane
+    /// that runs only when it is named.
+    const fn takes(self) -> Option<Duration> {
+        let minutes = match self {
+            Self::Code => 4,
+            Self::Cluster => 7,
+            Self::Runbook => 2,
+            Self::Existing => 4,
+            Self::Recovery => 20,
+            Self::Drills => 10,
+            Self::Repair => 6,
+            Self::Vm => 28,
+            Self::VmFull => return None,
+        };
+        Some(Duration::from_secs(60 * minutes))
+    }
+
+    /// Whether a run that names no lane has it. The others take long, and hold kdiy to bounds of
+    /// time, which other work on this computer breaks as well.
     const fn is_usual(self) -> bool {
-        !matches!(self, Self::Repair | Self::Drills | Self::Recovery | Self::Vm | Self::VmFull)
+        matches!(self, Self::Code | Self::Cluster | Self::Runbook | Self::Existing)
+    }
+
+    const fn has_virtual_machines(self) -> bool {
+        matches!(self, Self::Vm | Self::VmFull)
+    }
+
+    fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
     /// What of it is done on the cluster that lanes share.
@@ -57,19 +82,20 @@ impl Lane {
     }
 }
 
-/// Runs these lanes, or all usual ones. `seed` decides what is left to chance. Ends with a line
-/// `N passed, N failed`; an error unless everything passed.
-pub fn run(cache: &Path, only: &[Lane], seed: u64) -> Result<()> {
+/// Runs these lanes, or all usual ones and as many more as are expected to end in time. `seed`
+/// decides what is left to chance. Ends with a line `N passed, N failed`; an error unless everything
+/// passed.
+pub fn run(cache: &Path, only: &[Lane], within: Option<Duration>, seed: u64) -> Result<()> {
+    let began = Instant::now();
     let wanted = |lane: &Lane| (only.is_empty() && lane.is_usual()) || only.contains(lane);
-    let lanes: Vec<Lane> = Lane::value_variants().iter().copied().filter(wanted).collect();
+    let mut lanes: Vec<Lane> = Lane::value_variants().iter().copied().filter(wanted).collect();
     let mut tally = Tally::default();
     if lanes.contains(&Lane::Code) {
         tally.run(code(cache));
+        lanes.retain(|lane| *lane != Lane::Code);
     }
-    let (virtual_machines, lanes): (Vec<Lane>, Vec<Lane>) =
-        lanes.into_iter().partition(|lane| matches!(lane, Lane::Vm | Lane::VmFull));
-    if lanes.iter().any(|lane| *lane != Lane::Code) {
-        let mut ready = None;
+    let mut ready = None;
+    if lanes.iter().any(|lane| !lane.has_virtual_machines()) {
         tally.run(Stage {
             setup: vec![Check::new("the lab is ready", || {
                 let lab = ready.insert(Ready::make(cache)?);
@@ -77,30 +103,54 @@ pub fn run(cache: &Path, only: &[Lane], seed: u64) -> Result<()> {
             })],
             ..Stage::default()
         });
-        if let Some(lab) = &ready {
-            let shared: Vec<Part> = lanes.iter().filter_map(|lane| lane.part()).collect();
-            if !shared.is_empty() {
-                tally.run(e2e::stage(lab, cache, &shared)?);
-            }
-            if lanes.contains(&Lane::Runbook) {
-                tally.run(e2e::runbook::stage(lab, cache)?);
-            }
-            if lanes.contains(&Lane::Existing) {
-                tally.run(e2e::existing::stage(lab, cache)?);
-            }
-            if lanes.contains(&Lane::Recovery) {
-                tally.run(e2e::recovery::stage(lab, cache, seed)?);
-            }
+    }
+    // Only now is it known what had to be built first.
+    if let (true, Some(within)) = (only.is_empty(), within) {
+        let more = more(&lanes, within.saturating_sub(began.elapsed()));
+        lanes.extend(more);
+    }
+    if let Some(lab) = &ready {
+        let shared: Vec<Part> = lanes.iter().filter_map(|lane| lane.part()).collect();
+        if !shared.is_empty() {
+            tally.run(e2e::stage(lab, cache, &shared)?);
+        }
+        if lanes.contains(&Lane::Runbook) {
+            tally.run(e2e::runbook::stage(lab, cache)?);
+        }
+        if lanes.contains(&Lane::Existing) {
+            tally.run(e2e::existing::stage(lab, cache)?);
+        }
+        if lanes.contains(&Lane::Recovery) {
+            tally.run(e2e::recovery::stage(lab, cache, seed)?);
         }
     }
-    if !virtual_machines.is_empty() {
-        vm::lane::run(cache, &virtual_machines, &mut tally)?;
+    lanes.retain(|lane| lane.has_virtual_machines());
+    if !lanes.is_empty() {
+        vm::lane::run(cache, &lanes, &mut tally)?;
     }
     println!("{tally}");
     if !tally.is_green() {
         bail!("not everything passed");
     }
     Ok(())
+}
+
+/// Lanes besides the usual ones, what matters most first, that this much time is left for.
+fn more(lanes: &[Lane], left: Duration) -> Vec<Lane> {
+    let usual: Duration = lanes.iter().filter_map(|lane| lane.takes()).sum();
+    let mut left = left.saturating_sub(usual);
+    let mut more = Vec::new();
+    for lane in [Lane::Recovery, Lane::Drills, Lane::Repair, Lane::Vm] {
+        let Some(takes) = lane.takes() else { continue };
+        if takes <= left {
+            left -= takes;
+            more.push(lane);
+        } else {
+            let (name, minutes) = (lane.name(), takes.as_secs() / 60);
+            println!("left out for lack of time: {name}, which takes {minutes} min");
+        }
+    }
+    more
 }
 
 fn code(cache: &Path) -> Stage<'_> {
@@ -119,4 +169,22 @@ fn code(cache: &Path) -> Stage<'_> {
 fn cargo(arguments: &[&str]) -> Result<String> {
     host::show(crate::cargo().current_dir(repository()).args(arguments))?;
     Ok(String::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_matters_most_comes_first_and_only_what_fits() {
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+        let usual = [Lane::Cluster, Lane::Runbook, Lane::Existing];
+        assert_eq!(more(&usual, minutes(10)), []);
+        assert_eq!(
+            more(&usual, minutes(80)),
+            [Lane::Recovery, Lane::Drills, Lane::Repair, Lane::Vm]
+        );
+        let fits = more(&usual, minutes(60));
+        assert_eq!(fits, [Lane::Recovery, Lane::Drills, Lane::Repair]);
+    }
 }
