@@ -1,7 +1,6 @@
 //! The machines of a run as kdiy holds on to them: connections, facts, what was observed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,10 +22,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same where there is no time for a second attempt. A machine that is off is told by the
 /// network within 3 s (ARP); a busy one takes longer than that to say hello.
 const SHORTEST_CONNECT: Duration = Duration::from_secs(5);
-/// How long a machine that may still be made is given to say hello, at first. While its network is
-/// not there, something else may take the connection and say nothing, or the kernel repeats its
-/// first packet after 1, 3 and 7 s only (RFC 6298): ssh by itself would find out 10 s later.
-const FIRST_KNOCK: Duration = Duration::from_secs(1);
+/// A kernel that is up takes a connection at once, however busy the machine is. ssh would leave it to
+/// the kernel here to repeat its first packet, after 1, 3 and 7 s only (RFC 6298).
+const KNOCK: Duration = Duration::from_secs(1);
+/// How long a machine that may still be made is given to say hello, at first: before its network is
+/// there, something else may take the connection, and say nothing.
+const FIRST_HELLO: Duration = Duration::from_secs(1);
 /// Between attempts while a machine boots.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -67,10 +68,10 @@ impl Fleet {
         self.targets.write().await.insert(target.machine.clone(), target.clone());
         let began = Instant::now();
         let patience = deadline.clamp(SHORTEST_CONNECT, CONNECT_TIMEOUT);
-        // Only who may try again can afford to be impatient at first.
-        let mut knock = if deadline.is_zero() { patience } else { FIRST_KNOCK };
+        // Only who has time to try again can afford to be impatient at first.
+        let mut hello = if deadline < SHORTEST_CONNECT { patience } else { FIRST_HELLO };
         loop {
-            match self.attempt(target, knock.min(patience), patience).await {
+            match self.attempt(target, hello.min(patience), patience).await {
                 Ok(ssh) => {
                     let transport: Arc<dyn Transport> = Arc::new(ssh);
                     self.transports.write().await.insert(target.machine.clone(), transport.clone());
@@ -78,7 +79,7 @@ impl Fleet {
                 }
                 Err(error) if error.is_transient() && began.elapsed() < deadline => {
                     tokio::time::sleep(PAUSE).await;
-                    knock *= 2;
+                    hello *= 2;
                 }
                 Err(error) => return Err(unreachable(target, error)),
             }
@@ -88,18 +89,17 @@ impl Fleet {
     async fn attempt(
         &self,
         target: &SshTarget,
-        knock: Duration,
+        hello: Duration,
         patience: Duration,
     ) -> Result<Ssh, TransportError> {
         if let Some(address) = target.knock_at {
-            let machine = target.machine.clone();
-            match tokio::time::timeout(knock, greeted(address)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    return Err(TransportError::Lost { machine, source: Box::new(error) });
-                }
-                Err(_) => return Err(TransportError::Timeout { machine, after: knock }),
-            }
+            let machine = || target.machine.clone();
+            let lost = |error| TransportError::Lost { machine: machine(), source: Box::new(error) };
+            let late = |after| TransportError::Timeout { machine: machine(), after };
+            let stream = tokio::time::timeout(KNOCK, TcpStream::connect(address)).await;
+            let stream = stream.map_err(|_| late(KNOCK))?.map_err(lost)?;
+            let greeted = tokio::time::timeout(hello, greeted(stream)).await;
+            greeted.map_err(|_| late(hello))?.map_err(lost)?;
         }
         Ssh::connect(target, &self.control_directory, patience).await
     }
@@ -144,9 +144,9 @@ impl Fleet {
 }
 
 /// Waits until an SSH server says hello, as it does unasked (RFC 4253, 4.2).
-async fn greeted(address: SocketAddr) -> std::io::Result<()> {
+async fn greeted(mut stream: TcpStream) -> std::io::Result<()> {
     let mut hello = [0; 4];
-    TcpStream::connect(address).await?.read_exact(&mut hello).await?;
+    stream.read_exact(&mut hello).await?;
     if hello == *b"SSH-" { Ok(()) } else { Err(std::io::ErrorKind::InvalidData.into()) }
 }
 

@@ -20,7 +20,9 @@ const BROKEN_WITHIN: Duration = Duration::from_secs(90);
 
 /// Nothing is lost, bounds hold, and only what cannot be done here was not done.
 pub fn all(cluster: &Cluster) -> Result<String> {
-    let report = drill(cluster, &["all", "--yes"])?;
+    let table = cluster.directory().join("drills.md");
+    let table = table.to_str().context("a directory whose name is no text")?;
+    let report = drill(cluster, &["all", "--yes", "--report", table])?;
     let drills = report["drills"].as_array().context("no list of drills")?;
     let mut lines = Vec::new();
     let mut acknowledged = 0;
@@ -35,7 +37,8 @@ pub fn all(cluster: &Cluster) -> Result<String> {
         lines.push(format!("{name} {}", gap(outcome)));
     }
     ensure!(lines.len() >= 10, "only {} drills were done", lines.len());
-    Ok(format!("{acknowledged} writes kept; without a write: {}", lines.join(", ")))
+    let gaps = lines.join(", ");
+    Ok(format!("{acknowledged} writes kept; without a write: {gaps}; all of it in {table}"))
 }
 
 /// Writes are refused while there is no quorum, and everything is back afterwards.
