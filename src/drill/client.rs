@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use backon::{ConstantBuilder, Retryable as _};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -254,7 +255,9 @@ pub async fn lost(
     let masters = topology.group(Group::Masters);
     let lists = masters.iter().map(|master| async move {
         let client = api.client(&ApiPath::Master(master.name.clone())).await?;
-        numbers(&client, label).await.map_err(|error| {
+        // The first may still go by a connection that a machine's end has left half open.
+        let read = (|| numbers(&client, label)).retry(ConstantBuilder::default());
+        read.await.map_err(|error| {
             Failure::host("what was written cannot be read back").on(&master.name).because(error)
         })
     });
