@@ -25,7 +25,7 @@ pub enum Lane {
     Runbook,
     /// Machines that exist without kdiy, there and back
     Existing,
-    /// A 1+1 cluster under whose every run something breaks; when it is named or there is time
+    /// A 1+1 cluster under whose every run something breaks
     Recovery,
     /// A master and a worker as virtual machines; when it is named or there is time
     Vm,
@@ -42,19 +42,19 @@ impl Lane {
             Self::Cluster => 7,
             Self::Runbook => 2,
             Self::Existing => 4,
-            Self::Recovery => 20,
-            Self::Drills => 10,
-            Self::Repair => 6,
+            Self::Recovery => 7,
+            Self::Drills => 9,
+            Self::Repair => 4,
             Self::Vm => 28,
             Self::VmFull => return None,
         };
         Some(Duration::from_secs(60 * minutes))
     }
 
-    /// Whether a run that names no lane has it. The others take long, and hold kdiy to bounds of
-    /// time, which other work on this computer breaks as well.
+    /// Whether a run that names no lane has it. The others take long, or hold kdiy to bounds of time,
+    /// which other work on this computer breaks as well.
     const fn is_usual(self) -> bool {
-        matches!(self, Self::Code | Self::Cluster | Self::Runbook | Self::Existing)
+        matches!(self, Self::Code | Self::Cluster | Self::Runbook | Self::Existing | Self::Recovery)
     }
 
     const fn has_virtual_machines(self) -> bool {
@@ -140,7 +140,7 @@ fn more(lanes: &[Lane], left: Duration) -> Vec<Lane> {
     let usual: Duration = lanes.iter().filter_map(|lane| lane.takes()).sum();
     let mut left = left.saturating_sub(usual);
     let mut more = Vec::new();
-    for lane in [Lane::Recovery, Lane::Drills, Lane::Repair, Lane::Vm] {
+    for lane in [Lane::Drills, Lane::Repair, Lane::Vm] {
         let Some(takes) = lane.takes() else { continue };
         if takes <= left {
             left -= takes;
@@ -178,13 +178,9 @@ mod tests {
     #[test]
     fn what_matters_most_comes_first_and_only_what_fits() {
         let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
-        let usual = [Lane::Cluster, Lane::Runbook, Lane::Existing];
-        assert_eq!(more(&usual, minutes(10)), []);
-        assert_eq!(
-            more(&usual, minutes(80)),
-            [Lane::Recovery, Lane::Drills, Lane::Repair, Lane::Vm]
-        );
-        let fits = more(&usual, minutes(60));
-        assert_eq!(fits, [Lane::Recovery, Lane::Drills, Lane::Repair]);
+        let usual = [Lane::Cluster, Lane::Runbook, Lane::Existing, Lane::Recovery];
+        assert_eq!(more(&usual, minutes(20)), []);
+        assert_eq!(more(&usual, minutes(40)), [Lane::Drills, Lane::Repair]);
+        assert_eq!(more(&usual, minutes(70)), [Lane::Drills, Lane::Repair, Lane::Vm]);
     }
 }
