@@ -71,7 +71,7 @@ impl Fleet {
         // Only who has time to try again can afford to be impatient at first.
         let mut hello = if deadline < SHORTEST_CONNECT { patience } else { FIRST_HELLO };
         loop {
-            match self.attempt(target, hello.min(patience), patience).await {
+            match self.attempt(target, hello, patience).await {
                 Ok(ssh) => {
                     let transport: Arc<dyn Transport> = Arc::new(ssh);
                     self.transports.write().await.insert(target.machine.clone(), transport.clone());
@@ -79,7 +79,7 @@ impl Fleet {
                 }
                 Err(error) if error.is_transient() && began.elapsed() < deadline => {
                     tokio::time::sleep(PAUSE).await;
-                    hello *= 2;
+                    hello = patience.min(hello * 2);
                 }
                 Err(error) => return Err(unreachable(target, error)),
             }
@@ -217,4 +217,34 @@ pub fn transport_failure(step: &str, error: &TransportError) -> Failure {
         TransportError::Input { .. } => String::new(),
     };
     Failure::host("the connection to the machine failed").on(machine).in_step(step).because(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::target::Root;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_refuses_again_and_again_is_asked_until_the_deadline() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let closed = listener.local_addr().unwrap();
+        drop(listener);
+        let target = SshTarget {
+            machine: "master-1".into(),
+            host: closed.ip().to_string(),
+            port: Some(closed.port()),
+            user: None,
+            keys: Vec::new(),
+            known_hosts: None,
+            accept_new_host_key: false,
+            config_file: None,
+            jump: None,
+            knock_at: Some(closed),
+            root: Root::Sudo,
+        };
+        // Time between attempts is skipped, so these are hundreds.
+        let failure = Fleet::default().connect(&target, Duration::from_millis(300)).await.err();
+        let said = failure.expect("nothing listens there").to_string();
+        assert!(said.contains("cannot connect to 127.0.0.1"), "{said}");
+    }
 }

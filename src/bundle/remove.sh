@@ -3,7 +3,7 @@
 set -u
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive
 state=/var/lib/kdiy
-failed='' packages='' resume=''
+failed='' packages='' resume='' tab=$(printf '\t')
 
 did() { printf '@kdiy did %s\n' "$*"; }
 doing() { printf '@kdiy doing %s\n' "$*"; }
