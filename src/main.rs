@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use kdiy::cli::Cli;
 use kdiy::commands;
+use kdiy::failure::Failure;
 use kdiy::ui::Ui;
 
 #[tokio::main]
@@ -13,6 +14,8 @@ async fn main() -> ExitCode {
     kdiy::tls::install_provider();
     kdiy::machines::sudo::ask_with(kdiy::ui::ask_password);
     let ui = Ui::new(cli.output, cli.verbose);
+    // What the user gets to see is an error like any other, never a backtrace.
+    std::panic::set_hook(Box::new(move |panic| ui.failure(&Failure::bug(panic.to_string()))));
     match commands::run(cli, ui).await {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
