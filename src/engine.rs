@@ -86,7 +86,6 @@ pub async fn run(
     let mut done = BTreeSet::new();
     let mut running = JoinSet::new();
     let over = stop.child_token();
-    let mut left = false;
     loop {
         if report.failure.is_none() && !stop.is_cancelled() {
             let ready = |(_, task): &(usize, &Task)| task.needs.is_subset(&done);
@@ -120,7 +119,6 @@ pub async fn run(
             }
             Ok((id, None)) => {
                 report.outcomes.insert(id, Outcome::Skipped);
-                left = true;
             }
             Err(panic) => {
                 report.failure.get_or_insert(
@@ -135,7 +133,8 @@ pub async fn run(
     for (_, task) in &waiting {
         report.outcomes.insert(task.id.clone(), Outcome::Skipped);
     }
-    if stop.is_cancelled() && report.failure.is_none() && (left || !waiting.is_empty()) {
+    let whole = !report.outcomes.values().any(|outcome| *outcome == Outcome::Skipped);
+    if stop.is_cancelled() && report.failure.is_none() && !whole {
         report.failure = Some(interrupted());
     }
     report.elapsed = began.elapsed();
