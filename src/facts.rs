@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::architecture;
 use crate::failure::{Failure, Result};
 
 /// Facts that templates and steps depend on.
@@ -99,15 +100,12 @@ pub fn parse(machine: &str, address: Ipv4Addr, text: &str) -> Result<Facts> {
             .on(machine)
             .hint("check the address in the cluster file, or the machine's network set-up"));
     }
-    let arch = match field("arch")? {
-        "x86_64" | "amd64" => "amd64",
-        "aarch64" | "arm64" => "arm64",
-        other => {
-            return Err(Failure::host(format!("the CPU architecture {other} is not supported"))
-                .on(machine)
-                .hint("Kubernetes publishes what kdiy installs for amd64 and arm64"));
-        }
-    };
+    let cpu = field("arch")?;
+    let arch = architecture::named(cpu).ok_or_else(|| {
+        Failure::host(format!("the CPU architecture {cpu} is not supported"))
+            .on(machine)
+            .hint("Kubernetes publishes what kdiy installs for amd64 and arm64")
+    })?;
     let capabilities = u64::from_str_radix(field("capabilities")?, 16).unwrap_or(u64::MAX);
     Ok(Facts {
         hostname: field("hostname")?.into(),

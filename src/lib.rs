@@ -4,6 +4,7 @@
 //! graph of steps on machines; the [`engine`] runs the plan over a [`transport`]; each step ends
 //! in a [`gate`] that proves the cluster got healthier; everything that happened is an [`event`].
 
+pub mod architecture;
 pub mod artifacts;
 pub mod bundle;
 pub mod cis;

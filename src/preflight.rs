@@ -3,10 +3,11 @@
 
 pub mod probe;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::architecture::{self, Architectures};
 use crate::failure::Failure;
 use crate::topology::{Group, Machine, Role, Topology};
 
@@ -51,8 +52,7 @@ pub struct Problem {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     pub problems: Vec<Problem>,
-    /// As release names spell them.
-    pub architectures: BTreeSet<String>,
+    pub architectures: Architectures,
 }
 
 /// What a machine said of itself.
@@ -87,6 +87,10 @@ impl Answer {
         self.one(key).parse().ok()
     }
 
+    fn architecture(&self) -> Option<&'static str> {
+        architecture::named(self.one("arch"))
+    }
+
     fn has(&self, key: &str, value: &str) -> bool {
         self.all(key).iter().any(|other| other == value)
     }
@@ -114,6 +118,12 @@ impl Report {
             look.occupied();
             look.firewall();
         }
+        report.architectures = answered
+            .iter()
+            .filter_map(|(machine, answer)| {
+                Some((machine.name.clone(), answer.architecture()?.to_owned()))
+            })
+            .collect();
         report.clashes(&answered);
         report.clocks(&answered);
         let order = |name: &str| topology.machines.iter().position(|other| other.name == name);
@@ -198,19 +208,11 @@ impl Look<'_> {
 
     fn system(&mut self) {
         let answer = self.answer;
-        let arch = match answer.one("arch") {
-            "x86_64" | "amd64" => Some("amd64"),
-            "aarch64" | "arm64" => Some("arm64"),
-            _ => None,
-        };
-        match arch {
-            Some(arch) => {
-                self.report.architectures.insert(arch.to_owned());
-            }
-            None => self.stop(
+        if answer.architecture().is_none() {
+            self.stop(
                 format!("its CPUs are {}", answer.one("arch")),
                 "Kubernetes publishes amd64 and arm64 (a 64-bit system, also on a Raspberry Pi)",
-            ),
+            );
         }
         let os = answer.one("os");
         let is_supported = |known: &str| os == known || os.starts_with(&format!("{known}."));
@@ -438,7 +440,7 @@ mod tests {
     fn good_machines_have_no_problems_and_say_what_they_are() {
         let report = Report::of(&topology(), &[answer("a", "", 0.0), answer("b", "", 0.1)]);
         assert_eq!(report.problems, []);
-        assert_eq!(report.architectures, ["amd64".to_owned()].into());
+        assert_eq!(report.architectures.of("b"), "amd64");
         assert!(!report.stops());
     }
 

@@ -65,7 +65,6 @@ pub struct Fetched {
 }
 
 impl Fetched {
-    /// Release files differ by architecture; what a mirror carries of an image does not.
     fn key(name: &str, arch: &str) -> String {
         format!("{name} {arch}")
     }
@@ -149,13 +148,11 @@ impl Runner {
             SurveyError::Transport(error) => lost("reach", &error),
             SurveyError::Failure(failure) => Failed::Final(failure),
         })?;
-        if !session.blueprint.architectures.contains(&reached.facts.arch) {
-            let known: Vec<&str> =
-                session.blueprint.architectures.iter().map(String::as_str).collect();
+        let expected = session.blueprint.architectures.of(&machine.name);
+        if expected != reached.facts.arch {
             return Err(Failure::host(format!(
-                "the machine is {}, but files were fetched for {}",
-                reached.facts.arch,
-                known.join(" and ")
+                "the machine is {}, and the cluster was begun for {expected}",
+                reached.facts.arch
             ))
             .on(&machine.name)
             .hint("a machine of another architecture makes another cluster: destroy this one first")
@@ -167,19 +164,15 @@ impl Runner {
 
     async fn fetch(&self, task: &Task) -> Result<Done> {
         let name = task.id.trim_start_matches("fetch:");
-        let images = self.session.blueprint.catalogue.image_files();
         let mirrored = |image: &String| image == name;
-        for arch in &self.session.blueprint.architectures {
-            let files = match images.get(name) {
-                Some(file) if self.session.blueprint.world.mirrored_images.iter().any(mirrored) => {
-                    vec![self.store.ensure_image(name, file, &self.events, &task.id).await?]
+        let blueprint = &self.session.blueprint;
+        for arch in blueprint.architectures_taking(name) {
+            let files = match blueprint.catalogue.image_file(name, arch) {
+                Some(file) if blueprint.world.mirrored_images.iter().any(mirrored) => {
+                    vec![self.store.ensure_image(name, &file, &self.events, &task.id).await?]
                 }
                 _ => {
-                    let item = self.session.blueprint.catalogue.item(
-                        name,
-                        &self.session.blueprint.versions,
-                        arch,
-                    )?;
+                    let item = blueprint.catalogue.item(name, &blueprint.versions, arch)?;
                     self.store.ensure(&item, &self.events, &task.id).await?
                 }
             };

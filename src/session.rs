@@ -9,6 +9,7 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use tempfile::TempDir;
 
+use crate::architecture::Architectures;
 use crate::artifacts::catalogue::{Item, Versions};
 use crate::artifacts::{Catalogue, Source};
 use crate::bundle::Renderer;
@@ -30,9 +31,6 @@ use crate::transport::sockets;
 use crate::transport::target::Password;
 use crate::world::World;
 
-/// This computer's architecture, as release names spell it.
-pub const ARCH: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-
 /// What a cluster is to be; nothing of it need exist.
 pub struct Design {
     pub config: ClusterConfig,
@@ -40,9 +38,7 @@ pub struct Design {
     pub catalogue: Catalogue,
     pub versions: Versions,
     pub source: Source,
-    /// Of the machines, as release names spell them. Machines that kdiy makes have this
-    /// computer's.
-    pub architectures: BTreeSet<String>,
+    pub architectures: Architectures,
 }
 
 impl Design {
@@ -62,12 +58,13 @@ impl Design {
         let playbooks = Playbooks::load(overlay)?;
         let catalogue = Catalogue::load(&playbooks)?;
         let versions = catalogue.versions(&config)?;
-        let architectures = [ARCH.to_owned()].into();
+        let architectures = Architectures::default();
         Ok(Self { config, playbooks, catalogue, versions, source, architectures })
     }
 
-    /// Every release file that the cluster takes, for every architecture that it has.
-    pub fn items(&self) -> Result<Vec<Item>> {
+    /// Every release file that the cluster takes, for every architecture that takes it.
+    pub fn items(&self, network: Ipv4Net) -> Result<Vec<Item>> {
+        let topology = Topology::build(&self.config, network)?;
         let flannel = self.config.network.cni == Cni::Flannel;
         let names: BTreeSet<&String> = self
             .playbooks
@@ -75,9 +72,13 @@ impl Design {
             .filter(|(_, step)| flannel || !step.when.contains(&Condition::CniFlannel))
             .flat_map(|(_, step)| &step.artifacts)
             .collect();
-        let each = |arch| names.iter().map(move |name| (*name, arch));
-        let wanted = self.architectures.iter().flat_map(each);
-        wanted.map(|(name, arch)| self.catalogue.item(name, &self.versions, arch)).collect()
+        let mut items = Vec::new();
+        for name in names {
+            for arch in self.architectures.taking(name, &self.playbooks, &topology) {
+                items.push(self.catalogue.item(name, &self.versions, arch)?);
+            }
+        }
+        Ok(items)
     }
 
     /// The cluster on paper: everything of it that files, scripts and manifests are rendered
@@ -86,11 +87,12 @@ impl Design {
     pub fn draw(self, pki: &Path, network: Ipv4Net, keeping: Keeping) -> Result<Blueprint> {
         let topology = Topology::build(&self.config, network)?;
         let pki = Pki::open(pki, &topology, &self.config, keeping)?;
+        let mirrored_images = self.mirrored_images(&topology);
         let world = World {
             topology,
             versions: self.versions.by_name.clone(),
             images: self.versions.images.clone(),
-            mirrored_images: self.mirrored_images(),
+            mirrored_images,
             bootstrap_tokens: pki.bootstrap_tokens(),
             vrrp_password: pki.vrrp_password().to_owned(),
             config: self.config,
@@ -107,9 +109,15 @@ impl Design {
         })
     }
 
-    fn mirrored_images(&self) -> Vec<String> {
-        let files = self.catalogue.image_files().into_iter();
-        files.filter(|(_, file)| self.source.lists(file)).map(|(name, _)| name.to_owned()).collect()
+    /// Names of the images that the mirror has for every architecture that takes them.
+    fn mirrored_images(&self, topology: &Topology) -> Vec<String> {
+        let has = |name: &&str| {
+            let mut takers = self.architectures.taking(name, &self.playbooks, topology).into_iter();
+            takers.all(|arch| {
+                self.catalogue.image_file(name, arch).is_some_and(|file| self.source.lists(&file))
+            })
+        };
+        self.catalogue.image_names().filter(has).map(str::to_owned).collect()
     }
 }
 
@@ -120,12 +128,17 @@ pub struct Blueprint {
     pub catalogue: Catalogue,
     pub versions: Versions,
     pub source: Source,
-    pub architectures: BTreeSet<String>,
+    pub architectures: Architectures,
     pub world: World,
     pub pki: Pki,
 }
 
 impl Blueprint {
+    /// Of the machines on which a step installs this artifact or image.
+    pub fn architectures_taking(&self, name: &str) -> BTreeSet<&str> {
+        self.architectures.taking(name, &self.playbooks, &self.world.topology)
+    }
+
     pub fn guide_sources<'a>(&'a self, arch: &'a str) -> guide::Sources<'a> {
         guide::Sources {
             playbooks: &self.playbooks,
@@ -190,7 +203,7 @@ impl Session {
     pub async fn open(name: &str, overlay: Option<&Path>) -> Result<Self> {
         let (state, record) = known(name)?;
         let design = Design::recorded(record.config.clone(), overlay)?;
-        let design = Design { architectures: record.architectures, ..design };
+        let design = Design { architectures: record.machine_architectures, ..design };
         Self::new(design, state, record.machine_network, Keeping::Existing).await
     }
 

@@ -209,7 +209,6 @@ impl StateDir {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::ARCH;
 
     fn begun() -> (tempfile::TempDir, StateDir, Record) {
         let parent = tempfile::tempdir().unwrap();
@@ -220,7 +219,7 @@ mod tests {
             machine_network: "192.168.56.0/24".parse().unwrap(),
             config: ClusterConfig::default(),
             complete: false,
-            architectures: [ARCH.to_owned()].into(),
+            machine_architectures: Default::default(),
         };
         state.write_record(&record).unwrap();
         (parent, state, record)

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use kdiy::config::{ClusterConfig, ProviderChoice};
-use kdiy::session::{ARCH, Design};
+use kdiy::session::Design;
 use kdiy::state::Record;
 use kdiy::state::lock::Lock;
 use tempfile::TempDir;
@@ -108,7 +108,7 @@ impl User {
             machine_network: "192.168.56.0/24".parse().unwrap(),
             config: config.clone(),
             complete: true,
-            architectures: [ARCH.to_owned()].into(),
+            machine_architectures: Default::default(),
         };
         fs::write(root.join("cluster.json"), serde_json::to_vec(&record).unwrap()).unwrap();
         root
@@ -262,7 +262,8 @@ fn a_wrong_digest_stops_everything_before_a_machine_is_made() {
     let mirror = user.path("mirror");
     fs::create_dir(&mirror).unwrap();
     config.artifacts.mirror = Some(mirror.to_str().unwrap().to_owned());
-    for item in Design::of(config, None).unwrap().items().unwrap() {
+    let network = "192.168.56.0/24".parse().unwrap();
+    for item in Design::of(config, None).unwrap().items(network).unwrap() {
         let file = mirror.join(item.url.trim_start_matches("https://"));
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         fs::write(file, "not what was released").unwrap();

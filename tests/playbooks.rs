@@ -82,7 +82,7 @@ fn world(playbooks: &Playbooks, config: ClusterConfig, directory: &Path) -> (Wor
         topology,
         versions: versions.by_name,
         images: versions.images,
-        mirrored_images: catalogue.image_files().into_keys().map(str::to_owned).collect(),
+        mirrored_images: catalogue.image_names().map(str::to_owned).collect(),
         bootstrap_tokens: pki.bootstrap_tokens(),
         vrrp_password: pki.vrrp_password().to_owned(),
         config,

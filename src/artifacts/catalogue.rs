@@ -118,9 +118,13 @@ impl Catalogue {
         Ok(Versions { by_name, images })
     }
 
-    /// Where a mirror would carry each image: path below its root by image name.
-    pub fn image_files(&self) -> BTreeMap<&str, &str> {
-        self.images.iter().map(|(name, image)| (name.as_str(), image.file.as_str())).collect()
+    pub fn image_names(&self) -> impl Iterator<Item = &str> {
+        self.images.keys().map(String::as_str)
+    }
+
+    /// Where a mirror would carry an image: path below its root. `None` for what is no image.
+    pub fn image_file(&self, name: &str, arch: &str) -> Option<String> {
+        self.images.get(name).map(|image| image.file.replace("{arch}", arch))
     }
 
     /// `arch` as release names spell it.

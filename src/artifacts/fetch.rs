@@ -150,8 +150,8 @@ impl Store {
     }
 
     /// The same for [`Self::ensure_image`].
-    pub fn foresee_image(&self, name: &str, file: &str) -> Result<(String, Option<String>)> {
-        Ok((image_path(name), self.source.replaced_digest(file)?.map(str::to_owned)))
+    pub fn foresee_image(&self, file: &str) -> Result<Option<String>> {
+        Ok(self.source.replaced_digest(file)?.map(str::to_owned))
     }
 
     /// The digest that a file must have, as far as it is known on this computer.

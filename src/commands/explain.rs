@@ -6,6 +6,7 @@ use std::path::Path;
 use ipnet::Ipv4Net;
 use serde_json::json;
 
+use crate::architecture;
 use crate::cli::Explain;
 use crate::config::ClusterConfig;
 use crate::explain::{self, Explainer};
@@ -13,7 +14,7 @@ use crate::facts::Facts;
 use crate::failure::Result;
 use crate::guide::Guide;
 use crate::pki::Keeping;
-use crate::session::{ARCH, Design};
+use crate::session::Design;
 use crate::state::StateDir;
 use crate::ui::Ui;
 
@@ -39,13 +40,13 @@ pub fn run(arguments: &Explain, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
         ui.document(&explain::list(&blueprint.playbooks), arguments.markdown, &entries);
         return Ok(0);
     };
-    let guide = Guide::new(&blueprint.guide_sources(ARCH), &Default::default())?;
+    let guide = Guide::new(&blueprint.guide_sources(architecture::HERE), &Default::default())?;
     let explainer = Explainer {
         playbooks: &blueprint.playbooks,
         templates: &blueprint.templates,
         world: &blueprint.world,
         guide: &guide,
-        facts: Facts::assumed(ARCH),
+        facts: Facts::assumed(architecture::HERE),
     };
     let text = explainer.explain(name)?;
     ui.document(&text, arguments.markdown, &json!({ "name": name, "markdown": text }));

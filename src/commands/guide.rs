@@ -8,13 +8,14 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::up::Wanted;
+use crate::architecture;
 use crate::cli::Guide as Arguments;
 use crate::facts::Facts;
 use crate::failure::{Failure, Result};
 use crate::guide::{Guide, Sources, html};
 use crate::pki::Keeping;
 use crate::plan::{self, Circumstances};
-use crate::session::{ARCH, Session};
+use crate::session::Session;
 use crate::survey;
 use crate::transport::target::SshTarget;
 use crate::ui::Ui;
@@ -34,10 +35,10 @@ pub async fn run(arguments: Arguments, overlay: Option<&Path>, ui: Ui) -> Result
             |name: &String| Some((name.clone(), session.provider.ssh_target(topology, name).ok()?));
         let names = topology.machines.iter().map(|machine| &machine.name);
         let targets: BTreeMap<String, SshTarget> = names.filter_map(target).collect();
-        write(&session.blueprint.guide_sources(ARCH), &facts, &targets)?
+        write(&session.blueprint.guide_sources(architecture::HERE), &facts, &targets)?
     } else {
         let blueprint = design.draw(&state.pki(), network, Keeping::Existing)?;
-        write(&blueprint.guide_sources(ARCH), &BTreeMap::new(), &BTreeMap::new())?
+        write(&blueprint.guide_sources(architecture::HERE), &BTreeMap::new(), &BTreeMap::new())?
     };
     let text = match arguments.html {
         true => html::page("A cluster by hand", &markdown),

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
+use crate::architecture;
 use crate::artifacts::{Catalogue, Source, Store};
 use crate::cli::Passed;
 use crate::event::Events;
 use crate::failure::{Failure, Result};
 use crate::playbook::load::Playbooks;
-use crate::session::{ARCH, known};
+use crate::session::known;
 use crate::state;
 use crate::ui::Ui;
 
@@ -15,7 +16,7 @@ pub async fn run(arguments: Passed, overlay: Option<&Path>, ui: Ui) -> Result<u8
     let (state, record) = known(&arguments.which.name)?;
     let catalogue = Catalogue::load(&Playbooks::load(overlay)?)?;
     let versions = catalogue.versions(&record.config)?;
-    let item = catalogue.item("kubectl", &versions, ARCH)?;
+    let item = catalogue.item("kubectl", &versions, architecture::HERE)?;
     let source = Source::from_config(&record.config)?;
     let store = Store::open(&state::cache()?, state.root(), source)?;
     let (events, reader) = Events::channel();

@@ -1,9 +1,8 @@
 //! `kdiy preflight`: whether machines that exist can become the cluster. Changes nothing.
 
-use std::collections::BTreeSet;
-
 use ipnet::Ipv4Net;
 
+use crate::architecture::Architectures;
 use crate::cli;
 use crate::config::{ClusterConfig, ProviderChoice};
 use crate::failure::{Failure, Result};
@@ -39,7 +38,7 @@ pub async fn look(config: &ClusterConfig, network: Ipv4Net) -> Result<Report> {
 
 /// Looks before anything is changed, and returns the machines' architectures; an error that says
 /// all that is in the way.
-pub async fn pass(config: &ClusterConfig, network: Ipv4Net, ui: Ui) -> Result<BTreeSet<String>> {
+pub async fn pass(config: &ClusterConfig, network: Ipv4Net, ui: Ui) -> Result<Architectures> {
     let report = look(config, network).await?;
     if report.stops() {
         let lines = ui::preflight::lines(&report);

@@ -70,15 +70,18 @@ impl Wanted {
         let state = StateDir::of(&design.config.name)?;
         let before = state.same_cluster(&design.config)?;
         if let Some(record) = &before {
-            design.architectures.clone_from(&record.architectures);
+            design.architectures.clone_from(&record.machine_architectures);
         }
-        let items = design.items()?;
-        design.source.check(&items)?;
         let network = match &before {
             Some(record) => record.machine_network,
             None => choose_network(&design.config).await?,
         };
         check::validate_on(&design.config, network)?;
+        let items = design.items(network)?;
+        // Machines that exist have not yet said which CPUs they have.
+        if before.is_some() || design.config.provider != ProviderChoice::Existing {
+            design.source.check(&items)?;
+        }
         Ok(Self { design, items, state, before, network })
     }
 }
@@ -95,7 +98,7 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
         check_host(&*machines::provider(&design.config, &state).await?, &topology).await?;
         if design.config.provider == ProviderChoice::Existing {
             design.architectures = preflight::pass(&design.config, network, ui).await?;
-            items = design.items()?;
+            items = design.items(network)?;
             design.source.check(&items)?;
         }
     }
@@ -110,7 +113,7 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
         machine_network: network,
         config: design.config.clone(),
         complete,
-        architectures: design.architectures.clone(),
+        machine_architectures: design.architectures.clone(),
     };
     state.write_record(&record)?;
     let session = Session::new(design, state.clone(), network, Keeping::Made).await?;

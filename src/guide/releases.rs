@@ -47,12 +47,11 @@ impl Releases {
         source: &Source,
         arch: &str,
     ) -> Result<Self> {
-        let images = catalogue.image_files();
         let mut by_name = BTreeMap::new();
         for name in names.map(String::as_str).chain([KUBECTL]) {
-            let release = match images.get(name) {
+            let release = match catalogue.image_file(name, arch) {
                 Some(file) if world.mirrored_images.iter().any(|image| image == name) => {
-                    image(name, file, source)?
+                    image(name, &file, source)?
                 }
                 _ => artifact(catalogue.item(name, versions, arch)?, source)?,
             };

@@ -1,7 +1,7 @@
 //! Looking at what there is: each machine in three round trips, the cluster through its api.
 //! Nothing is changed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -9,8 +9,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::artifacts::catalogue::Versions;
-use crate::artifacts::{Catalogue, Store};
+use crate::architecture;
+use crate::artifacts::{Store, image_path};
 use crate::bundle::observe::{Observed, Verb};
 use crate::bundle::script::quote;
 use crate::bundle::{Bundle, Renderer};
@@ -20,7 +20,7 @@ use crate::facts::Facts;
 use crate::failure::{Failure, Result};
 use crate::playbook::load::Book;
 use crate::playbook::{Action, Step};
-use crate::session::{ARCH, Blueprint, Session};
+use crate::session::{Blueprint, Session};
 use crate::survey::{self, SurveyError};
 use crate::topology::Machine;
 use crate::transport::Script;
@@ -76,7 +76,7 @@ impl Looks {
     /// Of a cluster that was never begun: everything is to be made.
     pub async fn assumed(blueprint: &Blueprint, store: &Store) -> Result<Self> {
         let renderer = blueprint.renderer();
-        let facts = Facts::assumed(ARCH);
+        let facts = Facts::assumed(architecture::HERE);
         let mut machines = BTreeMap::new();
         for machine in &blueprint.world.topology.machines {
             let look = Look {
@@ -87,13 +87,7 @@ impl Looks {
             };
             machines.insert(machine.name.clone(), look);
         }
-        let artifacts = artifacts(
-            &renderer,
-            &blueprint.catalogue,
-            &blueprint.versions,
-            &blueprint.architectures,
-            store,
-        )?;
+        let artifacts = artifacts(blueprint, store)?;
         Ok(Self { machines, cluster: cluster(&renderer, None, store).await?, artifacts })
     }
 
@@ -108,13 +102,7 @@ impl Looks {
         let machines =
             futures::future::join_all(looked).await.into_iter().collect::<Result<_>>()?;
         let renderer = session.blueprint.renderer();
-        let artifacts = artifacts(
-            &renderer,
-            &session.blueprint.catalogue,
-            &session.blueprint.versions,
-            &session.blueprint.architectures,
-            store,
-        )?;
+        let artifacts = artifacts(&session.blueprint, store)?;
         Ok(Self { machines, cluster: cluster(&renderer, Some(session), store).await?, artifacts })
     }
 
@@ -205,21 +193,14 @@ fn contents(text: &str) -> BTreeMap<String, String> {
     text.lines().filter_map(file).collect()
 }
 
-fn artifacts(
-    renderer: &Renderer<'_>,
-    catalogue: &Catalogue,
-    versions: &Versions,
-    architectures: &BTreeSet<String>,
-    store: &Store,
-) -> Result<BTreeMap<String, Vec<Place>>> {
-    let world = renderer.world;
+fn artifacts(blueprint: &Blueprint, store: &Store) -> Result<BTreeMap<String, Vec<Place>>> {
+    let Blueprint { catalogue, versions, world, .. } = blueprint;
     let mut found = BTreeMap::new();
-    let files = catalogue.image_files();
-    let steps = renderer.playbooks.steps().filter(|(_, step)| world.all_hold(&step.when));
+    let steps = blueprint.playbooks.steps().filter(|(_, step)| world.all_hold(&step.when));
     for (_, step) in steps {
         for name in &step.artifacts {
             let mut places: BTreeMap<String, Place> = BTreeMap::new();
-            for arch in architectures {
+            for arch in blueprint.architectures_taking(name) {
                 let item = catalogue.item(name, versions, arch)?;
                 let version = format!("{name} {}", item.version);
                 for (path, digest) in store.foresee(&item)? {
@@ -231,12 +212,13 @@ fn artifacts(
             found.insert(name.clone(), places.into_values().collect());
         }
         for name in step.images.iter().filter(|name| world.mirrored_images.contains(name)) {
-            let (path, digest) = store.foresee_image(name, files[name.as_str()])?;
+            let mut digests = Vec::new();
+            for arch in blueprint.architectures_taking(name) {
+                let file = catalogue.image_file(name, arch).unwrap_or_default();
+                digests.extend(store.foresee_image(&file)?);
+            }
             let version = world.images[name].clone();
-            found.insert(
-                name.clone(),
-                vec![Place { path, version, digests: digest.into_iter().collect() }],
-            );
+            found.insert(name.clone(), vec![Place { path: image_path(name), version, digests }]);
         }
     }
     Ok(found)

@@ -1,6 +1,5 @@
 //! What a cluster was made with, and whether what is wanted now is the same cluster.
 
-use std::collections::BTreeSet;
 use std::fmt;
 
 use ipnet::Ipv4Net;
@@ -8,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::architecture::Architectures;
 use crate::config::{self, ClusterConfig, EtcdTopology, LoadBalancerMode};
 use crate::failure::{Failure, Result};
-use crate::session::ARCH;
 use crate::topology::{Topology, resolved_load_balancer};
 
 /// Keys of the cluster file that cannot change under machines that exist. The others can be
@@ -37,13 +36,8 @@ pub struct Record {
     /// Every gate has been green at least once.
     #[serde(default)]
     pub complete: bool,
-    /// Of the machines, as release names spell them.
-    #[serde(default = "own_architecture")]
-    pub architectures: BTreeSet<String>,
-}
-
-fn own_architecture() -> BTreeSet<String> {
-    [ARCH.to_owned()].into()
+    #[serde(default)]
+    pub machine_architectures: Architectures,
 }
 
 /// A field of the cluster file whose value cannot change under a cluster that exists.
@@ -176,7 +170,7 @@ mod tests {
             machine_network: "192.168.56.0/24".parse().unwrap(),
             config,
             complete: true,
-            architectures: own_architecture(),
+            machine_architectures: Architectures::default(),
         }
     }
 

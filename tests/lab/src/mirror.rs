@@ -1,9 +1,9 @@
 //! A mirror of the release servers, built from Go modules that go.sum pins, for places from
 //! which the real ones cannot be reached.
 //!
-//! Laid out as kdiy's `--mirror` takes it: `<mirror>/<host>/<path>`, images under `images/`, and
-//! a `SHA256SUMS` over everything, because what is rebuilt has other digests than what was
-//! released.
+//! Laid out as kdiy's `--mirror` takes it: `<mirror>/<host>/<path>`, images under
+//! `images/<architecture>/`, and a `SHA256SUMS` over everything, because what is rebuilt has other
+//! digests than what was released.
 
 mod busybox;
 mod image;

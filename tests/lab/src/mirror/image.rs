@@ -10,9 +10,11 @@ use sha2::{Digest, Sha256};
 
 use super::pack::{EPOCH, append};
 
+const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+
 #[derive(Debug)]
 pub struct Recipe {
-    /// File name below `images/`.
+    /// File name below `images/<architecture>/`.
     pub file: &'static str,
     /// The full reference that pods use.
     pub reference: &'static str,
@@ -24,11 +26,18 @@ pub struct Recipe {
     pub applets: bool,
 }
 
+impl Recipe {
+    /// Below the mirror's root.
+    pub fn path(&self) -> String {
+        format!("images/{ARCHITECTURE}/{}", self.file)
+    }
+}
+
 pub fn build(binaries: &Path, recipe: &Recipe) -> Result<Vec<u8>> {
     let layer = layer(binaries, recipe)?;
     let layer_digest = digest(&layer);
     let config = serde_json::to_vec(&json!({
-        "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
+        "architecture": ARCHITECTURE,
         "os": "linux",
         "config": {
             "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],

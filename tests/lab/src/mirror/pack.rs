@@ -78,7 +78,7 @@ pub fn publish(
                 put((*to).to_owned(), &archive(binaries, members)?)?;
             }
             Packed::Image(recipe) => {
-                put(format!("images/{}", recipe.file), &image::build(binaries, recipe)?)?;
+                put(recipe.path(), &image::build(binaries, recipe)?)?;
             }
         }
     }
@@ -172,7 +172,7 @@ mod tests {
         for packed in UPSTREAMS.iter().flat_map(|upstream| upstream.packed) {
             let path = match packed {
                 Packed::File { to, .. } | Packed::Archive { to, .. } => (*to).to_owned(),
-                Packed::Image(recipe) => format!("images/{}", recipe.file),
+                Packed::Image(recipe) => recipe.path(),
             };
             assert!(seen.insert(path.clone()), "{path} is there twice");
         }
