@@ -67,7 +67,8 @@ impl Fleet {
         }
         self.targets.write().await.insert(target.machine.clone(), target.clone());
         let began = Instant::now();
-        let patience = deadline.clamp(SHORTEST_CONNECT, CONNECT_TIMEOUT);
+        let slow = target.slow_machines;
+        let patience = deadline.clamp(SHORTEST_CONNECT * slow, CONNECT_TIMEOUT * slow);
         // Only who has time to try again can afford to be impatient at first.
         let mut hello = if deadline < SHORTEST_CONNECT { patience } else { FIRST_HELLO };
         loop {
@@ -96,8 +97,9 @@ impl Fleet {
             let machine = || target.machine.clone();
             let lost = |error| TransportError::Lost { machine: machine(), source: Box::new(error) };
             let late = |after| TransportError::Timeout { machine: machine(), after };
-            let stream = tokio::time::timeout(KNOCK, TcpStream::connect(address)).await;
-            let stream = stream.map_err(|_| late(KNOCK))?.map_err(lost)?;
+            let knock = KNOCK * target.slow_machines;
+            let stream = tokio::time::timeout(knock, TcpStream::connect(address)).await;
+            let stream = stream.map_err(|_| late(knock))?.map_err(lost)?;
             let greeted = tokio::time::timeout(hello, greeted(stream)).await;
             greeted.map_err(|_| late(hello))?.map_err(lost)?;
         }
@@ -240,6 +242,7 @@ mod tests {
             config_file: None,
             jump: None,
             knock_at: Some(closed),
+            slow_machines: 1,
             root: Root::Sudo,
         };
         // Time between attempts is skipped, so these are hundreds.

@@ -117,6 +117,12 @@ impl GateContext {
         futures::future::join_all(asked).await
     }
 
+    /// Seconds that one request of such a script may take, as curl and nc are told: those of
+    /// ordinary hardware, multiplied by `slowMachines`.
+    pub fn seconds(&self, ordinary: u32) -> u32 {
+        ordinary.saturating_mul(self.config.slow_machines)
+    }
+
     /// How long one script of a probe may take.
     fn patience(&self) -> Duration {
         Duration::from_secs(15) * self.config.slow_machines

@@ -42,7 +42,7 @@ impl Service {
         }
     }
 
-    fn probe(self) -> String {
+    fn probe(self, context: &GateContext) -> String {
         match self {
             // A list of members needs no quorum when it need not be the latest. A member that is
             // out of space still votes.
@@ -51,8 +51,9 @@ impl Service {
                  echo @health; {CURL}/health?exclude=NOSPACE"
             ),
             Self::ApiServer => format!(
-                "echo @health; curl -s --max-time 5 --cacert /etc/kubernetes/pki/ca.crt \
-                 https://127.0.0.1:{API_PORT}/readyz"
+                "echo @health; curl -s --max-time {} --cacert /etc/kubernetes/pki/ca.crt \
+                 https://127.0.0.1:{API_PORT}/readyz",
+                context.seconds(5)
             ),
         }
     }
@@ -114,7 +115,7 @@ impl Standing {
 
 impl Members {
     pub async fn of(service: Service, context: &GateContext) -> Self {
-        let answers = context.ask(service.group(), |_| service.probe()).await;
+        let answers = context.ask(service.group(), |_| service.probe(context)).await;
         judge(service, &context.topology, &answers)
     }
 

@@ -15,7 +15,7 @@ use crate::fleet::Fleet;
 use crate::topology::{API_PORT, Group, Topology};
 
 /// Whether this computer reaches an address is settled this fast on any network that a cluster
-/// would live in.
+/// would live in; multiplied by `slowMachines`, as the other is.
 const DIRECT_WITHIN: Duration = Duration::from_secs(2);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -41,12 +41,22 @@ pub struct ApiAccess {
     fleet: Arc<Fleet>,
     /// A kubeconfig whose server is replaced by each path's own.
     kubeconfig: String,
+    patience: Patience,
     clients: Mutex<BTreeMap<ApiPath, Client>>,
 }
 
 impl ApiAccess {
-    pub fn new(topology: Topology, fleet: Arc<Fleet>, kubeconfig: String) -> Self {
-        Self { topology, fleet, kubeconfig, clients: Mutex::default() }
+    pub fn new(
+        topology: Topology,
+        fleet: Arc<Fleet>,
+        kubeconfig: String,
+        slow_machines: u32,
+    ) -> Self {
+        let patience = Patience {
+            connect: DIRECT_WITHIN * slow_machines,
+            answer: REQUEST_TIMEOUT * slow_machines,
+        };
+        Self { topology, fleet, kubeconfig, patience, clients: Mutex::default() }
     }
 
     /// A client for one path; kept for later calls.
@@ -55,8 +65,7 @@ impl ApiAccess {
             return Ok(client.clone());
         }
         let server = self.server(path, &[]).await?;
-        let patience = Patience { connect: DIRECT_WITHIN, answer: REQUEST_TIMEOUT };
-        let client = self.fresh(&server, patience).await?;
+        let client = self.fresh(&server, self.patience).await?;
         self.clients.lock().await.insert(path.clone(), client.clone());
         Ok(client)
     }
@@ -107,9 +116,8 @@ impl ApiAccess {
     /// The URL to use when a connection comes about, or is refused: then the address is within
     /// reach, and nobody listens yet.
     async fn reachable(&self, host: &str, port: u16) -> Option<String> {
-        let answer =
-            tokio::time::timeout(DIRECT_WITHIN, TcpStream::connect((host, port))).await.ok()?;
-        match answer {
+        let connected = TcpStream::connect((host, port));
+        match tokio::time::timeout(self.patience.connect, connected).await.ok()? {
             Ok(_) => Some(format!("https://{host}:{port}")),
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
                 Some(format!("https://{host}:{port}"))
@@ -168,10 +176,7 @@ pub async fn raw(client: &Client, path: &str) -> std::result::Result<(u16, Strin
     let request = http::Request::get(path)
         .body(kube::client::Body::empty())
         .map_err(|error| error.to_string())?;
-    let answer = tokio::time::timeout(REQUEST_TIMEOUT, client.send(request))
-        .await
-        .map_err(|_| format!("no answer within {} s", REQUEST_TIMEOUT.as_secs()))?
-        .map_err(|error| chain(&error))?;
+    let answer = client.send(request).await.map_err(|error| chain(&error))?;
     let status = answer.status().as_u16();
     let body = answer.into_body().collect().await.map_err(|error| chain(&error))?;
     Ok((status, String::from_utf8_lossy(&body.to_bytes()).into_owned()))

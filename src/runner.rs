@@ -187,9 +187,10 @@ impl Runner {
             return Ok(Done::default());
         }
         let client = self.session.api.any().await.map_err(Failed::Transient)?;
+        let patience = self.slowly(manifests::PATIENCE);
         let mut changes = Vec::new();
         for (place, text) in self.session.blueprint.renderer().manifests(book, step)? {
-            changes.extend(manifests::apply(&client, &place, &text).await?);
+            changes.extend(manifests::apply(&client, &place, &text, patience).await?);
         }
         let topology = &self.session.blueprint.world.topology;
         let deadline = self.slowly(JOINED_WITHIN);
@@ -208,7 +209,7 @@ impl Runner {
             Some(Action::ApplyAddons) => {
                 for addon in self.session.blueprint.world.config.own_addons() {
                     let text = self.store.read_manifest(addon).await?;
-                    changes.extend(manifests::apply(&client, addon, &text).await?);
+                    changes.extend(manifests::apply(&client, addon, &text, patience).await?);
                 }
             }
         }

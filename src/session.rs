@@ -195,7 +195,8 @@ impl Session {
             blueprint.pki.kubeconfig_for(&topology.cluster, &endpoint, "bootstrap-admin", None)?;
         let sockets = sockets::directory()?;
         let fleet = Arc::new(Fleet::new(sockets.path().to_owned()));
-        let api = Arc::new(ApiAccess::new(topology, fleet.clone(), bootstrap));
+        let slow = blueprint.world.config.slow_machines;
+        let api = Arc::new(ApiAccess::new(topology, fleet.clone(), bootstrap, slow));
         Ok(Self { state, blueprint, redactor, provider, fleet, api, _sockets: sockets })
     }
 

@@ -27,6 +27,7 @@ impl Templates {
         registry.register_helper("mebibytes", Box::new(mebibytes));
         registry.register_helper("times", Box::new(times));
         registry.register_helper("milliseconds", Box::new(milliseconds));
+        registry.register_helper("seconds", Box::new(seconds));
         registry.register_helper("ruby", Box::new(ruby));
         Self(registry)
     }
@@ -112,6 +113,18 @@ fn milliseconds(
     Ok(())
 }
 
+/// The same as a bare number of seconds, as curl takes them.
+fn seconds(
+    helper: &Helper<'_>,
+    _: &Handlebars<'_>,
+    _: &Context,
+    _: &mut RenderContext<'_, '_>,
+    out: &mut dyn Output,
+) -> HelperResult {
+    out.write(&multiplied(helper)?.get().as_secs().to_string())?;
+    Ok(())
+}
+
 fn multiplied(helper: &Helper<'_>) -> Result<Span, RenderError> {
     let usage = || {
         RenderError::from(RenderErrorReason::Other(format!(
@@ -144,8 +157,8 @@ mod tests {
 
     #[test]
     fn text_is_not_escaped_and_helpers_work() {
-        let text = "{{html}} {{join list \",\"}} {{times \"100ms\" n}} [{{indent 2 \"x\\ny\"}}]";
-        assert_eq!(render(text).unwrap(), "<&> a,b 300ms [  x\n  y]");
+        let text = "{{html}} {{join list \",\"}} {{times \"100ms\" n}} {{seconds \"2s\" n}} [{{indent 2 \"x\\ny\"}}]";
+        assert_eq!(render(text).unwrap(), "<&> a,b 300ms 6 [  x\n  y]");
     }
 
     #[test]

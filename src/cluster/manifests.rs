@@ -13,17 +13,22 @@ use crate::failure::{Failure, Result};
 const MANAGER: &str = "kdiy";
 
 /// How long to wait for a kind that another manifest has just defined, or for an api-server that
-/// is busy.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// is busy; multiplied by `slowMachines`.
+pub const PATIENCE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// Applies every document; `name` is what the user can find. Returns a line for each object that
-/// was created or changed.
-pub async fn apply(client: &Client, name: &str, text: &str) -> Result<Vec<String>> {
+/// Applies every document; `name` is what the user can find. What may pass is tried again for
+/// `patience`. Returns a line for each object that was created or changed.
+pub async fn apply(
+    client: &Client,
+    name: &str,
+    text: &str,
+    patience: Duration,
+) -> Result<Vec<String>> {
     let objects = parse(name, text)?;
     let mut changes = Vec::new();
     for object in &objects {
-        changes.extend(apply_patiently(client, name, object).await?);
+        changes.extend(apply_patiently(client, name, object, patience).await?);
     }
     Ok(changes)
 }
@@ -105,12 +110,13 @@ async fn apply_patiently(
     client: &Client,
     name: &str,
     object: &DynamicObject,
+    patience: Duration,
 ) -> Result<Option<String>> {
     let began = Instant::now();
     loop {
         match apply_one(client, object).await {
             Ok(change) => return Ok(change),
-            Err(error) if may_pass(&error) && began.elapsed() < PATIENCE => {
+            Err(error) if may_pass(&error) && began.elapsed() < patience => {
                 tokio::time::sleep(PAUSE).await;
             }
             Err(error) => {

@@ -151,13 +151,14 @@ async fn names(verdict: &mut Verdict, context: &GateContext) {
         names.dedup();
         names
     };
+    let seconds = context.seconds(3);
     let answers = context
         .ask(Group::Masters, |machine| {
             let checks: Vec<String> = names(machine)
                 .iter()
                 .map(|name| {
                     format!(
-                        "curl -s -o /dev/null --max-time 3 --cacert /etc/kubernetes/pki/ca.crt \
+                        "curl -s -o /dev/null --max-time {seconds} --cacert /etc/kubernetes/pki/ca.crt \
                          --connect-to ::127.0.0.1:{API_PORT} {} || echo {}",
                         quote(&format!("https://{name}:{API_PORT}/livez")),
                         quote(name),

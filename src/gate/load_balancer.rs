@@ -28,7 +28,7 @@ impl Gate for LoadBalancer {
     async fn probe(&self, context: &GateContext) -> Verdict {
         let mut verdict = Verdict::default();
         let topology = &context.topology;
-        let script = script(topology);
+        let script = script(topology, context.seconds(3));
         let mut holders = Vec::new();
         for (machine, answer) in context.ask(Group::LoadBalancers, |_| script.clone()).await {
             let text = match answer {
@@ -74,15 +74,15 @@ impl Gate for LoadBalancer {
     }
 }
 
-fn script(topology: &Topology) -> String {
+fn script(topology: &Topology, seconds: u32) -> String {
     let requests = topology.group(Group::Masters).len() * 2;
     let holds = topology.vip.map_or(String::new(), |vip| {
         format!("ip -o -4 addr show | grep -q ' {vip}/' && echo holds\n")
     });
     format!(
-        "{holds}for i in $(seq {requests}); do curl -s -o /dev/null -f --max-time 3 \
+        "{holds}for i in $(seq {requests}); do curl -s -o /dev/null -f --max-time {seconds} \
          --cacert /etc/haproxy/kubernetes-ca.crt {url}/readyz && echo answered; done\n\
-         echo @stats; curl -s --max-time 3 '{STATS}'\n",
+         echo @stats; curl -s --max-time {seconds} '{STATS}'\n",
         url = topology.endpoint.url(),
     )
 }

@@ -69,7 +69,9 @@ type Pods = BTreeMap<String, (String, String)>;
 
 async fn started(client: &Client, context: &GateContext, verdict: &mut Verdict) -> Option<Pods> {
     let text: Vec<String> = objects(context).iter().map(Value::to_string).collect();
-    if let Err(failure) = manifests::apply(client, "the probe", &text.join("\n---\n")).await {
+    let patience = manifests::PATIENCE * context.config.slow_machines;
+    let text = text.join("\n---\n");
+    if let Err(failure) = manifests::apply(client, "the probe", &text, patience).await {
         verdict.record(None, "the probe's pods", "created", failure.to_string(), false);
         return None;
     }
@@ -111,13 +113,12 @@ async fn look(
     let addresses: Vec<&str> = pods.values().map(|(_, ip)| ip.as_str()).collect();
     let script = script(&addresses, &service_ip, context);
     let api: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
-    let asked =
-        pods.iter().map(|(node, (pod, _))| {
-            let (api, script) = (&api, &script);
-            async move {
-                (node, exec(api, pod, script).await, api.logs(pod, &LogParams::default()).await)
-            }
-        });
+    let asked = pods.iter().map(|(node, (pod, _))| {
+        let (api, script, slow) = (&api, &script, context.config.slow_machines);
+        async move {
+            (node, exec(api, pod, script, slow).await, api.logs(pod, &LogParams::default()).await)
+        }
+    });
     for (node, answer, logs) in futures::future::join_all(asked).await {
         let machine = Some(node.as_str());
         match answer {
@@ -165,20 +166,26 @@ fn asked_of(what: &str) -> &'static str {
 fn script(addresses: &[&str], service_ip: &str, context: &GateContext) -> String {
     let domain = &context.config.network.dns_domain;
     format!(
-        "get() {{ printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 3 \"$1\" {PORT} | grep -q probe; }}\n\
+        "get() {{ printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w {seconds} \"$1\" {PORT} | grep -q probe; }}\n\
          for a in {pods}; do get $a || echo \"pods: no $a\"; done\n\
          get {service_ip} || echo 'service: no {service_ip}'\n\
-         nc -w 3 {api} 443 </dev/null || echo 'api: no {api}'\n\
+         nc -w {seconds} {api} 443 </dev/null || echo 'api: no {api}'\n\
          for n in kubernetes.default probe.{NAMESPACE}; do \
          nslookup $n.svc.{domain} >/dev/null 2>&1 || echo \"names: no $n\"; done\n\
          echo done",
         pods = addresses.join(" "),
         api = context.topology.api_service,
+        seconds = context.seconds(3),
     )
 }
 
 /// What a script in a pod printed.
-pub async fn exec(api: &Api<Pod>, pod: &str, script: &str) -> Result<String, String> {
+pub async fn exec(
+    api: &Api<Pod>,
+    pod: &str,
+    script: &str,
+    slow_machines: u32,
+) -> Result<String, String> {
     let params = AttachParams::default().stdout(true).stderr(false);
     let run = async {
         let mut process =
@@ -189,17 +196,19 @@ pub async fn exec(api: &Api<Pod>, pod: &str, script: &str) -> Result<String, Str
         }
         Ok(text)
     };
-    tokio::time::timeout(EXEC_WITHIN, run)
+    let within = EXEC_WITHIN * slow_machines;
+    tokio::time::timeout(within, run)
         .await
-        .map_err(|_| format!("no end within {} s", EXEC_WITHIN.as_secs()))?
+        .map_err(|_| format!("no end within {} s", within.as_secs()))?
 }
 
 async fn node_port(context: &GateContext, port: i32, verdict: &mut Verdict) {
     let addresses: Vec<String> =
         context.topology.group(Group::Nodes).iter().map(|node| node.address.to_string()).collect();
     let script = format!(
-        "for a in {}; do curl -s -o /dev/null --max-time 3 http://$a:{port}/ || echo \"$a\"; done; echo done",
-        addresses.join(" ")
+        "for a in {}; do curl -s -o /dev/null --max-time {} http://$a:{port}/ || echo \"$a\"; done; echo done",
+        addresses.join(" "),
+        context.seconds(3)
     );
     for (machine, answer) in context.ask(Group::Nodes, |_| script.clone()).await {
         let text = answer.unwrap_or_else(|error| error);

@@ -337,7 +337,7 @@ impl Provider for Docker {
     }
 
     fn ssh_target(&self, topology: &Topology, machine: &str) -> Result<SshTarget> {
-        direct(topology, machine, &self.state)
+        direct(topology, machine, &self.state, self.config.slow_machines)
     }
 
     async fn power_off(&self, machine: &str, _: &Events) -> Result<()> {

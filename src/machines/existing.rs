@@ -140,6 +140,7 @@ impl Provider for Existing {
             jump,
             // Settings of the user's may lead by another way.
             knock_at: None,
+            slow_machines: self.config.slow_machines,
             root: Root::FindOut { password: sudo::password() },
         })
     }

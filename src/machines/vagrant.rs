@@ -404,7 +404,7 @@ impl Provider for Virtual {
     }
 
     fn ssh_target(&self, topology: &Topology, machine: &str) -> Result<SshTarget> {
-        let mut target = direct(topology, machine, &self.state)?;
+        let mut target = direct(topology, machine, &self.state, self.config.slow_machines)?;
         target.keys = vec![self.vagrant.machine_directory(machine).join("private_key")];
         Ok(target)
     }
@@ -484,7 +484,12 @@ async fn silent<'a>(machines: &[&'a Machine]) -> Vec<&'a Machine> {
 const SSH_PORT: u16 = 22;
 
 /// Straight to the machine's address on the cluster network.
-pub fn direct(topology: &Topology, machine: &str, state: &StateDir) -> Result<SshTarget> {
+pub fn direct(
+    topology: &Topology,
+    machine: &str,
+    state: &StateDir,
+    slow_machines: u32,
+) -> Result<SshTarget> {
     let address = topology
         .machine(machine)
         .map(|machine| machine.address)
@@ -500,6 +505,7 @@ pub fn direct(topology: &Topology, machine: &str, state: &StateDir) -> Result<Ss
         config_file: Some(keys::settings(state)),
         jump: None,
         knock_at: Some((address, SSH_PORT).into()),
+        slow_machines,
         root: Root::Sudo,
     })
 }

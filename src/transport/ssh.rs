@@ -18,6 +18,10 @@ use super::{Input, LineSink, Output, Script, Transport, TransportError, lines};
 /// left for the user's own `kdiy ssh`.
 const CHANNELS: usize = 8;
 
+/// A connection over which nothing came for three of these is gone (ServerAliveCountMax,
+/// ssh_config(5)); multiplied by `slowMachines`.
+const ALIVE_EVERY: Duration = Duration::from_secs(5);
+
 /// How long an idle connection master outlives a kdiy that was killed.
 const PERSIST: Duration = Duration::from_secs(60);
 
@@ -235,7 +239,7 @@ fn builder(target: &SshTarget, control_directory: &Path, timeout: Duration) -> S
             KnownHosts::Strict
         })
         .connect_timeout(timeout)
-        .server_alive_interval(Duration::from_secs(5))
+        .server_alive_interval(ALIVE_EVERY * target.slow_machines)
         .control_directory(control_directory)
         .control_persist(ControlPersist::IdleFor(
             (PERSIST.as_secs() as usize).try_into().unwrap_or(std::num::NonZeroUsize::MIN),

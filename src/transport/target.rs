@@ -18,6 +18,8 @@ pub struct SshTarget {
     pub jump: Option<String>,
     /// Where the machine listens, when nothing is between it and this computer.
     pub knock_at: Option<SocketAddr>,
+    /// Multiplies how long ssh waits for anything; `slowMachines` of the cluster file.
+    pub slow_machines: u32,
     pub root: Root,
 }
 

@@ -319,9 +319,12 @@ impl Bench {
     }
 
     pub async fn exec(&self, pod: &str, script: &str) -> Result<String> {
-        network::exec(&self.api(), pod, script).await.map_err(|error| {
-            Failure::new(Kind::Gate, format!("cannot run a command in the pod {pod}")).cause(error)
-        })
+        network::exec(&self.api(), pod, script, self.context.config.slow_machines).await.map_err(
+            |error| {
+                Failure::new(Kind::Gate, format!("cannot run a command in the pod {pod}"))
+                    .cause(error)
+            },
+        )
     }
 
     pub async fn logs(&self, pod: &str) -> Result<String> {
