@@ -77,8 +77,8 @@ pub struct Step {
     /// stopped and before its files go; the last first.
     #[serde(default)]
     pub undo: Vec<Undo>,
-    /// Directories that the step's programs make or fill. `destroy` removes those that were not
-    /// there before, and empties those that were empty.
+    /// Files that the step's programs make, and directories that they make or fill. `destroy`
+    /// removes what was not there before, and empties directories that were empty.
     #[serde(default)]
     pub leaves: Vec<String>,
     /// Polled on the machine itself after its units have started.

@@ -133,11 +133,11 @@ undo() {
   enter undo "$1" -
 }
 
-# path: a directory that the step's programs make or fill
+# path: a file that the step's programs make, or a directory that they make or fill
 leaves() {
-  if [ ! -d "$1" ]; then
+  if [ ! -e "$1" ]; then
     enter_directory "$1" directory
-  elif [ -z "$(ls -A "$1")" ]; then
+  elif [ -d "$1" ] && [ -z "$(ls -A "$1")" ]; then
     enter contents "$1" empty
   fi
 }
