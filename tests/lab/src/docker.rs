@@ -13,6 +13,22 @@ use crate::host::{self, run};
 const STARTS_WITHIN: Duration = Duration::from_secs(30);
 const STOPS_WITHIN: Duration = Duration::from_secs(20);
 
+/// What machines run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Debian {
+    Bookworm,
+    Trixie,
+}
+
+impl std::fmt::Display for Debian {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Bookworm => "bookworm",
+            Self::Trixie => "trixie",
+        })
+    }
+}
+
 /// A Docker engine, and the address to give to clients where it is not the default one.
 pub struct Engine {
     pub host: Option<String>,
@@ -70,21 +86,21 @@ impl Engine {
             .is_ok_and(|status| status.success())
     }
 
-    /// The machine image, built once per definition. Returns its tag.
-    pub fn image(&self, cache: &Path) -> Result<String> {
+    /// The image of machines of this Debian, built once per definition. Returns its tag.
+    pub fn image(&self, cache: &Path, debian: Debian) -> Result<String> {
         let _lock = host::lock(cache, "image")?;
         let definition = crate::repository().join("vagrant/docker");
         let mut hash = Sha256::new();
         for file in ["Dockerfile", "entrypoint.sh", "packages"] {
             hash.update(fs::read(definition.join(file))?);
         }
-        let tag = format!("kdiy-lab/machine:{}", &hex::encode(hash.finalize())[..12]);
+        let tag = format!("kdiy-lab/{debian}:{}", &hex::encode(hash.finalize())[..12]);
         let known = self.command().args(["image", "inspect", &tag]).output()?;
         if known.status.success() {
             return Ok(tag);
         }
         eprintln!("lab: building the machine image {tag}");
-        let base = self.base(cache, &definition)?;
+        let base = self.base(cache, &definition, debian)?;
         run(self
             .command()
             .env("DOCKER_BUILDKIT", "0")
@@ -94,21 +110,21 @@ impl Engine {
     }
 
     /// A root file system with every package, so that the build itself needs no network.
-    fn base(&self, cache: &Path, definition: &Path) -> Result<String> {
+    fn base(&self, cache: &Path, definition: &Path, debian: Debian) -> Result<String> {
         let packages = fs::read_to_string(definition.join("packages"))?;
         let list = packages.split_whitespace().collect::<Vec<_>>().join(",");
         let digest = hex::encode(Sha256::digest(&list));
-        let tarball = cache.join(format!("base-{}.tar", &digest[..12]));
+        let tarball = cache.join(format!("{debian}-{}.tar", &digest[..12]));
         if !tarball.exists() {
             let temporary = tarball.with_extension("part");
             run(Command::new("mmdebstrap")
                 .args(["--format=tar", "--variant=minbase"])
                 .arg(format!("--include={list}"))
-                .arg("bookworm")
+                .arg(debian.to_string())
                 .arg(&temporary))?;
             fs::rename(&temporary, &tarball)?;
         }
-        let tag = format!("kdiy-lab/base:{}", &digest[..12]);
+        let tag = format!("kdiy-lab/{debian}-base:{}", &digest[..12]);
         run(self.command().arg("import").arg(&tarball).arg(&tag))?;
         Ok(tag)
     }

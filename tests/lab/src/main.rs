@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
-use docker::Engine;
+use docker::{Debian, Engine};
 use mirror::Mirror;
 use vm::Vms;
 
@@ -66,6 +66,9 @@ enum Lab {
         /// Repeats what an earlier run left to chance; every run prints its own
         #[arg(long)]
         seed: Option<u64>,
+        /// Leave what a failed lane made, to be looked at; the next run of the lane takes it away
+        #[arg(long)]
+        keep: bool,
     },
     /// Measure how long a 3+2 cluster takes, and what it waits for
     Bench,
@@ -94,7 +97,7 @@ fn carry_out(command: Lab) -> Result<()> {
         Lab::Prepare => {
             host::prepare()?;
             let engine = Engine::ensure(&cache)?;
-            let image = engine.image(&cache)?;
+            let image = engine.image(&cache, Debian::Bookworm)?;
             let at = engine.host.as_deref().unwrap_or("the default address");
             println!("Docker at {at}, machines from {image}");
             Ok(())
@@ -106,7 +109,7 @@ fn carry_out(command: Lab) -> Result<()> {
         }
         Lab::Image => {
             host::prepare()?;
-            println!("{}", Engine::ensure(&cache)?.image(&cache)?);
+            println!("{}", Engine::ensure(&cache)?.image(&cache, Debian::Bookworm)?);
             Ok(())
         }
         Lab::Box => {
@@ -134,9 +137,9 @@ fn carry_out(command: Lab) -> Result<()> {
             docker::stop(&cache)?;
             vm::stop(&cache)
         }
-        Lab::Test { lane, within, seed } => {
+        Lab::Test { lane, within, seed, keep } => {
             let within = within.map(|minutes| Duration::from_secs(60 * minutes));
-            suite::run(&cache, &lane, within, seed.unwrap_or_else(chance::seed))
+            suite::run(&cache, &lane, within, seed.unwrap_or_else(chance::seed), keep)
         }
         Lab::Bench => bench::run(&cache),
         Lab::Fuzz { seconds } => fuzz::run(&cache, seconds),
@@ -181,7 +184,7 @@ impl Ready {
         host::prepare()?;
         let kdiy = build_kdiy(Build::Debug)?;
         let engine = Engine::ensure(cache)?;
-        let image = engine.image(cache)?;
+        let image = engine.image(cache, Debian::Bookworm)?;
         let mirror = mirror::build(cache)?;
         Ok(Self { kdiy, engine, image, mirror })
     }

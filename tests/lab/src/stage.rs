@@ -24,7 +24,7 @@ pub struct Stage<'a> {
     pub setup: Vec<Check<'a>>,
     /// Independent of each other; run when all of `setup` passed.
     pub checks: Vec<Check<'a>>,
-    /// Run whatever happened.
+    /// Run whatever happened, unless a failure is to be looked at.
     pub teardown: Vec<Check<'a>>,
 }
 
@@ -34,15 +34,22 @@ pub struct Tally {
     pub failed: usize,
     /// Could not be run because of a failure before them.
     pub skipped: usize,
+    /// Whether what a stage made is left where something in it failed.
+    keep: bool,
 }
 
 impl Tally {
+    pub fn keeping_what_failed(keep: bool) -> Self {
+        Self { keep, ..Self::default() }
+    }
+
     pub fn is_green(&self) -> bool {
         self.failed == 0 && self.skipped == 0
     }
 
     pub fn run(&mut self, stage: Stage) {
         let mut ready = true;
+        let failed_before = self.failed;
         for check in stage.setup {
             if ready {
                 ready = self.check(check);
@@ -57,8 +64,13 @@ impl Tally {
                 self.skip(&check);
             }
         }
+        let keep = self.keep && self.failed > failed_before;
         for check in stage.teardown {
-            self.check(check);
+            if keep {
+                self.skip(&check);
+            } else {
+                self.check(check);
+            }
         }
     }
 
@@ -130,9 +142,26 @@ mod tests {
             teardown: vec![pass("last")],
         });
         assert_eq!(*ran.borrow(), ["first", "last"]);
-        assert_eq!(tally, Tally { passed: 2, failed: 1, skipped: 2 });
+        assert_eq!(tally, Tally { passed: 2, failed: 1, skipped: 2, keep: false });
         assert!(!tally.is_green());
         assert_eq!(tally.to_string(), "2 passed, 1 failed, 2 not run");
+    }
+
+    #[test]
+    fn what_failed_can_be_kept_and_what_did_not_goes() {
+        let mut tally = Tally::keeping_what_failed(true);
+        let gone = RefCell::new(0);
+        let teardown = || {
+            vec![Check::new("away", || {
+                *gone.borrow_mut() += 1;
+                Ok(String::new())
+            })]
+        };
+        let red = || Check::new("red", || bail!("red"));
+        tally.run(Stage { checks: vec![red()], teardown: teardown(), ..Stage::default() });
+        assert_eq!(*gone.borrow(), 0);
+        tally.run(Stage { teardown: teardown(), ..Stage::default() });
+        assert_eq!(*gone.borrow(), 1);
     }
 
     #[test]
@@ -145,6 +174,6 @@ mod tests {
             ],
             ..Stage::default()
         });
-        assert_eq!(tally, Tally { passed: 1, failed: 1, skipped: 0 });
+        assert_eq!(tally, Tally { passed: 1, failed: 1, skipped: 0, keep: false });
     }
 }

@@ -83,13 +83,19 @@ impl Lane {
 }
 
 /// Runs these lanes, or all usual ones and as many more as are expected to end in time. `seed`
-/// decides what is left to chance. Ends with a line `N passed, N failed`; an error unless everything
+/// decides what is left to chance; with `keep`, what a failed lane made is left. Ends with a line `N passed, N failed`; an error unless everything
 /// passed.
-pub fn run(cache: &Path, only: &[Lane], within: Option<Duration>, seed: u64) -> Result<()> {
+pub fn run(
+    cache: &Path,
+    only: &[Lane],
+    within: Option<Duration>,
+    seed: u64,
+    keep: bool,
+) -> Result<()> {
     let began = Instant::now();
     let wanted = |lane: &Lane| (only.is_empty() && lane.is_usual()) || only.contains(lane);
     let mut lanes: Vec<Lane> = Lane::value_variants().iter().copied().filter(wanted).collect();
-    let mut tally = Tally::default();
+    let mut tally = Tally::keeping_what_failed(keep);
     if lanes.contains(&Lane::Code) {
         tally.run(code(cache));
         lanes.retain(|lane| *lane != Lane::Code);

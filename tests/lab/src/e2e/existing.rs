@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::iter;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::docker::Debian;
 use crate::stage::{Check, Stage};
 use crate::{Ground as _, Ready, host};
 
@@ -24,23 +26,33 @@ const PASSWORD: &str = "correct horse battery";
 struct Machine {
     name: &'static str,
     address: &'static str,
-    /// Who logs in; on the first `sudo` wants a password, on the second it does not, on the last
+    /// Who logs in; on the first `sudo` wants a password, on the others it does not, on the bastion
     /// nobody is root.
     user: &'static str,
     sudo: &'static str,
+    debian: Debian,
 }
 
-const ALDER: Machine =
-    Machine { name: "alder", address: "172.30.57.11", user: "ops", sudo: "ops ALL=(ALL) ALL" };
-const BIRCH: Machine = Machine {
-    name: "birch",
-    address: "172.30.57.12",
-    user: "keeper",
-    sudo: "keeper ALL=(ALL) NOPASSWD: ALL",
+impl Machine {
+    const fn new(name: &'static str, address: &'static str, debian: Debian) -> Self {
+        let (user, sudo) = ("keeper", "keeper ALL=(ALL) NOPASSWD: ALL");
+        Self { name, address, user, sudo, debian }
+    }
+}
+
+const ALDER: Machine = Machine {
+    user: "ops",
+    sudo: "ops ALL=(ALL) ALL",
+    ..Machine::new("alder", "172.30.57.11", Debian::Bookworm)
 };
+const BIRCH: Machine = Machine::new("birch", "172.30.57.12", Debian::Bookworm);
+const CEDAR: Machine = Machine::new("cedar", "172.30.57.13", Debian::Trixie);
+const ELDER: Machine = Machine::new("elder", "172.30.57.14", Debian::Trixie);
 const BASTION: Machine =
-    Machine { name: "bastion", address: "172.30.57.2", user: "jump", sudo: "" };
-const CLUSTER: [Machine; 2] = [ALDER, BIRCH];
+    Machine { user: "jump", sudo: "", ..Machine::new("bastion", "172.30.57.2", Debian::Bookworm) };
+/// Three masters and a worker.
+const CLUSTER: [Machine; 4] = [ALDER, BIRCH, CEDAR, ELDER];
+const VIRTUAL_ADDRESS: &str = "172.30.57.10";
 
 /// What a machine may have after `destroy` that it did not have before, and why.
 const LEFT: [(&str, &str); 5] = [
@@ -52,7 +64,7 @@ const LEFT: [(&str, &str); 5] = [
 ];
 
 pub fn stage<'a>(lab: &'a Ready, cache: &Path) -> Result<Stage<'a>> {
-    let homelab = Homelab { lab, directory: cache.join("existing") };
+    let homelab = Homelab { lab, cache: cache.to_owned(), directory: cache.join("existing") };
     let with = |check: fn(&Homelab) -> Result<String>| {
         let homelab = homelab.clone();
         move || check(&homelab)
@@ -138,6 +150,7 @@ fn differences(before: &Inventories, after: &Inventories) -> Vec<String> {
 #[derive(Clone)]
 struct Homelab<'a> {
     lab: &'a Ready,
+    cache: PathBuf,
     directory: PathBuf,
 }
 
@@ -151,7 +164,7 @@ impl Homelab<'_> {
         )?;
         host::run(self.docker().args(["network", "create", "--subnet", SUBNET, NAME]))?;
         let mut known_hosts = String::new();
-        for machine in [BASTION, ALDER, BIRCH] {
+        for machine in iter::once(BASTION).chain(CLUSTER) {
             self.start(&machine)?;
             let key = self.inside(&machine, "cat /etc/ssh/ssh_host_ed25519_key.pub")?;
             known_hosts.push_str(&format!("{} {key}", machine.address));
@@ -162,11 +175,13 @@ impl Homelab<'_> {
         let password = self.directory.join("password");
         fs::write(&password, PASSWORD)?;
         fs::set_permissions(&password, fs::Permissions::from_mode(0o600))?;
-        Ok(format!("{}, {}", ALDER.name, BIRCH.name))
+        let names = CLUSTER.map(|machine| format!("{} ({})", machine.name, machine.debian));
+        Ok(names.join(", "))
     }
 
     fn start(&self, machine: &Machine) -> Result<()> {
-        let Machine { name, address, user, sudo } = machine;
+        let Machine { name, address, user, sudo, debian } = machine;
+        let image = self.lab.engine.image(&self.cache, *debian)?;
         let mut run = self.docker();
         run.args(["run", "--detach", "--name", &container(machine), "--hostname", name])
             .args(["--network", NAME, "--ip", address, "--cap-add", "ALL"])
@@ -177,7 +192,8 @@ impl Homelab<'_> {
             .args(["--device-cgroup-rule", "a *:* rwm", "--device", "/dev/fuse"])
             .args(["--tmpfs", "/run", "--tmpfs", "/run/lock", "--tmpfs", "/tmp"])
             // containerd cannot stack its layers on the container's own.
-            .args(["--volume", "/var/lib", &self.lab.image]);
+            .args(["--volume", "/var/lib"])
+            .arg(image);
         host::run(&mut run)?;
         let public = fs::read_to_string(self.directory.join("key.pub"))?;
         let began = Instant::now();
@@ -218,13 +234,13 @@ impl Homelab<'_> {
             at("key"),
             at("known_hosts")
         );
-        for machine in [BASTION, ALDER, BIRCH] {
+        for machine in iter::once(BASTION).chain(CLUSTER) {
             text.push_str(&format!(
                 "Host {}\n  HostName {}\n  User {}\n",
                 machine.name, machine.address, machine.user
             ));
         }
-        // One through the configuration, the other through the cluster file.
+        // One through the configuration, the others through the cluster file.
         text.push_str(&format!("Host {}\n  ProxyJump {}\n", ALDER.name, BASTION.name));
         text
     }
@@ -308,18 +324,27 @@ fn container(machine: &Machine) -> String {
 }
 
 fn cluster_file() -> String {
-    format!(
+    let mut text = format!(
         "name: {NAME}
 provider: existing
+loadBalancer: {{vip: {VIRTUAL_ADDRESS}}}
 hosts:
 - role: master
   address: {}
   ssh: {{host: {}, config: ssh_config, sudoPassword: true}}
-- role: worker
-  name: {}
-  address: {}
-  ssh: {{host: {}, config: ssh_config, jump: {}}}
 ",
-        ALDER.address, ALDER.name, BIRCH.name, BIRCH.address, BIRCH.name, BASTION.name
-    )
+        ALDER.address, ALDER.name
+    );
+    for Machine { name, address, .. } in &CLUSTER[1..] {
+        let role = if *name == ELDER.name { "worker" } else { "master" };
+        text.push_str(&format!(
+            "- role: {role}
+  name: {name}
+  address: {address}
+  ssh: {{host: {name}, config: ssh_config, jump: {}}}
+",
+            BASTION.name
+        ));
+    }
+    text
 }
