@@ -2,7 +2,7 @@
 //! for HTML.
 
 use handlebars::{
-    Context, Handlebars, Helper, HelperResult, Output, RenderContext, RenderError,
+    Context, Handlebars, Helper, HelperDef, HelperResult, Output, RenderContext, RenderError,
     RenderErrorReason, handlebars_helper, no_escape,
 };
 use serde_json::Value;
@@ -25,9 +25,15 @@ impl Templates {
         registry.register_helper("join", Box::new(join));
         registry.register_helper("indent", Box::new(indent));
         registry.register_helper("mebibytes", Box::new(mebibytes));
-        registry.register_helper("times", Box::new(times));
-        registry.register_helper("milliseconds", Box::new(milliseconds));
-        registry.register_helper("seconds", Box::new(seconds));
+        registry.register_helper("times", Box::new(Multiplied(|span| span.to_string())));
+        registry.register_helper(
+            "milliseconds",
+            Box::new(Multiplied(|span| span.get().as_millis().to_string())),
+        );
+        registry.register_helper(
+            "seconds",
+            Box::new(Multiplied(|span| span.get().as_secs().to_string())),
+        );
         registry.register_helper("ruby", Box::new(ruby));
         Self(registry)
     }
@@ -89,40 +95,22 @@ fn indented(width: u8, text: &str) -> String {
     lines.join("\n")
 }
 
-/// `{{times "100ms" settings.slowMachines}}`: a duration, multiplied.
-fn times(
-    helper: &Helper<'_>,
-    _: &Handlebars<'_>,
-    _: &Context,
-    _: &mut RenderContext<'_, '_>,
-    out: &mut dyn Output,
-) -> HelperResult {
-    out.write(&multiplied(helper)?.to_string())?;
-    Ok(())
-}
+/// A duration times a whole number, written in a way of its own: `{{times "100ms"
+/// settings.slowMachines}}` as a duration, the others as bare numbers.
+struct Multiplied(fn(Span) -> String);
 
-/// The same as a bare number of milliseconds.
-fn milliseconds(
-    helper: &Helper<'_>,
-    _: &Handlebars<'_>,
-    _: &Context,
-    _: &mut RenderContext<'_, '_>,
-    out: &mut dyn Output,
-) -> HelperResult {
-    out.write(&multiplied(helper)?.get().as_millis().to_string())?;
-    Ok(())
-}
-
-/// The same as a bare number of seconds, as curl takes them.
-fn seconds(
-    helper: &Helper<'_>,
-    _: &Handlebars<'_>,
-    _: &Context,
-    _: &mut RenderContext<'_, '_>,
-    out: &mut dyn Output,
-) -> HelperResult {
-    out.write(&multiplied(helper)?.get().as_secs().to_string())?;
-    Ok(())
+impl HelperDef for Multiplied {
+    fn call<'reg: 'rc, 'rc>(
+        &self,
+        helper: &Helper<'rc>,
+        _: &'reg Handlebars<'reg>,
+        _: &'rc Context,
+        _: &mut RenderContext<'reg, 'rc>,
+        out: &mut dyn Output,
+    ) -> HelperResult {
+        out.write(&(self.0)(multiplied(helper)?))?;
+        Ok(())
+    }
 }
 
 fn multiplied(helper: &Helper<'_>) -> Result<Span, RenderError> {
