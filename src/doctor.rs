@@ -9,6 +9,7 @@ use std::process::Stdio;
 use futures::future::{join, join_all};
 use serde::Serialize;
 
+use crate::architecture;
 use crate::config::{ClusterConfig, ProviderChoice, check};
 use crate::failure::Result;
 use crate::machines::vagrant::check::{OLDEST_VAGRANT, version};
@@ -165,8 +166,8 @@ fn box_check(provider: ProviderChoice) -> Check {
     if provider == ProviderChoice::Docker {
         return Check::fine(name, "not needed; kdiy builds its own image");
     }
-    match vagrant::default_box(vagrant::spelled(provider), vagrant::host_arch()) {
-        Ok(known) => Check::fine(name, format!("{known} ({})", vagrant::host_arch())),
+    match vagrant::default_box(vagrant::spelled(provider), architecture::HERE) {
+        Ok(known) => Check::fine(name, format!("{known} ({})", architecture::HERE)),
         Err(failure) => Check::advice(name, failure.what, failure.hints.join("; ")),
     }
 }

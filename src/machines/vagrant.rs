@@ -13,6 +13,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
 
 use super::{Finding, Owned, Provider, host, keys};
+use crate::architecture;
 use crate::config::{ClusterConfig, ProviderChoice};
 use crate::event::Events;
 use crate::failure::{Failure, Result};
@@ -326,13 +327,8 @@ impl Virtual {
         if let Some(own) = &self.config.machines.r#box {
             return Ok(own.clone());
         }
-        default_box(self.vagrant.provider, host_arch())
+        default_box(self.vagrant.provider, architecture::HERE)
     }
-}
-
-/// This computer's, as boxes spell it.
-pub fn host_arch() -> &'static str {
-    if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
 }
 
 /// The box that is known to exist for a provider, as Vagrant spells it.

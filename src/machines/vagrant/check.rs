@@ -4,7 +4,8 @@ use std::path::Path;
 
 use semver::Version;
 
-use super::{Virtual, host_arch, lists, virsh};
+use super::{Virtual, lists, virsh};
+use crate::architecture;
 use crate::config::ProviderChoice;
 use crate::machines::{Finding, Owned, Provider as _, host};
 use crate::topology::Topology;
@@ -51,9 +52,10 @@ impl Virtual {
             _ => None,
         };
         // Debian's own box, which libvirt gets on amd64, is for amd64 only.
-        let one_architecture = self.choice == ProviderChoice::Libvirt && host_arch() == "amd64";
+        let one_architecture =
+            self.choice == ProviderChoice::Libvirt && architecture::HERE == "amd64";
         let must_choose = self.config.machines.r#box.is_none() && !one_architecture;
-        judge_versions(&vagrant, virtualbox.as_ref(), must_choose, host_arch())
+        judge_versions(&vagrant, virtualbox.as_ref(), must_choose, architecture::HERE)
     }
 
     fn emulation(&self) -> Option<Finding> {

@@ -83,8 +83,8 @@ impl Lane {
 }
 
 /// Runs these lanes, or all usual ones and as many more as are expected to end in time. `seed`
-/// decides what is left to chance; with `keep`, what a failed lane made is left. Ends with a line `N passed, N failed`; an error unless everything
-/// passed.
+/// decides what is left to chance; with `keep`, what a failed lane made is left. Ends with a line
+/// `N passed, N failed`; an error unless everything passed.
 pub fn run(
     cache: &Path,
     only: &[Lane],
