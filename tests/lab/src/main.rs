@@ -167,8 +167,9 @@ trait Ground {
     /// kdiy in the ground's environment.
     fn kdiy(&self) -> Command;
 
-    /// A verb that takes the flags of `up`, with those that say where everything is.
-    fn wanted(&self, verb: &str) -> Command;
+    /// A verb that takes the flags of `up`, with those that say where everything is and how much
+    /// time so many machines need.
+    fn wanted(&self, verb: &str, machines: usize) -> Command;
 }
 
 /// Everything `kdiy up` needs for system containers.
@@ -190,9 +191,19 @@ impl Ready {
     }
 
     fn up(&self) -> Command {
-        let mut up = self.wanted("up");
+        let mut up = self.verb("up");
         up.arg("--yes");
         up
+    }
+
+    fn verb(&self, verb: &str) -> Command {
+        let mut kdiy = self.kdiy();
+        kdiy.args([verb, "--provider", "docker", "--image", &self.image])
+            .arg("--mirror")
+            .arg(&self.mirror.root)
+            .arg("--digests")
+            .arg(self.mirror.digests());
+        kdiy
     }
 }
 
@@ -203,14 +214,8 @@ impl Ground for Ready {
         kdiy
     }
 
-    fn wanted(&self, verb: &str) -> Command {
-        let mut kdiy = self.kdiy();
-        kdiy.args([verb, "--provider", "docker", "--image", &self.image])
-            .arg("--mirror")
-            .arg(&self.mirror.root)
-            .arg("--digests")
-            .arg(self.mirror.digests());
-        kdiy
+    fn wanted(&self, verb: &str, _: usize) -> Command {
+        self.verb(verb)
     }
 }
 

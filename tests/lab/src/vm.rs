@@ -6,6 +6,7 @@ pub mod lane;
 mod libvirt;
 
 use std::fs;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -19,9 +20,9 @@ pub use libvirt::stop;
 /// One virtual CPU a machine: an emulated one keeps a core of the host busy.
 const CLUSTER_FILE: &str = "vm/cluster.yaml";
 
-/// Emulated, a machine was seen to run Go programs 13 to 31 times slower; waits are for I/O as
-/// well, which is as fast as ever.
-const SLOW_WHEN_EMULATED: &str = "12";
+/// Emulated, a machine with a core of the host to itself was seen to run Go programs 13 to 31 times
+/// slower; waits are for I/O as well, which is as fast as ever.
+const SLOW_WHEN_EMULATED: usize = 12;
 
 /// Debian packages by the program or file that shows that they are there.
 const NEEDED: &[(&str, &str)] = &[
@@ -62,26 +63,30 @@ impl Vms {
 
     /// `kdiy up` for virtual machines. What `arguments` say themselves is left to them.
     pub fn up_with(&self, arguments: &[String]) -> Command {
-        let mut up = self.verb("up", arguments);
+        let count = |flag, default| {
+            value(arguments, flag).and_then(|it| it.parse().ok()).unwrap_or(default)
+        };
+        // What is not a number is kdiy's to refuse.
+        let machines = count("--masters", 3) + count("--workers", 2);
+        let mut up = self.verb("up", machines, arguments);
         up.arg("--yes").args(arguments);
         up
     }
 
-    fn verb(&self, verb: &str, arguments: &[String]) -> Command {
+    fn verb(&self, verb: &str, machines: usize, arguments: &[String]) -> Command {
         let mut kdiy = self.kdiy();
         kdiy.args([verb, "--provider", "libvirt", "--box", &self.vagrant_box])
             .arg("--mirror")
             .arg(&self.mirror.root)
             .arg("--digests")
             .arg(self.mirror.digests());
-        let said = |flag: &str| {
-            arguments.iter().any(|it| it == flag || it.starts_with(&format!("{flag}=")))
-        };
+        let said = |flag| value(arguments, flag).is_some();
         if !said("--config") && !said("-c") {
             kdiy.arg("--config").arg(crate::package().join(CLUSTER_FILE));
         }
-        if is_emulated() && !said("--slow-machines") {
-            kdiy.args(["--slow-machines", SLOW_WHEN_EMULATED]);
+        let factor = slowness(machines);
+        if factor > 1 && !said("--slow-machines") {
+            kdiy.args(["--slow-machines", &factor.to_string()]);
         }
         kdiy
     }
@@ -106,9 +111,27 @@ impl Ground for Vms {
         kdiy
     }
 
-    fn wanted(&self, verb: &str) -> Command {
-        self.verb(verb, &[])
+    fn wanted(&self, verb: &str, machines: usize) -> Command {
+        self.verb(verb, machines, &[])
     }
+}
+
+/// The factor by which machines are slow, which share this computer's cores with each other.
+fn slowness(machines: usize) -> u32 {
+    if !is_emulated() {
+        return 1;
+    }
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let factor = (SLOW_WHEN_EMULATED * machines).div_ceil(cores).max(SLOW_WHEN_EMULATED);
+    u32::try_from(factor).unwrap_or(u32::MAX)
+}
+
+/// What `arguments` say for `flag`, in either of the two ways to write it.
+fn value<'a>(arguments: &'a [String], flag: &str) -> Option<&'a str> {
+    let is_it = |it: &String| it == flag || it.starts_with(&format!("{flag}="));
+    let at = arguments.iter().position(is_it)?;
+    let apart = || arguments.get(at + 1).map_or("", String::as_str);
+    Some(arguments[at].split_once('=').map_or_else(apart, |(_, value)| value))
 }
 
 /// Builds the box where it is missing. Returns its name.

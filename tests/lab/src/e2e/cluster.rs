@@ -48,7 +48,7 @@ impl<'a, G: Ground> Cluster<'a, G> {
 
     /// A verb that takes the flags of `up`.
     pub fn wanted(&self, verb: &str, masters: usize, workers: usize) -> Command {
-        let mut kdiy = self.lab.wanted(verb);
+        let mut kdiy = self.lab.wanted(verb, masters + workers);
         self.set(&mut kdiy);
         let (masters, workers) = (masters.to_string(), workers.to_string());
         kdiy.args(["--name", self.name, "--masters", &masters, "--workers", &workers]);
