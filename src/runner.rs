@@ -31,9 +31,6 @@ use crate::topology::Machine;
 use crate::transport::TransportError;
 use crate::turns::Turns;
 
-/// Kubelets ask for their certificates within this; multiplied by `slowMachines`.
-const JOINED_WITHIN: Duration = Duration::from_secs(120);
-
 /// Everything a run works with.
 pub struct Runner {
     pub session: Session,
@@ -193,18 +190,17 @@ impl Runner {
             changes.extend(manifests::apply(&client, &place, &text, patience).await?);
         }
         let topology = &self.session.blueprint.world.topology;
-        let deadline = self.slowly(JOINED_WITHIN);
+        let slow = self.session.blueprint.world.config.slow_machines;
         match step.action {
             None => {}
             Some(Action::ApproveNodeCertificates) => {
                 let tokens = &self.session.blueprint.world.bootstrap_tokens;
-                let approved =
-                    certificates::approve(&client, topology, tokens, &self.events, deadline);
+                let approved = certificates::approve(&client, topology, tokens, &self.events, slow);
                 changes.extend(approved.await?);
             }
             Some(Action::MarkNodes) => {
                 let schedulable = self.session.blueprint.world.config.control_plane.schedulable;
-                changes.extend(nodes::mark(&client, topology, schedulable, deadline).await?);
+                changes.extend(nodes::mark(&client, topology, schedulable, slow).await?);
             }
             Some(Action::ApplyAddons) => {
                 for addon in self.session.blueprint.world.config.own_addons() {

@@ -32,7 +32,7 @@ impl Templates {
         );
         registry.register_helper(
             "seconds",
-            Box::new(Multiplied(|span| span.get().as_secs().to_string())),
+            Box::new(Multiplied(|span| span.get().as_secs_f64().to_string())),
         );
         registry.register_helper("ruby", Box::new(ruby));
         Self(registry)

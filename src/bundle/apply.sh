@@ -167,6 +167,8 @@ unit() {
 # seconds what script units...
 ready() {
   deadline=$(($(date +%s) + $1)) what=$2 probe=$3 tenths=2
+  # Seldom on slow machines, which are given minutes.
+  most=$(($1 / 40 > 5 ? $1 / 40 : 5))
   shift 3
   doing "waiting for $what"
   until /bin/sh -c "$probe" >"$stage/probe" 2>&1; do
@@ -182,8 +184,8 @@ ready() {
       fail "gave up waiting for $what"
     fi
     # What takes long is asked less often: asking costs what is waited for the processor, too.
-    sleep "0.$tenths"
-    [ "$tenths" -ge 5 ] || tenths=$((tenths + 1))
+    sleep "$((tenths / 10)).$((tenths % 10))"
+    [ "$tenths" -ge "$most" ] || tenths=$((tenths + 1))
   done
 }
 

@@ -28,7 +28,10 @@ const BOOTSTRAP_USER: &str = "system:bootstrap:";
 const NODE_USER: &str = "system:node:";
 const NODE_GROUP: &str = "system:nodes";
 
+/// Between two looks; multiplied by `slowMachines`: to be asked is work, too.
 const PAUSE: Duration = Duration::from_millis(400);
+/// Kubelets ask for their certificates within this; multiplied by `slowMachines`.
+const JOINED_WITHIN: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
@@ -156,8 +159,9 @@ pub async fn approve(
     topology: &Topology,
     tokens: &[BootstrapToken],
     events: &Events,
-    deadline: Duration,
+    slow_machines: u32,
 ) -> Result<Vec<String>> {
+    let deadline = JOINED_WITHIN * slow_machines;
     let api: Api<CertificateSigningRequest> = Api::all(client.clone());
     let nodes: Vec<&Machine> = topology.group(Group::Nodes);
     let began = Instant::now();
@@ -196,7 +200,7 @@ pub async fn approve(
                 .cause(format!("missing: {}", missing.join(", ")))
                 .hint(format!("on {}: journalctl -u kubelet -n 50", missing[0])));
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(PAUSE * slow_machines).await;
     }
 }
 

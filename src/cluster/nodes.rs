@@ -13,27 +13,34 @@ use crate::topology::{Group, Machine, Role, Topology};
 
 const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 const WORKER: &str = "node-role.kubernetes.io/worker";
+/// Between two looks; multiplied by `slowMachines`: to be asked is work, too.
 const PAUSE: Duration = Duration::from_millis(300);
+/// Kubelets register within this, all of them; multiplied by `slowMachines`.
+const REGISTERED_WITHIN: Duration = Duration::from_secs(120);
 
 /// Waits for every Node to register and gives it its role, taint and pod network.
 pub async fn mark(
     client: &Client,
     topology: &Topology,
     schedulable_masters: bool,
-    deadline: Duration,
+    slow_machines: u32,
 ) -> Result<Vec<String>> {
     let api: Api<Node> = Api::all(client.clone());
     let mut changes = Vec::new();
     let began = Instant::now();
     for machine in topology.group(Group::Nodes) {
-        let node = registered(&api, machine, deadline.saturating_sub(began.elapsed())).await?;
+        let node = registered(&api, machine, began, slow_machines).await?;
         changes.extend(mark_one(&api, machine, &node, schedulable_masters).await?);
     }
     Ok(changes)
 }
 
-async fn registered(api: &Api<Node>, machine: &Machine, deadline: Duration) -> Result<Node> {
-    let began = Instant::now();
+async fn registered(
+    api: &Api<Node>,
+    machine: &Machine,
+    began: Instant,
+    slow_machines: u32,
+) -> Result<Node> {
     loop {
         match api.get_opt(&machine.name).await {
             Ok(Some(node)) => return Ok(node),
@@ -41,12 +48,12 @@ async fn registered(api: &Api<Node>, machine: &Machine, deadline: Duration) -> R
             Err(error) if is_transient(&error) => {}
             Err(error) => return Err(refused("cannot read nodes", &error).on(&machine.name)),
         }
-        if began.elapsed() > deadline {
+        if began.elapsed() > REGISTERED_WITHIN * slow_machines {
             return Err(Failure::new(Kind::Step, "the node did not register")
                 .on(&machine.name)
                 .hint(format!("on {}: journalctl -u kubelet -n 50", machine.name)));
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(PAUSE * slow_machines).await;
     }
 }
 

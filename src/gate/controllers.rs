@@ -21,6 +21,7 @@ pub const NAMESPACE: &str = "kube-system";
 /// Of the components of which one works and the others wait.
 pub const LEASES: [&str; 2] = ["kube-controller-manager", "kube-scheduler"];
 const TRIAL: &str = "kdiy-gate";
+/// Multiplied by `slowMachines`: to be asked is work, too.
 const PAUSE: Duration = Duration::from_millis(100);
 
 #[async_trait]
@@ -97,7 +98,7 @@ async fn watch(client: &Client, name: &str, context: &GateContext) -> Result<See
     let patience = retry * context.config.slow_machines * 3 / 2;
     let began = Instant::now();
     loop {
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(PAUSE * context.config.slow_machines).await;
         let after = read().await?;
         if after.renew_time != before.renew_time || began.elapsed() > patience {
             return Ok(Seen { before, after });
@@ -211,7 +212,7 @@ async fn observe(
                 return (created, Ok("a decision".to_owned()));
             }
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(PAUSE * context.config.slow_machines).await;
     }
     (created, Err("none".to_owned()))
 }

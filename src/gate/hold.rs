@@ -12,6 +12,7 @@ use crate::failure::{Failure, Kind, Result};
 /// A unit that crashes on start is active for moments at a time; one that has been for this long
 /// is not in such a loop (systemd restarts ours after a second).
 const SETTLED: Duration = Duration::from_secs(3);
+/// Multiplied by `slowMachines`: to be asked is work, too.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// Probes until the gate is green and what it watches has been running without a restart for a
@@ -50,7 +51,7 @@ pub async fn hold(
                     task,
                     format!("{} of {} proven", last.evidence.len() - red, last.evidence.len()),
                 );
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(PAUSE * context.config.slow_machines).await;
             }
         }
         if began.elapsed() >= deadline || stop.is_cancelled() {
