@@ -5,10 +5,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper_timeout::TimeoutConnector;
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
 use kube::Client;
+use kube::client::ConfigExt as _;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
+use tower::{BoxError, ServiceBuilder};
 
 use crate::failure::{Failure, Result};
 use crate::fleet::Fleet;
@@ -18,6 +24,11 @@ use crate::topology::{API_PORT, Group, Topology};
 /// would live in; multiplied by `slowMachines`, as the other is.
 const DIRECT_WITHIN: Duration = Duration::from_secs(2);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A connection on which an answer is waited for is tried after this long, and again after as
+/// long: when the virtual address has moved, its new holder knows nothing of the connection and
+/// says so. Without that one would wait for an answer that cannot come.
+const TRIED_AFTER: Duration = Duration::from_secs(2);
 
 /// How long a client waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,18 +163,32 @@ impl ApiAccess {
                 cluster.tls_server_name = Some("kubernetes".into());
             }
         }
-        let mut config =
+        let config =
             kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
                 .await
                 .map_err(unusable)?;
-        // kube would hold back a 503 for up to half a minute and ask again. Whoever asks here wants
-        // to know, and decides about another try.
-        config.default_retry = false;
-        config.connect_timeout = Some(patience.connect);
-        config.read_timeout = Some(patience.answer);
-        config.write_timeout = Some(patience.answer);
-        Client::try_from(config).map_err(unusable)
+        client(config, patience)
     }
+}
+
+/// kube's own client would not try its connections, and hold back a 503 for up to half a minute
+/// and ask again. Whoever asks here wants to know, and decides about another try.
+fn client(config: kube::Config, patience: Patience) -> Result<Client> {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_keepalive(Some(TRIED_AFTER));
+    tcp.set_keepalive_interval(Some(TRIED_AFTER));
+    let tls = config.rustls_https_connector_with_connector(tcp).map_err(unusable)?;
+    let mut connector = TimeoutConnector::new(tls);
+    connector.set_connect_timeout(Some(patience.connect));
+    connector.set_read_timeout(Some(patience.answer));
+    connector.set_write_timeout(Some(patience.answer));
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer().map_err(unusable)?)
+        .map_err(BoxError::from)
+        .service(legacy::Client::builder(TokioExecutor::new()).build(connector));
+    Ok(Client::new(service, config.default_namespace))
 }
 
 fn unusable(error: impl std::error::Error) -> Failure {

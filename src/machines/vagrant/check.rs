@@ -8,6 +8,7 @@ use super::{Virtual, lists, virsh};
 use crate::architecture;
 use crate::config::ProviderChoice;
 use crate::machines::{Finding, Owned, Provider as _, host};
+use crate::state::ledger::Ledger;
 use crate::topology::Topology;
 
 /// The oldest that the Vagrantfile was tried with: Debian 12's.
@@ -23,8 +24,9 @@ static DRIVEN_BY: [(Version, Version); 2] = [
     (Version::new(7, 1, 0), Version::new(2, 4, 2)),
     (Version::new(7, 2, 0), Version::new(2, 4, 9)),
 ];
-/// An emulated CPU was seen to be 13 to 31 times slower.
-const SLOW_WHEN_EMULATED: u32 = 10;
+/// An emulated CPU was seen to be 13 to 31 times slower. Five on two cores were not to be had with
+/// 12, and came up with 30.
+const SLOW_WHEN_EMULATED: usize = 10;
 
 impl Virtual {
     pub(super) async fn findings(&self, topology: &Topology) -> Vec<Finding> {
@@ -36,7 +38,7 @@ impl Virtual {
             findings.push(Finding { what: failure.what, mend: failure.hints.join("; ") });
         }
         findings.extend(self.versions().await);
-        findings.extend(self.emulation());
+        findings.extend(self.emulation(topology.machines.len()));
         findings.extend(self.memory(topology));
         findings.extend(self.strangers(topology).await);
         findings
@@ -58,16 +60,16 @@ impl Virtual {
         judge_versions(&vagrant, virtualbox.as_ref(), must_choose, architecture::HERE)
     }
 
-    fn emulation(&self) -> Option<Finding> {
-        let factor = self.config.slow_machines;
-        let slow = host::emulated(self.choice);
-        (slow && factor < SLOW_WHEN_EMULATED).then(|| Finding {
+    fn emulation(&self, machines: usize) -> Option<Finding> {
+        let needed = slow_when_emulated(machines, host::cores());
+        let given = usize::try_from(self.config.slow_machines).unwrap_or(usize::MAX);
+        (host::emulated(self.choice) && given < needed).then(|| Finding {
             what: "this computer cannot run machines at its own speed (no usable KVM); emulated \
                    ones are 13 to 31 times slower"
                 .into(),
             mend: format!(
                 "switch virtualisation on in its firmware, take --provider docker, or give \
-                 everything time: --slow-machines {SLOW_WHEN_EMULATED}"
+                 everything time: --slow-machines {needed}"
             ),
         })
     }
@@ -85,10 +87,15 @@ impl Virtual {
     /// Vagrant would stop at it halfway (hashicorp/vagrant#13597, #12765).
     async fn strangers(&self, topology: &Topology) -> Vec<Finding> {
         let Ok(listed) = self.listed().await else { return Vec::new() };
+        let ledger = Ledger::open(self.state.root()).map(|ledger| ledger.entries().to_vec());
+        let ledger = ledger.unwrap_or_default();
+        let is_ours = |owned: &Owned| {
+            ledger.iter().any(|entry| (entry.what, &entry.id) == (owned.what, &owned.id))
+        };
         let mut findings: Vec<Finding> = self
             .makes(topology)
             .into_iter()
-            .filter(|owned| listed.has(owned.what, &owned.id))
+            .filter(|owned| listed.has(owned.what, &owned.id) && !is_ours(owned))
             .map(|owned| Finding {
                 what: format!("{} has {} already", self.name(), owned.id),
                 mend: format!("remove it{}", self.how_to_remove(&owned)),
@@ -138,6 +145,11 @@ pub fn version(said: &str) -> Option<Version> {
         let end = word.find(|letter: char| !letter.is_ascii_digit() && letter != '.');
         Version::parse(&word[..end.unwrap_or(word.len())]).ok()
     })
+}
+
+/// Machines that have to share cores are slower by as much.
+fn slow_when_emulated(machines: usize, cores: usize) -> usize {
+    (SLOW_WHEN_EMULATED * machines).div_ceil(cores).max(SLOW_WHEN_EMULATED)
 }
 
 fn judge_versions(
@@ -194,6 +206,13 @@ mod tests {
         let vagrant = version(vagrant).unwrap();
         let findings = judge_versions(&vagrant, version(virtualbox).as_ref(), must_choose, arch);
         findings.into_iter().map(|finding| finding.what).collect()
+    }
+
+    #[test]
+    fn emulated_machines_need_as_much_time_as_they_share_cores() {
+        let asked =
+            [(2, 2), (5, 2), (5, 8)].map(|(machines, cores)| slow_when_emulated(machines, cores));
+        assert_eq!(asked, [10, 25, 10]);
     }
 
     #[test]
