@@ -31,6 +31,15 @@ impl Architectures {
         self.0.get(machine).map_or(HERE, String::as_str)
     }
 
+    /// What machines were found to be, over what was known of them.
+    pub fn learn(&mut self, found: Self) {
+        self.0.extend(found.0);
+    }
+
+    pub fn forget(&mut self, machine: &str) {
+        self.0.remove(machine);
+    }
+
     /// Of the machines on which a step installs this artifact or image.
     pub fn taking<'a>(
         &'a self,

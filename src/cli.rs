@@ -42,6 +42,7 @@ pub enum Command {
     Plan(Box<Plan>),
     Start(Start),
     Stop(Stop),
+    Remove(Remove),
     Explain(Explain),
     Guide(Box<Guide>),
     /// Take the cluster away without a trace
@@ -107,12 +108,14 @@ pub enum Command {
     Demo(Box<Demo>),
 }
 
+const PARALLEL: u16 = 32;
+
 #[derive(Debug, clap::Args)]
 pub struct Up {
     #[command(flatten)]
     pub flags: UpFlags,
     /// Steps that change machines at the same time
-    #[arg(long, value_name = "N", default_value_t = 32)]
+    #[arg(long, value_name = "N", default_value_t = PARALLEL)]
     pub parallel: u16,
     /// Only these steps, with commas between them; `machines` makes machines and installs nothing
     #[arg(long, value_name = "STEP", value_delimiter = ',')]
@@ -132,6 +135,20 @@ pub struct Up {
     /// Do not ask
     #[arg(long, short)]
     pub yes: bool,
+}
+
+impl Up {
+    /// As it was, whatever that is.
+    pub fn again() -> Self {
+        Self {
+            flags: UpFlags::default(),
+            parallel: PARALLEL,
+            only: Vec::new(),
+            beyond_quorum: false,
+            timings: None,
+            yes: true,
+        }
+    }
 }
 
 /// Show what `up` would do, and why; changes nothing
@@ -259,6 +276,29 @@ pub struct Stop {
     /// Also if the cluster stops answering without them
     #[arg(long)]
     pub beyond_quorum: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
+/// Take a worker out of the cluster, and its machine away
+///
+/// Its pods are moved to other machines first. The last worker goes first: the others keep their
+/// names, addresses and pods' networks. `kdiy up --workers N` adds workers.
+///
+/// Examples:
+///   kdiy remove worker-3           of a cluster with three workers
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct Remove {
+    #[command(flatten)]
+    pub which: Which,
+    /// With or without the cluster's name: kdiy-worker-3 or worker-3
+    pub machine: String,
+    /// Also when something is lost with it: pods that nobody starts anew, volumes on its disk; and a
+    /// machine that exists without kdiy and no longer answers is left as it is
+    #[arg(long)]
+    pub force: bool,
     /// Do not ask
     #[arg(long, short)]
     pub yes: bool,

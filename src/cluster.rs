@@ -2,6 +2,7 @@
 //! changed, one line a thing.
 
 pub mod certificates;
+pub mod drain;
 pub mod manifests;
 pub mod nodes;
 

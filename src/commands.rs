@@ -17,6 +17,7 @@ pub mod logs;
 pub mod plan;
 pub mod preflight;
 mod recording;
+pub mod remove;
 pub mod ssh;
 pub mod start;
 pub mod status;
@@ -37,6 +38,7 @@ pub async fn run(cli: Cli, ui: Ui) -> Result<u8> {
         Command::Plan(arguments) => plan::run(*arguments, cli.playbooks.as_deref(), ui).await,
         Command::Start(arguments) => start::run(arguments, cli.playbooks.as_deref(), ui).await,
         Command::Stop(arguments) => stop::run(arguments, cli.playbooks.as_deref(), ui).await,
+        Command::Remove(arguments) => remove::run(arguments, cli.playbooks.as_deref(), ui).await,
         Command::Explain(arguments) => explain::run(&arguments, cli.playbooks.as_deref(), ui),
         Command::Guide(arguments) => guide::run(*arguments, cli.playbooks.as_deref(), ui).await,
         Command::Destroy(arguments) => destroy::run(arguments, ui).await,

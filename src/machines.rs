@@ -72,6 +72,16 @@ pub trait Provider: Send + Sync {
     /// Gives the power back, and returns before the machine has booted. No error where it is on.
     async fn power_on(&self, machine: &str, events: &Events) -> Result<()>;
 
+    /// Takes one machine away for good, and what kdiy put on one that stays; what is gone already
+    /// is no error.
+    async fn remove(
+        &self,
+        topology: &Topology,
+        machine: &Machine,
+        events: &Events,
+        task: &str,
+    ) -> Result<()>;
+
     /// Removes what is in the ledger; what is gone already is no error.
     async fn destroy(&self, topology: &Topology, ledger: &Ledger, events: &Events) -> Result<()>;
 

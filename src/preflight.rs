@@ -3,7 +3,7 @@
 
 pub mod probe;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -101,22 +101,33 @@ impl Report {
         self.problems.iter().any(|problem| problem.weight == Weight::Stops)
     }
 
-    /// `answers` are in the topology's order.
-    pub fn of(topology: &Topology, answers: &[Result<Answer, Failure>]) -> Self {
+    /// `answers` are in the topology's order. Machines that have `joined` the cluster already are
+    /// judged only by whether they and the others reach each other.
+    pub fn of(
+        topology: &Topology,
+        answers: &[Result<Answer, Failure>],
+        joined: &BTreeSet<String>,
+    ) -> Self {
+        let is_new = |machine: &Machine| !joined.contains(&machine.name);
         let mut report = Self::default();
         let mut answered = Vec::new();
         for (machine, answer) in topology.machines.iter().zip(answers) {
             match answer {
                 Ok(answer) => answered.push((machine, answer)),
-                Err(failure) => report.unreachable(machine, failure),
+                Err(failure) if is_new(machine) => report.unreachable(machine, failure),
+                // How the cluster stands without it is for `up` to say.
+                Err(_) => {}
             }
         }
         for (machine, answer) in &answered {
-            let mut look = Look { report: &mut report, topology, machine, answer };
-            look.system();
-            look.resources();
-            look.occupied();
-            look.firewall();
+            let mut look = Look { report: &mut report, topology, machine, answer, joined };
+            look.reach();
+            if is_new(machine) {
+                look.system();
+                look.resources();
+                look.occupied();
+                look.firewall();
+            }
         }
         report.architectures = answered
             .iter()
@@ -125,7 +136,7 @@ impl Report {
             })
             .collect();
         report.clashes(&answered);
-        report.clocks(&answered);
+        report.clocks(&answered, is_new);
         let order = |name: &str| topology.machines.iter().position(|other| other.name == name);
         report.problems.sort_by_key(|problem| (order(&problem.machine), problem.weight));
         report
@@ -166,12 +177,12 @@ impl Report {
         }
     }
 
-    fn clocks(&mut self, answered: &[(&Machine, &Answer)]) {
+    fn clocks(&mut self, answered: &[(&Machine, &Answer)], is_judged: impl Fn(&Machine) -> bool) {
         let mut offsets: Vec<f64> =
             answered.iter().filter_map(|(_, answer)| answer.offset).collect();
         offsets.sort_by(f64::total_cmp);
         let Some(median) = offsets.get(offsets.len() / 2).copied() else { return };
-        for (machine, answer) in answered {
+        for (machine, answer) in answered.iter().filter(|(machine, _)| is_judged(machine)) {
             let Some(offset) = answer.offset else { continue };
             let mend = "timedatectl set-ntp true".to_owned();
             if (offset - median).abs() > MOST_SKEW {
@@ -191,6 +202,7 @@ struct Look<'a> {
     topology: &'a Topology,
     machine: &'a Machine,
     answer: &'a Answer,
+    joined: &'a BTreeSet<String>,
 }
 
 impl Look<'_> {
@@ -343,21 +355,33 @@ impl Look<'_> {
         }
     }
 
-    /// Whether machines reach each other, and what may be why they do not.
+    /// Whether it reaches the others; of two that joined already, that is no longer the question.
+    fn reach(&mut self) {
+        let Self { answer, topology, joined, .. } = *self;
+        let network = topology.machine_network;
+        let has_joined = joined.contains(&self.machine.name);
+        let is_new = |other: &&Machine| !has_joined || !joined.contains(&other.name);
+        for other in topology.machines.iter().filter(is_new) {
+            if answer.has("unreached", &other.address.to_string()) {
+                let mend = format!(
+                    "check cables, routes and network.machines ({network}); ping must pass"
+                );
+                self.stop(format!("it does not reach {}", other.address), mend);
+            }
+            if answer.closed.contains(&other.name) {
+                let name = &other.name;
+                self.stop(
+                    format!("it does not get through to a port of {name}"),
+                    format!("let {network} and the pods' network through the firewall of {name}"),
+                );
+            }
+        }
+    }
+
+    /// What may keep machines and pods apart later.
     fn firewall(&mut self) {
         let answer = self.answer;
         let network = self.topology.machine_network;
-        for other in answer.all("unreached") {
-            let mend =
-                format!("check cables, routes and network.machines ({network}); ping must pass");
-            self.stop(format!("it does not reach {other}"), mend);
-        }
-        for other in &answer.closed {
-            self.stop(
-                format!("it does not get through to a port of {other}"),
-                format!("let {network} and the pods' network through the firewall of {other}"),
-            );
-        }
         let walls = [
             ("ufw", "ufw allow from NETWORK; ufw default allow routed"),
             (
@@ -431,14 +455,18 @@ mod tests {
         Ok(Answer::parse(&own, Some(offset)).unwrap())
     }
 
+    fn judged(answers: &[Result<Answer, Failure>]) -> Report {
+        Report::of(&topology(), answers, &BTreeSet::new())
+    }
+
     fn found(a: &str, b: &str) -> Vec<String> {
-        let report = Report::of(&topology(), &[answer("a", a, 0.0), answer("b", b, 0.1)]);
+        let report = judged(&[answer("a", a, 0.0), answer("b", b, 0.1)]);
         report.problems.iter().map(|it| format!("{} {}", it.machine, it.what)).collect()
     }
 
     #[test]
     fn good_machines_have_no_problems_and_say_what_they_are() {
-        let report = Report::of(&topology(), &[answer("a", "", 0.0), answer("b", "", 0.1)]);
+        let report = judged(&[answer("a", "", 0.0), answer("b", "", 0.1)]);
         assert_eq!(report.problems, []);
         assert_eq!(report.architectures.of("b"), "amd64");
         assert!(!report.stops());
@@ -470,8 +498,24 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_that_joined_is_asked_only_whether_it_reaches_the_new_one() {
+        let taken = "owner=kdiy\nport=6443\nunreached=10.0.0.2\nactive=ufw\n";
+        let found = |b: &str| {
+            let answers = [answer("a", taken, 0.0), answer("b", b, 0.1)];
+            let report = Report::of(&topology(), &answers, &BTreeSet::from(["a".to_owned()]));
+            report.problems.into_iter().map(|it| format!("{} {}", it.machine, it.what))
+        };
+        assert!(found("").eq(["a it does not reach 10.0.0.2"]));
+        assert!(found("unreached=10.0.0.1\n").any(|line| line == "b it does not reach 10.0.0.1"));
+        assert!(found("port=10250\n").any(|line| line.starts_with("b ports are taken")));
+        let away = [Err(Failure::host("gone")), answer("b", "", 0.1)];
+        let report = Report::of(&topology(), &away, &BTreeSet::from(["a".to_owned()]));
+        assert_eq!(report.problems, []);
+    }
+
+    #[test]
     fn clones_and_wrong_clocks_are_told_apart_from_the_others() {
-        let report = Report::of(&topology(), &[answer("a", "", 0.0), answer("a", "", -7.5)]);
+        let report = judged(&[answer("a", "", 0.0), answer("a", "", -7.5)]);
         let seen: Vec<&str> = report.problems.iter().map(|it| it.what.as_str()).collect();
         for part in ["host name a is a's", "machine id a is a's", "MAC address a is a's", "-7.5 s"]
         {
@@ -480,14 +524,14 @@ mod tests {
         }
         assert!(seen.iter().any(|line| line.contains("7.5 s off")), "{seen:?}");
         let both = [answer("a", "", 3600.0), answer("b", "", 3600.0)];
-        assert_eq!(Report::of(&topology(), &both).problems.len(), 2);
+        assert_eq!(judged(&both).problems.len(), 2);
     }
 
     #[test]
     fn a_machine_of_another_kind_is_refused_and_an_unknown_system_only_warned_of() {
         let odd = FINE.replace("x86_64", "armv7l").replace("debian 12", "arch rolling");
         let odd = Answer::parse(&format!("hostname=b\nmachine_id=b\nmac=b\n{odd}"), Some(0.0));
-        let report = Report::of(&topology(), &[answer("a", "", 0.0), Ok(odd.unwrap())]);
+        let report = judged(&[answer("a", "", 0.0), Ok(odd.unwrap())]);
         let weights: Vec<Weight> = report.problems.iter().map(|it| it.weight).collect();
         assert_eq!(weights, [Weight::Stops, Weight::Warns], "{:?}", report.problems);
     }
@@ -495,7 +539,7 @@ mod tests {
     #[test]
     fn a_machine_that_cannot_be_reached_says_why_and_what_to_do() {
         let failure = Failure::host("cannot connect").cause("no route").hint("ping it");
-        let report = Report::of(&topology(), &[answer("a", "", 0.0), Err(failure)]);
+        let report = judged(&[answer("a", "", 0.0), Err(failure)]);
         assert_eq!(report.problems[0].what, "cannot connect: no route");
         assert_eq!(report.problems[0].mend, "ping it");
     }
@@ -507,7 +551,7 @@ mod tests {
             let text =
                 format!("hostname=b\nmachine_id=b\nmac=b\n{}", FINE.replace("debian 12", os));
             let other = Ok(Answer::parse(&text, Some(0.0)).unwrap());
-            let report = Report::of(&topology(), &[answer("a", "", 0.0), other]);
+            let report = judged(&[answer("a", "", 0.0), other]);
             assert_eq!(!report.problems.is_empty(), warns, "{os}: {:?}", report.problems);
         }
     }

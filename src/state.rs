@@ -183,7 +183,7 @@ impl StateDir {
     pub fn same_cluster(&self, wanted: &ClusterConfig) -> Result<Option<Record>> {
         let Some(record) = self.record()? else { return Ok(None) };
         record.check_same(wanted)?;
-        let topology = Topology::build(wanted, record.machine_network)?;
+        let topology = record.topology()?;
         let Layout { topology: laid_out } = atomic::read_json(&self.record_file())?;
         if laid_out.is_some_and(|laid_out| laid_out != record::fingerprint(&topology)) {
             return Err(Failure::input(format!(

@@ -1,5 +1,6 @@
 //! Machines, roles and addresses, computed from a validated cluster file. Pure.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
@@ -173,6 +174,12 @@ impl Topology {
             api_service: nth(config.network.services, 1)?,
             dns_service: nth(config.network.services, 10)?,
         })
+    }
+
+    /// The same cluster, of whose machines these are left out.
+    pub fn without(&self, names: &BTreeSet<String>) -> Self {
+        let machines = self.machines.iter().filter(|machine| !names.contains(&machine.name));
+        Self { machines: machines.cloned().collect(), ..self.clone() }
     }
 
     pub fn group(&self, group: Group) -> Vec<&Machine> {

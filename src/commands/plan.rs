@@ -24,7 +24,7 @@ use crate::ui::{self, Ui};
 const CHANGES: u8 = 2;
 
 pub async fn run(arguments: Arguments, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
-    let Wanted { design, state, before, network, .. } =
+    let Wanted { design, state, before, joined, network, .. } =
         Wanted::by(&arguments.flags, overlay).await?;
     if let Some(step) = &arguments.show {
         design.playbooks.known_step(step)?;
@@ -47,7 +47,7 @@ pub async fn run(arguments: Arguments, overlay: Option<&Path>, ui: Ui) -> Result
         &session.blueprint.world,
         &Circumstances::default(),
     )?;
-    let looks = Looks::at(&session, &store).await;
+    let looks = Looks::at(&session, &store, &joined).await;
     session.close().await;
     show(&arguments, ui, session.blueprint.renderer(), &session.blueprint.pki, &plan, &looks?, true)
 }

@@ -1,5 +1,7 @@
 //! `kdiy preflight`: whether machines that exist can become the cluster. Changes nothing.
 
+use std::collections::BTreeSet;
+
 use ipnet::Ipv4Net;
 
 use crate::architecture::Architectures;
@@ -12,7 +14,8 @@ use crate::state::StateDir;
 use crate::topology::Topology;
 use crate::ui::{self, Ui};
 
-/// Also for machines that are part of the cluster already: these are found to be taken.
+/// Machines of a cluster that was made from here are left alone, but for those that are to be
+/// added; made from elsewhere, they are found to be taken.
 pub async fn run(arguments: cli::Preflight, ui: Ui) -> Result<u8> {
     let config = super::up::effective(&arguments.flags)?;
     if config.provider != ProviderChoice::Existing {
@@ -22,24 +25,35 @@ pub async fn run(arguments: cli::Preflight, ui: Ui) -> Result<u8> {
         .hint("set provider: existing and name the hosts; others are checked as they are made"));
     }
     let network = super::up::choose_network(&config).await?;
-    let report = look(&config, network).await?;
+    let before = StateDir::of(&config.name)?.same_cluster(&config)?;
+    let joined = before.map(|record| record.machines()).transpose()?.unwrap_or_default();
+    let report = look(&config, network, &joined).await?;
     ui.result(&ui::preflight::render(&report, config.hosts.len()), &report);
     Ok(u8::from(report.stops()))
 }
 
 /// Asks all machines of the file at once.
-pub async fn look(config: &ClusterConfig, network: Ipv4Net) -> Result<Report> {
+async fn look(
+    config: &ClusterConfig,
+    network: Ipv4Net,
+    joined: &BTreeSet<String>,
+) -> Result<Report> {
     sudo::obtain(config)?;
     let topology = Topology::build(config, network)?;
     let provider = machines::provider(config, &StateDir::of(&config.name)?).await?;
     let answers = probe::look(&*provider, &topology, config.slow_machines).await?;
-    Ok(Report::of(&topology, &answers))
+    Ok(Report::of(&topology, &answers, joined))
 }
 
 /// Looks before anything is changed, and returns the machines' architectures; an error that says
-/// all that is in the way.
-pub async fn pass(config: &ClusterConfig, network: Ipv4Net, ui: Ui) -> Result<Architectures> {
-    let report = look(config, network).await?;
+/// all that is in the way of those that have not `joined` yet.
+pub async fn pass(
+    config: &ClusterConfig,
+    network: Ipv4Net,
+    joined: &BTreeSet<String>,
+    ui: Ui,
+) -> Result<Architectures> {
+    let report = look(config, network, joined).await?;
     if report.stops() {
         let lines = ui::preflight::lines(&report);
         return Err(Failure::host(

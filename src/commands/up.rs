@@ -1,6 +1,7 @@
 //! `kdiy up`: makes the cluster, or makes it right again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,12 +62,17 @@ pub(super) struct Wanted {
     pub state: StateDir,
     /// The record of the cluster, where it was begun before.
     pub before: Option<Record>,
+    /// Machines that are part of it by then; the others are to be added.
+    pub joined: BTreeSet<String>,
     pub network: Ipv4Net,
 }
 
 impl Wanted {
     pub async fn by(flags: &UpFlags, overlay: Option<&Path>) -> Result<Self> {
-        let mut design = Design::of(effective(flags)?, overlay)?;
+        Self::of(Design::of(effective(flags)?, overlay)?).await
+    }
+
+    pub async fn of(mut design: Design) -> Result<Self> {
         let state = StateDir::of(&design.config.name)?;
         let before = state.same_cluster(&design.config)?;
         if let Some(record) = &before {
@@ -77,27 +83,42 @@ impl Wanted {
             None => choose_network(&design.config).await?,
         };
         check::validate_on(&design.config, network)?;
+        let joined = before.as_ref().map(Record::machines).transpose()?.unwrap_or_default();
         let items = design.items(network)?;
+        let wanted = Self { design, items, state, before, joined, network };
         // Machines that exist have not yet said which CPUs they have.
-        if before.is_some() || design.config.provider != ProviderChoice::Existing {
-            design.source.check(&items)?;
+        if wanted.added()?.machines.is_empty()
+            || wanted.design.config.provider != ProviderChoice::Existing
+        {
+            wanted.design.source.check(&wanted.items)?;
         }
-        Ok(Self { design, items, state, before, network })
+        Ok(wanted)
+    }
+
+    /// With the machines alone that are to be added to the cluster: at first, all.
+    pub fn added(&self) -> Result<Topology> {
+        Ok(Topology::build(&self.design.config, self.network)?.without(&self.joined))
     }
 }
 
 pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
-    let Wanted { mut design, mut items, state, before, network } =
-        Wanted::by(&arguments.flags, overlay).await?;
+    bring(Wanted::by(&arguments.flags, overlay).await?, &arguments, ui).await
+}
+
+/// Of the arguments all but the flags, which `wanted` is made of.
+pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> {
+    let new = wanted.added()?;
+    let Wanted { mut design, mut items, state, before, joined, network } = wanted;
     for step in arguments.only.iter().filter(|step| *step != MACHINES) {
         design.playbooks.known_step(step)?;
     }
-    let complete = before.as_ref().is_some_and(|record| record.complete);
-    if before.is_none() {
-        let topology = Topology::build(&design.config, network)?;
-        check_host(&*machines::provider(&design.config, &state).await?, &topology).await?;
+    let complete = new.machines.is_empty() && before.as_ref().is_some_and(|record| record.complete);
+    if !new.machines.is_empty() {
+        let vip = new.vip.filter(|_| before.is_none());
+        check_host(&*machines::provider(&design.config, &state).await?, &new, vip).await?;
         if design.config.provider == ProviderChoice::Existing {
-            design.architectures = preflight::pass(&design.config, network, ui).await?;
+            let found = preflight::pass(&design.config, network, &joined, ui).await?;
+            design.architectures.learn(found);
             items = design.items(network)?;
             design.source.check(&items)?;
         }
@@ -139,6 +160,10 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
         recording
             .events
             .note(format!("an earlier run ended without a word ({owner}); going on from there"));
+    }
+    if before.is_some() && !new.machines.is_empty() {
+        let names: Vec<&str> = new.machines.iter().map(|machine| machine.name.as_str()).collect();
+        recording.events.note(format!("adding {} to {}", names.join(", "), topology.cluster));
     }
     mend_drill(&session, &recording.events).await?;
     let runner = Arc::new(Runner {
@@ -265,11 +290,16 @@ pub async fn choose_network(config: &ClusterConfig) -> Result<Ipv4Net> {
     Ok(network)
 }
 
-/// Nothing is fetched or made on a computer that cannot carry the cluster.
-async fn check_host(provider: &dyn Provider, topology: &Topology) -> Result<()> {
+/// Nothing is fetched or made on a computer that cannot carry these machines. Nothing may have the
+/// virtual address yet, where one is given.
+async fn check_host(
+    provider: &dyn Provider,
+    topology: &Topology,
+    vip: Option<Ipv4Addr>,
+) -> Result<()> {
     let mut findings = provider.check_host(topology).await;
     findings.extend(host::ssh_client());
-    if let Some(vip) = topology.vip
+    if let Some(vip) = vip
         && host::answers(vip).await
     {
         findings.push(machines::Finding {
@@ -283,7 +313,7 @@ async fn check_host(provider: &dyn Provider, topology: &Topology) -> Result<()> 
         && free < needed
     {
         findings.push(machines::Finding {
-            what: format!("the cluster takes about {needed} MiB of disk, {free} MiB are free"),
+            what: format!("the machines take about {needed} MiB of disk, {free} MiB are free"),
             mend: "make room, or make fewer machines".into(),
         });
     }

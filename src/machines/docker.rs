@@ -348,6 +348,20 @@ impl Provider for Docker {
         host::ask("docker", &["start", machine]).await.map(drop)
     }
 
+    async fn remove(
+        &self,
+        _: &Topology,
+        machine: &Machine,
+        events: &Events,
+        task: &str,
+    ) -> Result<()> {
+        drop(self.vagrant.alone(events, task).await?);
+        if let Some(container) = self.containers().await?.get(&machine.name) {
+            host::ask("docker", &["rm", "--force", "--volumes", &container.id]).await?;
+        }
+        self.vagrant.forget(&machine.name)
+    }
+
     /// Works on containers by their label, so that it does not need Vagrant to be sane.
     async fn destroy(&self, _: &Topology, ledger: &Ledger, events: &Events) -> Result<()> {
         drop(self.vagrant.alone(events, "destroy").await?);

@@ -153,6 +153,20 @@ impl Provider for Existing {
         Err(no_switch(machine))
     }
 
+    async fn remove(
+        &self,
+        topology: &Topology,
+        machine: &Machine,
+        events: &Events,
+        _: &str,
+    ) -> Result<()> {
+        let sockets = sockets::directory()?;
+        let fleet = Fleet::new(sockets.path().to_owned());
+        let cleaned = self.clean(topology, &fleet, &machine.name, events).await;
+        fleet.close().await;
+        cleaned
+    }
+
     /// All at the same time. What is done is forgotten; a machine that could not be cleaned stays
     /// in the ledger, and is an error.
     async fn destroy(&self, topology: &Topology, ledger: &Ledger, events: &Events) -> Result<()> {

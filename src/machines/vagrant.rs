@@ -413,6 +413,16 @@ impl Provider for Virtual {
         self.vagrant.run(&["up", "--no-provision", machine], events, "power").await
     }
 
+    async fn remove(
+        &self,
+        _: &Topology,
+        machine: &Machine,
+        events: &Events,
+        task: &str,
+    ) -> Result<()> {
+        self.vagrant.run(&["destroy", "--force", &machine.name], events, task).await
+    }
+
     async fn destroy(&self, _: &Topology, ledger: &Ledger, events: &Events) -> Result<()> {
         if self.vagrant.written()
             && !ledger.entries().is_empty()

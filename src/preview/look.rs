@@ -1,7 +1,7 @@
 //! Looking at what there is: each machine in three round trips, the cluster through its api.
 //! Nothing is changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -76,34 +76,34 @@ impl Looks {
     /// Of a cluster that was never begun: everything is to be made.
     pub async fn assumed(blueprint: &Blueprint, store: &Store) -> Result<Self> {
         let renderer = blueprint.renderer();
-        let facts = Facts::assumed(architecture::HERE);
         let mut machines = BTreeMap::new();
         for machine in &blueprint.world.topology.machines {
-            let look = Look {
-                standing: Standing::ToBeMade,
-                bundles: renderer.bundles(machine, &facts)?,
-                observed: Observed::default(),
-                contents: BTreeMap::new(),
-            };
-            machines.insert(machine.name.clone(), look);
+            machines.insert(machine.name.clone(), to_be_made(&renderer, machine)?);
         }
         let artifacts = artifacts(blueprint, store)?;
         Ok(Self { machines, cluster: cluster(&renderer, None, store).await?, artifacts })
     }
 
-    /// Of machines that are there, or should be.
-    pub async fn at(session: &Session, store: &Store) -> Result<Self> {
+    /// Of machines that are there, or should be, because they have `joined`.
+    pub async fn at(session: &Session, store: &Store, joined: &BTreeSet<String>) -> Result<Self> {
         let deadline = ANSWERS_WITHIN * session.blueprint.world.config.slow_machines;
         let mut silent = session.connect(deadline).await;
+        let renderer = &session.blueprint.renderer();
         let looked = session.topology().machines.iter().map(|machine| {
             let reason = silent.remove(&machine.name);
-            async move { Ok((machine.name.clone(), look_at(session, machine, reason).await?)) }
+            async move {
+                let look = if joined.contains(&machine.name) {
+                    look_at(session, machine, reason).await?
+                } else {
+                    to_be_made(renderer, machine)?
+                };
+                Ok((machine.name.clone(), look))
+            }
         });
         let machines =
             futures::future::join_all(looked).await.into_iter().collect::<Result<_>>()?;
-        let renderer = session.blueprint.renderer();
         let artifacts = artifacts(&session.blueprint, store)?;
-        Ok(Self { machines, cluster: cluster(&renderer, Some(session), store).await?, artifacts })
+        Ok(Self { machines, cluster: cluster(renderer, Some(session), store).await?, artifacts })
     }
 
     /// As if every machine had every artifact.
@@ -130,6 +130,15 @@ impl Looks {
             })
             .collect()
     }
+}
+
+fn to_be_made(renderer: &Renderer<'_>, machine: &Machine) -> Result<Look> {
+    Ok(Look {
+        standing: Standing::ToBeMade,
+        bundles: renderer.bundles(machine, &Facts::assumed(architecture::HERE))?,
+        observed: Observed::default(),
+        contents: BTreeMap::new(),
+    })
 }
 
 async fn look_at(session: &Session, machine: &Machine, reason: Option<Failure>) -> Result<Look> {

@@ -1,5 +1,6 @@
 //! What a cluster was made with, and whether what is wanted now is the same cluster.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use ipnet::Ipv4Net;
@@ -8,9 +9,9 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::architecture::Architectures;
-use crate::config::{self, ClusterConfig, EtcdTopology, LoadBalancerMode};
+use crate::config::{self, ClusterConfig, EtcdTopology, HostRole, LoadBalancerMode};
 use crate::failure::{Failure, Result};
-use crate::topology::{Topology, resolved_load_balancer};
+use crate::topology::{Group, Machine, Role, Topology, resolved_load_balancer};
 
 /// Keys of the cluster file that cannot change under machines that exist. The others can be
 /// rolled out.
@@ -57,7 +58,8 @@ impl fmt::Display for Difference {
 
 impl Record {
     /// Where `wanted` describes other machines, or the same ones connected otherwise. What only
-    /// makes a choice of kdiy's explicit is no difference.
+    /// makes a choice of kdiy's explicit is no difference, and neither are workers that come after
+    /// all that are there: nothing of what is there changes its name, address or pods' network.
     pub fn differences(&self, wanted: &ClusterConfig) -> Result<Vec<Difference>> {
         let was = self.shape(&self.config)?;
         let now = self.shape(wanted)?;
@@ -65,8 +67,57 @@ impl Record {
         for key in SHAPE {
             compare(key.to_owned(), &was[key], &now[key], &mut found);
         }
-        found.retain(|difference| !can_change(&difference.field));
+        found.retain(|Difference { field, .. }| {
+            !can_change(field) && !self.adds_workers(wanted, field)
+        });
         Ok(found)
+    }
+
+    fn adds_workers(&self, wanted: &ClusterConfig, field: &str) -> bool {
+        let host = field.strip_prefix("hosts[").and_then(|rest| rest.strip_suffix(']'));
+        match host.and_then(|index| index.parse().ok()) {
+            Some(index) => {
+                let is_worker = |host: &config::Host| host.role == HostRole::Worker;
+                self.config.hosts.len() <= index && wanted.hosts.get(index).is_some_and(is_worker)
+            }
+            None => field == "workers" && wanted.workers > self.config.workers,
+        }
+    }
+
+    /// The same cluster without this worker; an error where that would change other machines.
+    pub fn without(&self, machine: &Machine) -> Result<Self> {
+        let name = &machine.name;
+        if machine.role != Role::Worker {
+            return Err(Failure::input(format!("{name} is no worker")).hint(
+                "only workers are taken out; how many others there are is settled with the cluster",
+            ));
+        }
+        let before = self.topology()?;
+        let mut smaller = self.clone();
+        smaller.config.workers = smaller.config.workers.saturating_sub(1);
+        let position = before.machines.iter().position(|other| other == machine);
+        if let Some(position) = position.filter(|position| *position < self.config.hosts.len()) {
+            smaller.config.hosts.remove(position);
+        }
+        smaller.machine_architectures.forget(name);
+        let left = before.without(&BTreeSet::from([name.clone()]));
+        if smaller.topology()?.machines == left.machines {
+            return Ok(smaller);
+        }
+        let last = before.group(Group::Workers).last().map(|last| last.name.clone());
+        Err(Failure::input(format!(
+            "without {name} the machines after it would change their names or pods' networks"
+        ))
+        .hint(format!("take the last worker out first: {}", last.unwrap_or_default())))
+    }
+
+    pub fn topology(&self) -> Result<Topology> {
+        Topology::build(&self.config, self.machine_network)
+    }
+
+    /// Names of its machines.
+    pub fn machines(&self) -> Result<BTreeSet<String>> {
+        Ok(self.topology()?.machines.into_iter().map(|machine| machine.name).collect())
     }
 
     /// An error that lists every field that differs.
@@ -76,8 +127,14 @@ impl Record {
             return Ok(());
         }
         let name = &wanted.name;
-        Err(Failure::input(format!("the cluster {name} exists with another topology"))
-            .tail(differences.iter().map(Difference::to_string).collect())
+        let failure = Failure::input(format!("the cluster {name} exists with another topology"))
+            .tail(differences.iter().map(Difference::to_string).collect());
+        let failure = if wanted.workers < self.config.workers {
+            failure.hint("`kdiy remove` takes a worker out of a cluster")
+        } else {
+            failure
+        };
+        Err(failure
             .hint("take another --name for another cluster")
             .hint(format!("or take this one away first: kdiy destroy --name {name}")))
     }
@@ -201,6 +258,45 @@ mod tests {
         wanted.etcd.quota_mebibytes = 4096;
         wanted.addons.clear();
         assert!(fields(&record(ClusterConfig::default()), &wanted).is_empty());
+    }
+
+    #[test]
+    fn workers_may_be_added_and_not_taken_away() {
+        let workers = |workers| ClusterConfig { workers, ..Default::default() };
+        assert!(fields(&record(workers(2)), &workers(3)).is_empty());
+        assert_eq!(fields(&record(workers(2)), &workers(1)), ["workers: was 2, now 1"]);
+    }
+
+    #[test]
+    fn the_last_worker_alone_can_be_taken_out() {
+        let record = record(ClusterConfig::default());
+        let without = |name: &str| record.without(record.topology().unwrap().named(name).unwrap());
+        assert_eq!(without("worker-2").unwrap().config.workers, 1);
+        let refused = without("worker-1").unwrap_err().to_string();
+        assert!(refused.contains("kdiy-worker-2"), "{refused}");
+        assert!(without("master-3").is_err());
+    }
+
+    #[test]
+    fn hosts_may_be_added_at_the_end_and_as_workers_only() {
+        let hosts = |hosts: &[(&str, u8)]| {
+            let role = |(role, number): &(&str, u8)| {
+                format!("- {{role: {role}, address: 10.0.0.{number}}}\n")
+            };
+            let lines: String = hosts.iter().map(role).collect();
+            let workers = hosts.iter().filter(|(role, _)| *role == "worker").count();
+            let text =
+                format!("provider: existing\nmasters: 1\nworkers: {workers}\nhosts:\n{lines}");
+            config::parse::parse("test", &text).unwrap()
+        };
+        let was = record(hosts(&[("master", 1), ("worker", 2)]));
+        let differ = |wanted: &[(&str, u8)]| !fields(&was, &hosts(wanted)).is_empty();
+        let smaller = was.without(&was.topology().unwrap().machines[1]).unwrap();
+        assert_eq!(smaller.config, hosts(&[("master", 1)]));
+        assert!(!differ(&[("master", 1), ("worker", 2), ("worker", 3), ("worker", 4)]));
+        assert!(differ(&[("master", 1), ("worker", 3), ("worker", 2)]));
+        assert!(differ(&[("master", 1), ("worker", 2), ("load-balancer", 3)]));
+        assert!(differ(&[("master", 1)]));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What comes from machines and servers: every reader gets every text, whoever it was meant for.
 
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use jiff::Timestamp;
@@ -103,6 +104,6 @@ fn shown(status: &Status) {
 fn looked_over(text: &str) {
     let Some(answer) = preflight::Answer::parse(text, Some(0.0)) else { return };
     let answers = vec![Ok(answer); TOPOLOGY.machines.len()];
-    let report = Report::of(&TOPOLOGY, &answers);
+    let report = Report::of(&TOPOLOGY, &answers, &BTreeSet::new());
     drop(ui::preflight::render(&report, answers.len()));
 }

@@ -16,6 +16,8 @@ pub mod recovery;
 mod repair;
 pub mod runbook;
 mod tampered;
+pub mod watched;
+mod workers;
 
 use std::path::Path;
 
@@ -120,6 +122,7 @@ pub fn stage<'a>(lab: &'a Ready, cache: &'a Path, parts: &[Part]) -> Result<Stag
         checks.extend([
             Check::new("up mends exactly what differs", with(repair::of_exactly_what_differs)),
             Check::new("a change rolls through the masters", with(repair::by_rolling_a_change)),
+            Check::new("a worker is added, and taken away again", with(workers::come_and_go)),
             Check::new(
                 "a master that was replaced is let in again",
                 with(repair::of_a_master_that_was_replaced),

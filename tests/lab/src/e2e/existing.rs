@@ -20,6 +20,9 @@ const SUBNET: &str = "172.30.57.0/24";
 const GATEWAY: &str = "172.30.57.1";
 const STARTS_WITHIN: Duration = Duration::from_secs(30);
 const INVENTORY: &str = include_str!("existing/inventory.sh");
+const BLINK: &str = include_str!("existing/blink.sh");
+/// keepalived's masters miss three adverts of a second each, then one of them takes over.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
 const PASSWORD: &str = "correct horse battery";
 
@@ -117,8 +120,11 @@ fn there_and_back(homelab: &Homelab) -> Result<String> {
     let began = Instant::now();
     homelab.kdiy(&["up", "--yes"])?;
     let up = began.elapsed().as_secs();
-    let nodes = homelab.kdiy(&["kubectl", "--name", NAME, "--", "get", "nodes", "-o", "name"])?;
-    ensure!(nodes.lines().count() == CLUSTER.len(), "the nodes are {nodes:?}");
+    let joined = a_worker_joins(homelab)?;
+    let blink = addresses_blink(homelab)?;
+    homelab.kdiy(&["remove", ELDER.name, "--yes", "--name", NAME])?;
+    let left = differences(&before, &homelab.inventories_of(&[ELDER])?);
+    ensure!(left.is_empty(), "kdiy left on a worker that it removed:\n{}", left.join("\n"));
     let began = Instant::now();
     homelab.kdiy(&["destroy", "--yes", "--name", NAME])?;
     let destroy = began.elapsed().as_secs();
@@ -126,7 +132,45 @@ fn there_and_back(homelab: &Homelab) -> Result<String> {
     let left = differences(&before, &after);
     ensure!(left.is_empty(), "kdiy left:\n{}", left.join("\n"));
     let things: usize = before.values().map(BTreeSet::len).sum();
-    Ok(format!("up in {up} s, away in {destroy} s, {things} things as before"))
+    Ok(format!(
+        "up in {up} s, a worker more in {joined} s, away in {destroy} s, {things} things as before; \
+         {blink}"
+    ))
+}
+
+/// With something of its own in the way first, which is all that is said of it and the others.
+fn a_worker_joins(homelab: &Homelab) -> Result<u64> {
+    fs::write(homelab.directory.join("cluster.yaml"), cluster_file(&CLUSTER))?;
+    homelab.inside(&ELDER, "hostname cedar")?;
+    let (success, said) = homelab.try_kdiy(&["up", "--yes"])?;
+    ensure!(!success && said.contains("host name cedar"), "kdiy went on:\n{said}");
+    ensure!(!said.contains("ports are taken"), "machines of the cluster are in the way:\n{said}");
+    homelab.inside(&ELDER, "hostname elder")?;
+    let began = Instant::now();
+    homelab.kdiy(&["up", "--yes"])?;
+    let nodes = homelab.kdiy(&["kubectl", "--name", NAME, "--", "get", "nodes", "-o", "name"])?;
+    ensure!(nodes.lines().count() == CLUSTER.len(), "the nodes are {nodes:?}");
+    Ok(began.elapsed().as_secs())
+}
+
+/// On a worker, and on the master that holds the virtual address, which goes as well.
+fn addresses_blink(homelab: &Homelab) -> Result<String> {
+    homelab.inside(&ELDER, BLINK).context("on a worker")?;
+    let holds = format!("ip address show to {VIRTUAL_ADDRESS} | grep -q inet");
+    let mut masters = CLUSTER.iter().take(3);
+    let holder = masters.find(|master| homelab.inside(master, &holds).is_ok());
+    let holder = holder.context("no master holds the virtual address")?;
+    homelab.inside(holder, BLINK).with_context(|| format!("on {}", holder.name))?;
+    let began = Instant::now();
+    let ask = ["kubectl", "--name", NAME, "--", "get", "--raw", "/readyz"];
+    while let Err(failure) = homelab.kdiy(&ask) {
+        ensure!(
+            began.elapsed() < ANSWERS_WITHIN,
+            "the api is gone with {}'s address: {failure}",
+            holder.name
+        );
+    }
+    Ok(format!("routes came back, the api after {} ms", began.elapsed().as_millis()))
 }
 
 /// By machine.
@@ -137,8 +181,8 @@ fn differences(before: &Inventories, after: &Inventories) -> Vec<String> {
     let may_stay =
         |line: &&String| LEFT.iter().any(|(name, _)| line.split(' ').any(|word| word == *name));
     let mut found = Vec::new();
-    for (machine, was) in before {
-        let is = &after[machine];
+    for (machine, is) in after {
+        let was = &before[machine];
         for (mark, lines) in [("-", was.difference(is)), ("+", is.difference(was))] {
             let lines = lines.filter(|line| !may_stay(line));
             found.extend(lines.map(|line| format!("{machine}: {mark} {line}")));
@@ -171,7 +215,7 @@ impl Homelab<'_> {
         }
         fs::write(self.directory.join("known_hosts"), known_hosts)?;
         fs::write(self.directory.join("ssh_config"), self.ssh_config())?;
-        fs::write(self.directory.join("cluster.yaml"), cluster_file())?;
+        fs::write(self.directory.join("cluster.yaml"), cluster_file(&CLUSTER[..3]))?;
         let password = self.directory.join("password");
         fs::write(&password, PASSWORD)?;
         fs::set_permissions(&password, fs::Permissions::from_mode(0o600))?;
@@ -283,7 +327,11 @@ impl Homelab<'_> {
     }
 
     fn inventories(&self) -> Result<Inventories> {
-        CLUSTER
+        self.inventories_of(&CLUSTER)
+    }
+
+    fn inventories_of(&self, machines: &[Machine]) -> Result<Inventories> {
+        machines
             .iter()
             .map(|machine| {
                 let lines = self.inside(machine, INVENTORY)?;
@@ -323,7 +371,7 @@ fn container(machine: &Machine) -> String {
     format!("{NAME}-{}", machine.name)
 }
 
-fn cluster_file() -> String {
+fn cluster_file(machines: &[Machine]) -> String {
     let mut text = format!(
         "name: {NAME}
 provider: existing
@@ -335,7 +383,7 @@ hosts:
 ",
         ALDER.address, ALDER.name
     );
-    for Machine { name, address, .. } in &CLUSTER[1..] {
+    for Machine { name, address, .. } in &machines[1..] {
         let role = if *name == ELDER.name { "worker" } else { "master" };
         text.push_str(&format!(
             "- role: {role}

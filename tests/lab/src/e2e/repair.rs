@@ -3,13 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
 use super::cluster::{Cluster, Run};
+use super::watched::{ANSWERED_WITHIN, Watched};
 use super::{MASTERS, WORKERS};
 use crate::host;
 
@@ -30,13 +29,12 @@ const DRIFTS: [(&str, &str, &[&str]); 4] = [
 ];
 
 /// Every unit of ours, with the moment at which it started last.
-const STARTED: &str = "systemctl show --property Id,ActiveEnterTimestampMonotonic etcd \
+pub const STARTED: &str = "systemctl show --property Id,ActiveEnterTimestampMonotonic etcd \
     kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy containerd";
 
 /// The api may be out of reach for this long while one master after the other restarts: a request
 /// or two to the one that stops, before the balancer has noticed.
 const LONGEST_GAP: Duration = Duration::from_secs(3);
-const ASKED_EVERY: Duration = Duration::from_millis(200);
 
 pub fn of_exactly_what_differs(cluster: &Cluster) -> Result<String> {
     for (machine, drift, _) in DRIFTS {
@@ -63,7 +61,7 @@ pub fn of_exactly_what_differs(cluster: &Cluster) -> Result<String> {
 pub fn by_rolling_a_change(cluster: &Cluster) -> Result<String> {
     let file = cluster.directory().join("faster-heartbeat.yaml");
     fs::write(&file, "etcd: {heartbeatInterval: 120ms, electionTimeout: 1200ms}\n")?;
-    let asked = Watched::while_running(cluster, || {
+    let asked = Watched::while_running(cluster, ANSWERED_WITHIN, || {
         let mut there = cluster.up_command(MASTERS, WORKERS);
         one_at_a_time(&Run::parse(&host::ask(there.arg("--config").arg(&file))?)?)?;
         one_at_a_time(&cluster.up(MASTERS, WORKERS)?)
@@ -127,52 +125,4 @@ fn member(cluster: &Cluster, machine: &str) -> Result<String> {
     let own = voters.iter().find(|line| line.contains(&format!(", {machine}, ")));
     let id = own.and_then(|line| line.split(',').next());
     Ok(id.with_context(|| format!("{machine} is none of\n{list}"))?.to_owned())
-}
-
-/// What a client of the api noticed.
-struct Watched {
-    requests: u32,
-    failed: u32,
-    longest_gap: Duration,
-}
-
-impl Watched {
-    /// Asks for `/readyz` at the address that everybody uses, as long as `work` takes.
-    fn while_running(cluster: &Cluster, work: impl FnOnce() -> Result<()>) -> Result<Self> {
-        let url = format!("{}/readyz", cluster.endpoint()?);
-        let authority = cluster.state().join(cluster.name()).join("pki/kubernetes-ca.crt");
-        let done = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            let client = scope.spawn(|| {
-                let mut seen = Self { requests: 0, failed: 0, longest_gap: Duration::ZERO };
-                let mut last = Instant::now();
-                while !done.load(Ordering::Relaxed) {
-                    let mut curl = Command::new("curl");
-                    curl.args(["-fsS", "--max-time", "2", "--noproxy", "*", "--cacert"]);
-                    let answered = host::run(curl.arg(&authority).arg(&url)).is_ok();
-                    seen.requests += 1;
-                    seen.failed += u32::from(!answered);
-                    if answered {
-                        seen.longest_gap = seen.longest_gap.max(last.elapsed());
-                        last = Instant::now();
-                    }
-                    std::thread::sleep(ASKED_EVERY);
-                }
-                seen.longest_gap = seen.longest_gap.max(last.elapsed());
-                seen
-            });
-            let result = work();
-            done.store(true, Ordering::Relaxed);
-            let seen = client.join().map_err(|_| anyhow::anyhow!("the client crashed"))?;
-            result.map(|()| seen)
-        })
-    }
-}
-
-impl std::fmt::Display for Watched {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { requests, failed, longest_gap } = self;
-        let gap = longest_gap.as_secs_f64();
-        write!(f, "{failed} of {requests} requests failed, {gap:.1} s at most between two answers")
-    }
 }

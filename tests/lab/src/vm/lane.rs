@@ -7,9 +7,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-use super::Vms;
+use super::{Vms, slowness};
 use crate::docker::Engine;
 use crate::e2e::cluster::Cluster;
+use crate::e2e::watched::{ANSWERED_WITHIN, Watched};
 use crate::stage::{Check, Stage, Tally};
 use crate::suite::Lane;
 use crate::{host, repository};
@@ -139,22 +140,16 @@ fn settings_stay(cluster: &Virtual) -> Result<String> {
 /// Asks the api through its one address all the time while masters go down and come back.
 fn reloads(cluster: &Virtual) -> Result<String> {
     let mut told = Vec::new();
-    for name in names(cluster)?.iter().filter(|name| name.contains("-master-")) {
-        let mut vagrant = cluster.lab().vagrant(&cluster.state().join(cluster.name()));
-        let mut reload = vagrant.args(["reload", name]).spawn().context("cannot run vagrant")?;
-        let (mut asked, mut failed) = (0, 0);
-        let status = loop {
-            asked += 1;
-            failed += usize::from(cluster.kubectl(&["get", "--raw", "/readyz"]).is_err());
-            if let Some(status) = reload.try_wait()? {
-                break status;
-            }
-        };
-        ensure!(status.success(), "vagrant reload {name} ended with {status}");
-        ensure!(asked > 1, "the api was not asked while {name} was away");
-        ensure!(failed <= 1, "{failed} of {asked} requests failed while {name} was away");
+    let names = names(cluster)?;
+    let patience = ANSWERED_WITHIN * slowness(names.len());
+    for name in names.iter().filter(|name| name.contains("-master-")) {
+        let asked = Watched::while_running(cluster, patience, || {
+            host::run(cluster.lab().vagrant(&cluster.home()).args(["reload", name]))
+        })?;
+        ensure!(asked.requests > 1, "the api was not asked while {name} was away");
+        ensure!(asked.failed <= 1, "while {name} was away, {asked}");
         host::run(&mut cluster.kdiy("start"))?;
-        told.push(format!("{name}: {failed} of {asked} failed"));
+        told.push(format!("{name}: {asked}"));
     }
     ensure!(told.len() == 3, "there are {} masters", told.len());
     Ok(told.join(", "))

@@ -1,0 +1,143 @@
+//! `kdiy remove`: takes a worker out of the cluster, and its machine away.
+
+use std::path::Path;
+use std::time::Duration;
+
+use kube::Client;
+use tokio_util::sync::CancellationToken;
+
+use super::recording::Recording;
+use super::up::{self, Wanted};
+use crate::cli::{Remove, Up};
+use crate::cluster::drain;
+use crate::event::Events;
+use crate::failure::{Failure, Kind, Result};
+use crate::session::{Design, Session, known};
+use crate::state::ledger::{Ledger, What};
+use crate::state::lock::Lock;
+use crate::topology::Machine;
+use crate::ui::Ui;
+
+/// Multiplied by `slowMachines`, as the other is.
+const CONNECTED_WITHIN: Duration = Duration::from_secs(5);
+/// A pod has 30 s to end (`terminationGracePeriodSeconds`), and its successor must be ready before
+/// a disruption budget lets the next one go.
+const DRAINED_WITHIN: Duration = Duration::from_secs(300);
+
+const TASK: &str = "remove";
+
+pub async fn run(arguments: Remove, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
+    let name = &arguments.which.name;
+    let (state, record) = known(name)?;
+    let machine = record.topology()?.named(&arguments.machine)?.clone();
+    let smaller = record.without(&machine)?;
+
+    let session = Session::open(name, overlay).await?;
+    let lock = Lock::take(&state.lock_file(), TASK)?;
+    let patience = CONNECTED_WITHIN * record.config.slow_machines;
+    let answers = !session.connect(patience).await.contains_key(&machine.name);
+    let client = session.api.any().await?;
+    let lost = drain::losses(&client, &machine.name).await?;
+    if !arguments.force {
+        refuse_losses(&machine, &lost)?;
+    }
+    let question = format!("take {} out of {name}, and away?", machine.name);
+    if !lost.is_empty() {
+        ui.note(&format!("this is lost with it:\n  {}", lost.join("\n  ")));
+    }
+    ui.confirm(&question, arguments.yes)?;
+
+    let recording = Recording::begin(&session, TASK, ui, |_| {})?;
+    let work = Removal {
+        client,
+        machine: &machine,
+        answers,
+        force: arguments.force,
+        events: recording.events.clone(),
+        stop: recording.stop.clone(),
+        session,
+    };
+    let removed = work.carry_out().await;
+    work.session.close().await;
+    drop(work);
+    recording.end().await;
+    removed?;
+    state.write_record(&smaller)?;
+    drop(lock);
+    ui.note(&format!(
+        "{} is gone; say {} workers from now on, or `kdiy up` brings it back",
+        machine.name, smaller.config.workers
+    ));
+    // The others still have ways to it.
+    let design = Design::of(smaller.config, overlay)?;
+    up::bring(Wanted::of(design).await?, &Up::again(), ui).await
+}
+
+fn refuse_losses(machine: &Machine, lost: &[String]) -> Result<()> {
+    if lost.is_empty() {
+        return Ok(());
+    }
+    let count = lost.len();
+    Err(Failure::input(format!("with {} {count} things would be lost for good", machine.name))
+        .tail(lost.to_vec())
+        .hint("move what you need, or give it up: --force"))
+}
+
+struct Removal<'a> {
+    session: Session,
+    client: Client,
+    machine: &'a Machine,
+    answers: bool,
+    force: bool,
+    events: Events,
+    /// Cancelled by the first Ctrl-C.
+    stop: CancellationToken,
+}
+
+impl Removal<'_> {
+    /// Each part may be done again.
+    async fn carry_out(&self) -> Result<()> {
+        let name = &self.machine.name;
+        if self.answers {
+            let moved = tokio::select! {
+                moved = self.drain() => moved?,
+                () = self.stop.cancelled() => return Err(interrupted(name)),
+            };
+            self.events.note(format!("{moved} pods were moved away from {name}"));
+        } else {
+            self.events.warn(format!("{name} does not answer; its pods start elsewhere"));
+        }
+        self.take_away().await?;
+        drain::forget(&self.client, name).await
+    }
+
+    async fn drain(&self) -> Result<usize> {
+        let deadline = DRAINED_WITHIN * self.session.blueprint.world.config.slow_machines;
+        drain::drain(&self.client, &self.machine.name, deadline, &self.events, TASK).await
+    }
+
+    async fn take_away(&self) -> Result<()> {
+        let Self { session, machine, .. } = self;
+        let is_given_up = self.force && !self.answers && session.provider.name() == "existing";
+        if is_given_up {
+            self.events
+                .warn(format!("{} is left as it is, with all that kdiy put there", machine.name));
+        } else {
+            let removed =
+                session.provider.remove(session.topology(), machine, &self.events, TASK).await;
+            removed.map_err(|failure| {
+                if self.answers { failure } else { failure.hint("or give the machine up: --force") }
+            })?;
+        }
+        let mut ledger = Ledger::open(session.state.root())?;
+        for what in [What::Machine, What::Host] {
+            ledger.remove(what, &machine.name)?;
+        }
+        Ok(())
+    }
+}
+
+fn interrupted(node: &str) -> Failure {
+    Failure::new(Kind::Interrupted, "stopped; the same command goes on from here")
+        .hint(format!("or let pods onto the node again: kdiy kubectl -- uncordon {node}"))
+}

@@ -1,0 +1,68 @@
+//! Workers come and go while the cluster serves.
+
+use anyhow::{Context, Result, ensure};
+
+use super::cluster::Cluster;
+use super::repair::STARTED;
+use super::watched::{ANSWERED_WITHIN, Watched};
+use super::{MASTERS, WORKERS};
+use crate::host;
+
+const MANIFEST: &str = "e2e/moving.yaml";
+/// A request or two may meet the moment in which a client's own connection ends.
+const FAILED_AT_MOST: u32 = 1;
+
+/// One more, pods on it, and away again: nothing that runs elsewhere restarts, no pod is lost
+/// unasked, and the rest is as it was.
+pub fn come_and_go(cluster: &Cluster) -> Result<String> {
+    let master = cluster.machine("master-3");
+    let new = cluster.machine("worker-3");
+    let before = cluster.on(&master, STARTED)?;
+    let mut added_in = 0;
+    let asked = Watched::while_running(cluster, ANSWERED_WITHIN, || {
+        let run = cluster.up(MASTERS, WORKERS + 1)?;
+        added_in = run.elapsed_seconds()?;
+        pods_move_in(cluster, &new)?;
+        refused_while_a_pod_would_be_lost(cluster, &new)?;
+        host::run(cluster.kdiy("remove").args([&new, "--yes"]))
+    })?;
+    ensure!(asked.failed <= FAILED_AT_MOST, "{asked}");
+    ensure!(cluster.on(&master, STARTED)? == before, "units of {master} have restarted");
+    ensure!(nodes_of_pods(cluster)?.iter().all(|node| *node != new), "a pod is still on {new}");
+    let names = cluster.kubectl(&["get", "nodes", "-o", "name"])?;
+    ensure!(names.lines().count() == MASTERS + WORKERS, "the nodes are\n{names}");
+    let machines = cluster.machines()?;
+    ensure!(!machines.contains(&new), "the machine is still there");
+    let manifest = crate::package().join(MANIFEST).display().to_string();
+    cluster.kubectl(&["delete", "--wait", "-f", &manifest, "--ignore-not-found"])?;
+    let changed = cluster.up(MASTERS, WORKERS)?;
+    ensure!(changed.changed().is_empty(), "the next up changed {:?}", changed.changed());
+    Ok(format!("added in {added_in} s; {asked}"))
+}
+
+fn pods_move_in(cluster: &Cluster, new: &str) -> Result<()> {
+    let manifest = crate::package().join(MANIFEST).display().to_string();
+    cluster.kubectl(&["apply", "-f", &manifest])?;
+    cluster.kubectl(&["rollout", "status", "deployment/moving", "--timeout=60s"])?;
+    cluster.kubectl(&["wait", "pod/alone", "--for=condition=Ready", "--timeout=60s"])?;
+    let nodes = nodes_of_pods(cluster)?;
+    ensure!(nodes.len() == 2 && nodes.iter().all(|node| node == new), "the pods are on {nodes:?}");
+    Ok(())
+}
+
+fn nodes_of_pods(cluster: &Cluster) -> Result<Vec<String>> {
+    let pods = cluster.get(&["pods", "-l", "app=moving"])?;
+    let pods = pods["items"].as_array().context("no list of pods")?;
+    let node = |pod: &serde_json::Value| pod["spec"]["nodeName"].as_str().map(str::to_owned);
+    Ok(pods.iter().filter_map(node).collect())
+}
+
+fn refused_while_a_pod_would_be_lost(cluster: &Cluster, new: &str) -> Result<()> {
+    let output = cluster.kdiy("remove").args([new, "--yes"]).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(!output.status.success(), "a pod that nobody starts anew was given up");
+    ensure!(said.contains("default/alone"), "it did not say which pod would be lost:\n{said}");
+    ensure!(nodes_of_pods(cluster)?.iter().all(|node| node == new), "pods have moved already");
+    cluster.kubectl(&["delete", "pod", "alone", "--wait"])?;
+    Ok(())
+}
