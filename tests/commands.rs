@@ -374,6 +374,19 @@ fn another_topology_under_the_same_name_is_refused() {
 }
 
 #[test]
+fn only_the_last_worker_is_taken_out() {
+    let user = User::with_docker();
+    user.made(&ClusterConfig::default());
+    user.is_refused(&["up", "--workers", "1"], &["workers: was 2, now 1", "`kdiy remove`"]);
+    user.is_refused(
+        &["remove", "worker-1", "--yes"],
+        &["machines after it would change", "kdiy-worker-2"],
+    );
+    user.is_refused(&["remove", "master-3", "--yes"], &["kdiy-master-3 is no worker"]);
+    user.is_refused(&["remove", "worker-3", "--yes"], &["there is no machine worker-3"]);
+}
+
+#[test]
 fn commands_on_a_cluster_that_is_not_there_say_which_there_are() {
     let user = User::with_docker();
     let missing = "there is no cluster kdiy on this computer";
