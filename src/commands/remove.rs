@@ -65,7 +65,7 @@ pub async fn run(arguments: Remove, overlay: Option<&Path>, ui: Ui) -> Result<u8
     state.write_record(&smaller)?;
     drop(lock);
     ui.note(&format!(
-        "{} is gone; say {} workers from now on, or `kdiy up` brings it back",
+        "{} is gone; `kdiy up` brings it back where neither --workers {} nor the cluster file says so",
         machine.name, smaller.config.workers
     ));
     // The others still have ways to it.
