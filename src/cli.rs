@@ -138,7 +138,7 @@ pub struct Up {
 }
 
 impl Up {
-    /// As it was, whatever that is.
+    /// The arguments of a run whose cluster is not described by flags.
     pub fn again() -> Self {
         Self {
             flags: UpFlags::default(),

@@ -18,7 +18,6 @@ use serde::Deserialize;
 pub use self::record::Record;
 use crate::config::ClusterConfig;
 use crate::failure::{Failure, Result};
-use crate::topology::Topology;
 
 /// The directory of one cluster.
 #[derive(Debug, Clone)]
@@ -173,7 +172,7 @@ impl StateDir {
     pub fn write_record(&self, record: &Record) -> Result<()> {
         let mut document = serde_json::to_value(record)
             .map_err(|error| Failure::bug("cluster.json").because(error))?;
-        let topology = Topology::build(&record.config, record.machine_network)?;
+        let topology = record.topology()?;
         document["topology"] = record::fingerprint(&topology).into();
         atomic::write_json(&self.record_file(), &document)
     }

@@ -7,7 +7,6 @@ use crate::machines;
 use crate::state::StateDir;
 use crate::state::ledger::{Ledger, What};
 use crate::state::lock::Lock;
-use crate::topology::Topology;
 use crate::ui::Ui;
 
 pub async fn run(arguments: Destroy, ui: Ui) -> Result<u8> {
@@ -30,7 +29,7 @@ pub async fn run(arguments: Destroy, ui: Ui) -> Result<u8> {
     ui.confirm("remove all of it?", arguments.yes)?;
 
     if let Some(record) = state.record()? {
-        let topology = Topology::build(&record.config, record.machine_network)?;
+        let topology = record.topology()?;
         let provider = machines::provider(&record.config, &state).await?;
         let (events, reader) = Events::channel();
         let shown = ui.follow(reader, Default::default(), |_| {});

@@ -5,7 +5,6 @@ use serde::Serialize;
 use crate::failure::Result;
 use crate::machines;
 use crate::state::{Record, StateDir};
-use crate::topology::Topology;
 use crate::ui::{Ui, table};
 
 #[derive(Debug, Serialize)]
@@ -59,7 +58,7 @@ pub async fn run(ui: Ui) -> Result<u8> {
 }
 
 fn entry(name: String, record: &Record, provider: String) -> Result<Listed> {
-    let topology = Topology::build(&record.config, record.machine_network)?;
+    let topology = record.topology()?;
     Ok(Listed {
         name,
         masters: record.config.masters,

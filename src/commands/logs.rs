@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use crate::cli::Logs;
 use crate::failure::{Failure, Result};
 use crate::session::known;
-use crate::topology::Topology;
 use crate::ui::Ui;
 
 pub fn run(arguments: Logs, ui: Ui) -> Result<u8> {
@@ -17,7 +16,7 @@ pub fn run(arguments: Logs, ui: Ui) -> Result<u8> {
         ui.result(&list.join("\n"), &files);
         return Ok(0);
     };
-    let topology = Topology::build(&record.config, record.machine_network)?;
+    let topology = record.topology()?;
     // Vagrant speaks of all machines at once, and has a log of its own.
     let machine = match name.as_str() {
         "vagrant" => "vagrant",

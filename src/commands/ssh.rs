@@ -4,12 +4,11 @@ use crate::cli::Ssh;
 use crate::failure::{Failure, Result};
 use crate::machines;
 use crate::session::known;
-use crate::topology::Topology;
 use crate::transport::ssh;
 
 pub async fn run(arguments: Ssh) -> Result<u8> {
     let (state, record) = known(&arguments.which.name)?;
-    let topology = Topology::build(&record.config, record.machine_network)?;
+    let topology = record.topology()?;
     let machine = topology.named(&arguments.machine)?;
     let provider = machines::provider(&record.config, &state).await?;
     let target = provider.ssh_target(&topology, &machine.name)?;

@@ -62,8 +62,10 @@ pub(super) struct Wanted {
     pub state: StateDir,
     /// The record of the cluster, where it was begun before.
     pub before: Option<Record>,
-    /// Machines that are part of it by then; the others are to be added.
+    /// Machines that are part of it by then.
     pub joined: BTreeSet<String>,
+    /// With the other machines alone, which are to be added: at first, all.
+    pub added: Topology,
     pub network: Ipv4Net,
 }
 
@@ -84,20 +86,13 @@ impl Wanted {
         };
         check::validate_on(&design.config, network)?;
         let joined = before.as_ref().map(Record::machines).transpose()?.unwrap_or_default();
+        let added = Topology::build(&design.config, network)?.without(&joined);
         let items = design.items(network)?;
-        let wanted = Self { design, items, state, before, joined, network };
         // Machines that exist have not yet said which CPUs they have.
-        if wanted.added()?.machines.is_empty()
-            || wanted.design.config.provider != ProviderChoice::Existing
-        {
-            wanted.design.source.check(&wanted.items)?;
+        if added.machines.is_empty() || design.config.provider != ProviderChoice::Existing {
+            design.source.check(&items)?;
         }
-        Ok(wanted)
-    }
-
-    /// With the machines alone that are to be added to the cluster: at first, all.
-    pub fn added(&self) -> Result<Topology> {
-        Ok(Topology::build(&self.design.config, self.network)?.without(&self.joined))
+        Ok(Self { design, items, state, before, joined, added, network })
     }
 }
 
@@ -107,15 +102,15 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
 
 /// Of the arguments all but the flags, which `wanted` is made of.
 pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> {
-    let new = wanted.added()?;
-    let Wanted { mut design, mut items, state, before, joined, network } = wanted;
+    let Wanted { mut design, mut items, state, before, joined, added, network } = wanted;
     for step in arguments.only.iter().filter(|step| *step != MACHINES) {
         design.playbooks.known_step(step)?;
     }
-    let complete = new.machines.is_empty() && before.as_ref().is_some_and(|record| record.complete);
-    if !new.machines.is_empty() {
-        let vip = new.vip.filter(|_| before.is_none());
-        check_host(&*machines::provider(&design.config, &state).await?, &new, vip).await?;
+    let complete =
+        added.machines.is_empty() && before.as_ref().is_some_and(|record| record.complete);
+    if !added.machines.is_empty() {
+        let vip = added.vip.filter(|_| before.is_none());
+        check_host(&*machines::provider(&design.config, &state).await?, &added, vip).await?;
         if design.config.provider == ProviderChoice::Existing {
             let found = preflight::pass(&design.config, network, &joined, ui).await?;
             design.architectures.learn(found);
@@ -161,8 +156,8 @@ pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> 
             .events
             .note(format!("an earlier run ended without a word ({owner}); going on from there"));
     }
-    if before.is_some() && !new.machines.is_empty() {
-        let names: Vec<&str> = new.machines.iter().map(|machine| machine.name.as_str()).collect();
+    if before.is_some() && !added.machines.is_empty() {
+        let names: Vec<&str> = added.machines.iter().map(|machine| machine.name.as_str()).collect();
         recording.events.note(format!("adding {} to {}", names.join(", "), topology.cluster));
     }
     mend_drill(&session, &recording.events).await?;

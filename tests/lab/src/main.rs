@@ -198,11 +198,8 @@ impl Ready {
 
     fn verb(&self, verb: &str) -> Command {
         let mut kdiy = self.kdiy();
-        kdiy.args([verb, "--provider", "docker", "--image", &self.image])
-            .arg("--mirror")
-            .arg(&self.mirror.root)
-            .arg("--digests")
-            .arg(self.mirror.digests());
+        kdiy.args([verb, "--provider", "docker", "--image", &self.image]);
+        self.mirror.set(&mut kdiy);
         kdiy
     }
 }

@@ -33,6 +33,11 @@ impl Mirror {
     pub fn digests(&self) -> PathBuf {
         self.root.join("SHA256SUMS")
     }
+
+    /// Has kdiy take its release files from here.
+    pub fn set(&self, kdiy: &mut Command) {
+        kdiy.arg("--mirror").arg(&self.root).arg("--digests").arg(self.digests());
+    }
 }
 
 /// Builds what is missing. What was built before is used as long as its recipe and its pinned

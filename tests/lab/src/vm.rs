@@ -75,11 +75,8 @@ impl Vms {
 
     fn verb(&self, verb: &str, machines: usize, arguments: &[String]) -> Command {
         let mut kdiy = self.kdiy();
-        kdiy.args([verb, "--provider", "libvirt", "--box", &self.vagrant_box])
-            .arg("--mirror")
-            .arg(&self.mirror.root)
-            .arg("--digests")
-            .arg(self.mirror.digests());
+        kdiy.args([verb, "--provider", "libvirt", "--box", &self.vagrant_box]);
+        self.mirror.set(&mut kdiy);
         let said = |flag| value(arguments, flag).is_some();
         if !said("--config") && !said("-c") {
             kdiy.arg("--config").arg(crate::package().join(CLUSTER_FILE));

@@ -58,7 +58,7 @@ pub fn beyond_quorum(cluster: &Cluster) -> Result<String> {
 
 /// kdiy is killed while a master is cut off; `drill --undo` mends it.
 pub fn killed_and_undone(cluster: &Cluster) -> Result<String> {
-    let pending = cluster.state().join(cluster.name()).join("drill.json");
+    let pending = cluster.home().join("drill.json");
     let mut kdiy = cluster.kdiy("drill");
     kdiy.args(["partition", "--yes"]).stdin(Stdio::null());
     let log = File::create(cluster.state().join("killed-drill.log"))?;

@@ -303,8 +303,7 @@ impl Homelab<'_> {
             .env("KDIY_CACHE", self.directory.join("cache"))
             .env("KDIY_SUDO_PASSWORD_FILE", self.directory.join("password"));
         if arguments[0] == "up" {
-            kdiy.arg("--mirror").arg(&self.lab.mirror.root);
-            kdiy.arg("--digests").arg(self.lab.mirror.digests());
+            self.lab.mirror.set(&mut kdiy);
         }
         let output = kdiy.stdin(Stdio::null()).output().context("cannot start kdiy")?;
         let said = [output.stdout, output.stderr].concat();

@@ -30,7 +30,7 @@ impl Watched {
     ) -> Result<Self> {
         let patience = patience.as_secs().to_string();
         let url = format!("{}/readyz", cluster.endpoint()?);
-        let authority = cluster.state().join(cluster.name()).join("pki/kubernetes-ca.crt");
+        let authority = cluster.home().join("pki/kubernetes-ca.crt");
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let client = scope.spawn(|| {

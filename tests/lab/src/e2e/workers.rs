@@ -9,7 +9,7 @@ use super::{MASTERS, WORKERS};
 use crate::host;
 
 const MANIFEST: &str = "e2e/moving.yaml";
-/// A request or two may meet the moment in which a client's own connection ends.
+/// A request may meet the moment in which a client's own connection ends.
 const FAILED_AT_MOST: u32 = 1;
 
 /// One more, pods on it, and away again: nothing that runs elsewhere restarts, no pod is lost
@@ -33,16 +33,18 @@ pub fn come_and_go(cluster: &Cluster) -> Result<String> {
     ensure!(names.lines().count() == MASTERS + WORKERS, "the nodes are\n{names}");
     let machines = cluster.machines()?;
     ensure!(!machines.contains(&new), "the machine is still there");
-    let manifest = crate::package().join(MANIFEST).display().to_string();
-    cluster.kubectl(&["delete", "--wait", "-f", &manifest, "--ignore-not-found"])?;
+    cluster.kubectl(&["delete", "--wait", "-f", &manifest(), "--ignore-not-found"])?;
     let changed = cluster.up(MASTERS, WORKERS)?;
     ensure!(changed.changed().is_empty(), "the next up changed {:?}", changed.changed());
     Ok(format!("added in {added_in} s; {asked}"))
 }
 
+fn manifest() -> String {
+    crate::package().join(MANIFEST).display().to_string()
+}
+
 fn pods_move_in(cluster: &Cluster, new: &str) -> Result<()> {
-    let manifest = crate::package().join(MANIFEST).display().to_string();
-    cluster.kubectl(&["apply", "-f", &manifest])?;
+    cluster.kubectl(&["apply", "-f", &manifest()])?;
     cluster.kubectl(&["rollout", "status", "deployment/moving", "--timeout=60s"])?;
     cluster.kubectl(&["wait", "pod/alone", "--for=condition=Ready", "--timeout=60s"])?;
     let nodes = nodes_of_pods(cluster)?;
