@@ -141,7 +141,9 @@ async fn pods_on(client: &Client, node: &str) -> Result<Vec<Pod>> {
 fn moves(pod: &Pod) -> bool {
     let of_daemon_set = pod.owner_references().iter().any(|owner| owner.kind == "DaemonSet");
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    let is_done = matches!(phase, Some("Succeeded" | "Failed"));
+    // One that ends because it was evicted is done before its kubelet takes it out of the api.
+    let is_going = pod.metadata.deletion_timestamp.is_some();
+    let is_done = matches!(phase, Some("Succeeded" | "Failed")) && !is_going;
     !of_daemon_set && !is_done && !pod.annotations().contains_key(MIRROR)
 }
 
@@ -170,6 +172,12 @@ mod tests {
         assert!(!moves(&pod(owned_by("DaemonSet"), "Running")));
         assert!(!moves(&pod(owned_by("Job"), "Succeeded")));
         assert!(!moves(&pod(json!({"annotations": {MIRROR: "x"}}), "Running")));
+    }
+
+    #[test]
+    fn a_pod_that_was_evicted_is_there_until_the_api_has_it_no_more() {
+        let ending = pod(json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}), "Failed");
+        assert!(moves(&ending));
     }
 
     #[test]
