@@ -104,11 +104,25 @@ impl GateContext {
         group: Group,
         script: impl Fn(&Machine) -> String,
     ) -> Vec<(&Machine, Result<String, String>)> {
+        self.hear(group, script, |_, _| {}).await
+    }
+
+    /// The same, with every line as it arrives.
+    async fn hear(
+        &self,
+        group: Group,
+        script: impl Fn(&Machine) -> String,
+        listen: impl Fn(&Machine, &str) + Sync,
+    ) -> Vec<(&Machine, Result<String, String>)> {
+        let listen = &listen;
         let asked = self.topology.group(group).into_iter().map(|machine| {
             let script = Script::new(script(machine)).timeout(self.patience());
             async move {
                 let answer = match self.fleet.transport(&machine.name).await {
-                    Ok(transport) => transport.run(script).await.map_err(|error| chain(&error)),
+                    Ok(transport) => {
+                        let listen = |line: &str| listen(machine, line);
+                        transport.run_with(script, &listen).await.map_err(|error| chain(&error))
+                    }
                     Err(failure) => Err(failure.to_string()),
                 };
                 (machine, answer.map(|output| output.stdout))

@@ -9,6 +9,7 @@ pub mod artifacts;
 pub mod bundle;
 pub mod cis;
 pub mod cli;
+pub mod clock;
 pub mod cluster;
 pub mod commands;
 pub mod config;

@@ -8,11 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use crate::architecture::{self, Architectures};
+use crate::clock::{self, MOST_SKEW};
 use crate::failure::Failure;
 use crate::topology::{Group, Machine, Role, Topology};
 
-/// Leases and certificates stand this much; etcd warns at one second (`rafthttp`).
-const MOST_SKEW: f64 = 2.0;
 /// The certificates that this computer makes begin to be valid by its clock.
 const MOST_SKEW_FROM_HERE: f64 = 60.0;
 /// etcd's advice is a 99th percentile below 10 ms (etcd docs, "Hardware recommendations"); the
@@ -178,10 +177,8 @@ impl Report {
     }
 
     fn clocks(&mut self, answered: &[(&Machine, &Answer)], is_judged: impl Fn(&Machine) -> bool) {
-        let mut offsets: Vec<f64> =
-            answered.iter().filter_map(|(_, answer)| answer.offset).collect();
-        offsets.sort_by(f64::total_cmp);
-        let Some(median) = offsets.get(offsets.len() / 2).copied() else { return };
+        let offsets = answered.iter().filter_map(|(_, answer)| answer.offset);
+        let Some(median) = clock::median(offsets) else { return };
         for (machine, answer) in answered.iter().filter(|(machine, _)| is_judged(machine)) {
             let Some(offset) = answer.offset else { continue };
             let mend = "timedatectl set-ntp true".to_owned();

@@ -6,14 +6,11 @@ use std::net::Ipv4Addr;
 use async_trait::async_trait;
 
 use super::{Gate, GateContext, Verdict};
+use crate::clock::{self, Clock, MOST_SKEW, SAY_TIME};
 use crate::config::ProviderChoice;
 use crate::topology::{Group, Machine};
 
 pub struct Machines;
-
-/// Leases and certificates stand clocks that are this far apart; etcd warns at one second
-/// (etcd's `rafthttp` clock-difference check).
-const SKEW_SECONDS: f64 = 1.0;
 
 #[async_trait]
 impl Gate for Machines {
@@ -32,13 +29,20 @@ impl Gate for Machines {
     async fn probe(&self, context: &GateContext) -> Verdict {
         let all: Vec<String> =
             context.topology.machines.iter().map(|m| m.address.to_string()).collect();
-        let answers =
-            context.ask(Group::All, |machine| script(&machine.address.to_string(), &all)).await;
+        let machines = context.topology.machines.iter();
+        let clocks: BTreeMap<&str, Clock> =
+            machines.map(|machine| (machine.name.as_str(), Clock::default())).collect();
+        let answers = context
+            .hear(
+                Group::All,
+                |machine| script(&machine.address.to_string(), &all),
+                |machine, line| clocks[machine.name.as_str()].hear(line),
+            )
+            .await;
         let mut verdict = Verdict::default();
         // A machine that was there before the cluster is called what its owner calls it.
         let keeps_its_name = context.config.provider == ProviderChoice::Existing;
         let mut seen: BTreeMap<(&str, String), String> = BTreeMap::new();
-        let mut times = Vec::new();
         let addresses = addresses(&answers);
         for (machine, answer) in &answers {
             let name = machine.name.as_str();
@@ -98,9 +102,8 @@ impl Gate for Machines {
                 if unreached.is_empty() { "all" } else { unreached },
                 fields.contains_key("unreached") && unreached.is_empty(),
             );
-            times.extend(field("time").parse::<f64>().ok().map(|time| (name, time)));
         }
-        record_skew(&mut verdict, &times);
+        record_skew(&mut verdict, &clocks);
         verdict
     }
 }
@@ -135,18 +138,16 @@ fn listed(addresses: &[Ipv4Addr]) -> String {
     addresses.iter().map(Ipv4Addr::to_string).collect::<Vec<_>>().join(" ")
 }
 
-fn record_skew(verdict: &mut Verdict, times: &[(&str, f64)]) {
-    let mut sorted: Vec<(&str, f64)> = times.to_vec();
-    sorted.sort_by(|a, b| a.1.total_cmp(&b.1));
-    let Some((_, median)) = sorted.get(sorted.len() / 2).copied() else { return };
-    for (name, time) in times {
-        let skew = time - median;
+fn record_skew(verdict: &mut Verdict, clocks: &BTreeMap<&str, Clock>) {
+    let Some(median) = clock::median(clocks.values().filter_map(Clock::offset)) else { return };
+    for (name, clock) in clocks {
+        let Some(skew) = clock.offset().map(|offset| offset - median) else { continue };
         verdict.record(
             Some(name),
             "clock",
-            format!("within {SKEW_SECONDS} s of the others (answers are not quite simultaneous)"),
+            format!("within {MOST_SKEW} s of the others"),
             format!("{skew:+.2} s"),
-            skew.abs() <= SKEW_SECONDS * 2.0,
+            skew.abs() <= MOST_SKEW,
         );
     }
 }
@@ -154,17 +155,19 @@ fn record_skew(verdict: &mut Verdict, times: &[(&str, f64)]) {
 fn script(own: &str, all: &[String]) -> String {
     let others: Vec<&str> = all.iter().map(String::as_str).filter(|other| *other != own).collect();
     format!(
-        r#"echo "time=$(date +%s.%N)"
+        r#"{SAY_TIME}
 echo "hostname=$(hostname)"
 echo "machine_id=$(cat /etc/machine-id)"
 device=$(ip -o -4 addr show | awk '{{split($4, p, "/"); if (p[1] == "{own}") {{print $2; exit}}}}')
 echo "mac=$(cat "/sys/class/net/$device/address")"
 echo "interfaces=$(ip -o -4 addr show | awk '{{split($4, p, "/"); if (p[1] == "{own}") n++}} END {{print n+0}}')"
 echo "addresses=$(ip -o -4 addr show scope global | awk '{{split($4, p, "/"); printf " %s", p[1]}}')"
+{SAY_TIME}
 echo "swap=$(($(wc -l </proc/swaps) - 1))"
 unreached=
 for a in {others}; do ping -c 1 -W 2 -q "$a" >/dev/null 2>&1 || unreached="$unreached $a"; done
 echo "unreached=$unreached"
+{SAY_TIME}
 "#,
         others = others.join(" ")
     )

@@ -1,11 +1,11 @@
 //! Asking machines what they are like, before anything is changed on them.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use super::{Answer, port_between};
 use crate::bundle::script::quote;
+use crate::clock::Clock;
 use crate::failure::{Failure, Result};
 use crate::fleet::{Fleet, transport_failure};
 use crate::machines::Provider;
@@ -57,28 +57,17 @@ async fn ask(
     let others: Vec<&str> =
         others.iter().map(String::as_str).filter(|other| *other != own).collect();
     let text = format!("own={own} others={} etcd={etcd}\n{SCRIPT}", quote(&others.join(" ")));
-    // The clocks are compared by when the line arrives, not by when the script ends.
-    let offset = Mutex::new(None);
-    let listen = |line: &str| {
-        if let Some(time) = line.strip_prefix("time=").and_then(|time| time.parse::<f64>().ok()) {
-            *offset.lock().unwrap_or_else(PoisonError::into_inner) = Some(time - now());
-        }
-    };
+    let clock = Clock::default();
     let script = Script::new(text).timeout(ANSWERED_WITHIN * slow);
     let output = transport
-        .run_with(script, &listen)
+        .run_with(script, &|line| clock.hear(line))
         .await
         .map_err(|error| transport_failure("preflight", &error))?;
-    let offset = offset.into_inner().unwrap_or_else(PoisonError::into_inner);
-    Answer::parse(&output.stdout, offset).ok_or_else(|| {
+    Answer::parse(&output.stdout, clock.offset()).ok_or_else(|| {
         Failure::host("the machine broke off while it was asked what it is like")
             .on(&machine.name)
             .tail(output.tail(10))
     })
-}
-
-fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 /// For a few seconds every machine listens on a port that it is going to use, and all others try
