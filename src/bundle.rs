@@ -287,6 +287,7 @@ impl Renderer<'_> {
             "exec": unit.exec,
             "flags": flags,
             "service": service,
+            "settings": context["settings"],
             "restart": !own("Restart"),
             "restartSec": !own("RestartSec"),
         });
