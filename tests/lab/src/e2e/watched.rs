@@ -1,5 +1,6 @@
 //! A client that asks the api all the time while something happens to the cluster.
 
+use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -7,21 +8,27 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::cluster::Cluster;
-use crate::{Ground, host};
+use crate::Ground;
 
 const ASKED_EVERY: Duration = Duration::from_millis(200);
 /// An api-server that is well, on a machine that is not emulated.
 pub const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
+
+/// What is in etcd, so that an answer takes an api-server and its quorum. `/readyz` says no while an
+/// api-server that is about to stop still serves.
+const OBJECT: &str = "/api/v1/namespaces/default";
 
 /// What a client of the api noticed.
 pub struct Watched {
     pub requests: u32,
     pub failed: u32,
     pub longest_gap: Duration,
+    /// In curl's words, the first of each of its exit codes.
+    why: BTreeMap<Option<i32>, String>,
 }
 
 impl Watched {
-    /// Asks for `/readyz` at the address that everybody uses, as long as `work` takes. What is not
+    /// Asks for an object at the address that everybody uses, as long as `work` takes. What is not
     /// answered within `patience` has failed.
     pub fn while_running<G: Ground>(
         cluster: &Cluster<'_, G>,
@@ -29,40 +36,67 @@ impl Watched {
         work: impl FnOnce() -> Result<()>,
     ) -> Result<Self> {
         let patience = patience.as_secs().to_string();
-        let url = format!("{}/readyz", cluster.endpoint()?);
-        let authority = cluster.home().join("pki/kubernetes-ca.crt");
+        let url = format!("{}{OBJECT}", cluster.endpoint()?);
+        let pki = cluster.home().join("pki");
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let client = scope.spawn(|| {
-                let mut seen = Self { requests: 0, failed: 0, longest_gap: Duration::ZERO };
+                let mut seen = Self {
+                    requests: 0,
+                    failed: 0,
+                    longest_gap: Duration::ZERO,
+                    why: BTreeMap::new(),
+                };
                 let mut last = Instant::now();
                 while !done.load(Ordering::Relaxed) {
                     let mut curl = Command::new("curl");
-                    curl.args(["-fsS", "--max-time", &patience, "--noproxy", "*", "--cacert"]);
-                    let answered = host::run(curl.arg(&authority).arg(&url)).is_ok();
+                    curl.args([
+                        "-fsS",
+                        "-o",
+                        "/dev/null",
+                        "--noproxy",
+                        "*",
+                        "--max-time",
+                        &patience,
+                    ]);
+                    for (flag, file) in [
+                        ("--cacert", "kubernetes-ca.crt"),
+                        ("--cert", "admin.crt"),
+                        ("--key", "admin.key"),
+                    ] {
+                        curl.arg(flag).arg(pki.join(file));
+                    }
+                    let output = curl.arg(&url).output()?;
                     seen.requests += 1;
-                    seen.failed += u32::from(!answered);
-                    if answered {
+                    if output.status.success() {
                         seen.longest_gap = seen.longest_gap.max(last.elapsed());
                         last = Instant::now();
+                    } else {
+                        seen.failed += 1;
+                        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+                        seen.why.entry(output.status.code()).or_insert(said);
                     }
                     std::thread::sleep(ASKED_EVERY);
                 }
                 seen.longest_gap = seen.longest_gap.max(last.elapsed());
-                seen
+                Ok(seen)
             });
             let result = work();
             done.store(true, Ordering::Relaxed);
             let seen = client.join().map_err(|_| anyhow::anyhow!("the client crashed"))?;
-            result.map(|()| seen)
+            result.and(seen)
         })
     }
 }
 
 impl std::fmt::Display for Watched {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { requests, failed, longest_gap } = self;
+        let Self { requests, failed, longest_gap, why } = self;
         let gap = longest_gap.as_secs_f64();
-        write!(f, "{failed} of {requests} requests failed, {gap:.1} s at most between two answers")
+        write!(
+            f,
+            "{failed} of {requests} requests failed, {gap:.1} s at most between two answers"
+        )?;
+        why.values().try_for_each(|why| write!(f, "; {why}"))
     }
 }
