@@ -303,6 +303,10 @@ impl Look<'_> {
     /// What is there already and in the way.
     fn occupied(&mut self) {
         let answer = self.answer;
+        if self.comes_back() {
+            self.warn("it has what kdiy put there until it was given up", "that is used again");
+            return;
+        }
         if let Some(owner) = answer.all("owner").first() {
             let mend = format!("kdiy destroy --name {owner}, from where it was made");
             self.stop(format!("it belongs to kdiy's cluster {owner}"), mend);
@@ -350,6 +354,15 @@ impl Look<'_> {
             let mend = "see who: ss -ltnp; stop it or move it to another port";
             self.stop(format!("ports are taken: {}", used.join(", ")), mend);
         }
+    }
+
+    /// Whether it is a worker that was given up while it did not answer (`kdiy remove --force`).
+    /// What runs etcd was not: it is another cluster's, of the same name.
+    fn comes_back(&self) -> bool {
+        let Self { answer, topology, joined, .. } = *self;
+        !joined.is_empty()
+            && answer.has("owner", &topology.cluster)
+            && !answer.has("active", "etcd")
     }
 
     /// Whether it reaches the others; of two that joined already, that is no longer the question.
@@ -508,6 +521,19 @@ mod tests {
         let away = [Err(Failure::host("gone")), answer("b", "", 0.1)];
         let report = Report::of(&topology(), &away, &BTreeSet::from(["a".to_owned()]));
         assert_eq!(report.problems, []);
+    }
+
+    #[test]
+    fn only_a_worker_of_a_cluster_that_is_there_can_have_been_given_up() {
+        let stops = |b: &str, joined: &BTreeSet<String>| {
+            let left = format!("owner=kdiy\nport=10250\nkubernetes=/var/lib/kubelet\n{b}");
+            Report::of(&topology(), &[answer("a", "", 0.0), answer("b", &left, 0.1)], joined)
+                .stops()
+        };
+        let there = BTreeSet::from(["a".to_owned()]);
+        assert!(!stops("", &there));
+        assert!(stops("active=etcd\n", &there));
+        assert!(stops("", &BTreeSet::new()));
     }
 
     #[test]

@@ -81,6 +81,7 @@ pub fn stage<'a>(lab: &'a Ready, cache: &Path) -> Result<Stage<'a>> {
             Check::new("a host key that changed stops everything", with(wrong_host_key)),
             Check::new("all that is in the way is said at once", with(preflight)),
             Check::new("they become a cluster, and are left as they were", with(there_and_back)),
+            Check::new("a machine that does not answer is given up", with(given_up)),
         ],
         teardown: vec![Check::new("the machines are gone", with(|homelab| homelab.remove()))],
     })
@@ -148,9 +149,37 @@ fn a_worker_joins(homelab: &Homelab) -> Result<u64> {
     homelab.inside(&ELDER, "hostname elder")?;
     let began = Instant::now();
     homelab.kdiy(&["up", "--yes"])?;
-    let nodes = homelab.kdiy(&["kubectl", "--name", NAME, "--", "get", "nodes", "-o", "name"])?;
-    ensure!(nodes.lines().count() == CLUSTER.len(), "the nodes are {nodes:?}");
+    has_nodes(homelab, CLUSTER.len())?;
     Ok(began.elapsed().as_secs())
+}
+
+fn has_nodes(homelab: &Homelab, expected: usize) -> Result<()> {
+    let nodes = homelab.kdiy(&["kubectl", "--name", NAME, "--", "get", "nodes", "-o", "name"])?;
+    ensure!(nodes.lines().count() == expected, "the nodes are {nodes:?}");
+    Ok(())
+}
+
+/// Once out of a cluster that goes on and takes it in again when it is back, once with the cluster.
+fn given_up(homelab: &Homelab) -> Result<String> {
+    let remove = ["remove", ELDER.name, "--yes", "--name", NAME];
+    let destroy = ["destroy", "--yes", "--name", NAME];
+    let before = homelab.inventories()?;
+    homelab.kdiy(&["up", "--yes"])?;
+    homelab.switch(&ELDER, "kill")?;
+    homelab.fails(&remove, &[ELDER.name, "give the machine up: --force"])?;
+    homelab.kdiy(&[&remove[..], &["--force"]].concat())?;
+    has_nodes(homelab, CLUSTER.len() - 1)?;
+    homelab.switch(&ELDER, "start")?;
+    homelab.is_up(&ELDER)?;
+    homelab.kdiy(&["up", "--yes"])?;
+    has_nodes(homelab, CLUSTER.len())?;
+    homelab.switch(&ELDER, "kill")?;
+    homelab.fails(&destroy, &["or give the machine up", "--forget elder"])?;
+    homelab.kdiy(&[&destroy[..], &["--forget", ELDER.name]].concat())?;
+    ensure!(!homelab.state().exists(), "{} is still there", homelab.state().display());
+    let left = differences(&before, &homelab.inventories_of(&CLUSTER[..3])?);
+    ensure!(left.is_empty(), "kdiy left on the others:\n{}", left.join("\n"));
+    Ok(String::new())
 }
 
 /// On a worker, and on the master that holds the virtual address, which goes as well.
@@ -240,11 +269,7 @@ impl Homelab<'_> {
             .arg(image);
         host::run(&mut run)?;
         let public = fs::read_to_string(self.directory.join("key.pub"))?;
-        let began = Instant::now();
-        while self.inside(machine, "systemctl is-active --quiet ssh.service").is_err() {
-            ensure!(began.elapsed() < STARTS_WITHIN, "{name} does not start");
-            std::thread::sleep(Duration::from_millis(200));
-        }
+        self.is_up(machine)?;
         self.inside(
             machine,
             &format!(
@@ -267,6 +292,15 @@ impl Homelab<'_> {
                  add rule inet owner input ip saddr {GATEWAY} tcp dport 22 drop"
             );
             self.inside(machine, &format!("nft '{rules}'"))?;
+        }
+        Ok(())
+    }
+
+    fn is_up(&self, machine: &Machine) -> Result<()> {
+        let began = Instant::now();
+        while self.inside(machine, "systemctl is-active --quiet ssh.service").is_err() {
+            ensure!(began.elapsed() < STARTS_WITHIN, "{} does not start", machine.name);
+            std::thread::sleep(Duration::from_millis(200));
         }
         Ok(())
     }
@@ -313,16 +347,29 @@ impl Homelab<'_> {
     /// Runs what must fail: all of `expected` is said, and the machines stay as they are.
     fn refused(&self, arguments: &[&str], expected: &[&str]) -> Result<String> {
         let before = self.inventories()?;
+        self.fails(arguments, expected)?;
+        let changed = differences(&before, &self.inventories()?);
+        ensure!(changed.is_empty(), "the machines changed:\n{}", changed.join("\n"));
+        ensure!(!self.state().exists(), "{} was made", self.state().display());
+        Ok(String::new())
+    }
+
+    fn fails(&self, arguments: &[&str], expected: &[&str]) -> Result<()> {
         let (success, said) = self.try_kdiy(arguments)?;
         ensure!(!success, "kdiy went on:\n{said}");
         for part in expected {
             ensure!(said.contains(part), "kdiy did not say `{part}`:\n{said}");
         }
-        let changed = differences(&before, &self.inventories()?);
-        ensure!(changed.is_empty(), "the machines changed:\n{}", changed.join("\n"));
-        let state = self.directory.join("state").join(NAME);
-        ensure!(!state.exists(), "{} was made", state.display());
-        Ok(String::new())
+        Ok(())
+    }
+
+    fn state(&self) -> PathBuf {
+        self.directory.join("state").join(NAME)
+    }
+
+    /// `kill` and `start` are what a power cut is.
+    fn switch(&self, machine: &Machine, how: &str) -> Result<()> {
+        host::run(self.docker().args([how, &container(machine)]))
     }
 
     fn inventories(&self) -> Result<Inventories> {
