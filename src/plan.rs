@@ -415,7 +415,7 @@ mod tests {
             .unwrap()
             .draw(
                 &directory.path().join("pki"),
-                "192.168.56.0/24".parse().unwrap(),
+                &"192.168.56.0/24".parse::<ipnet::Ipv4Net>().unwrap().into(),
                 crate::pki::Keeping::Existing,
             )
             .unwrap();

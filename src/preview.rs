@@ -293,8 +293,9 @@ mod tests {
             let at = directory.path();
             let design = Design::of(ClusterConfig::default(), None).unwrap();
             let store = Store::open(&at.join("cache"), at, design.source.clone()).unwrap();
-            let network = "192.168.56.0/24".parse().unwrap();
-            let blueprint = design.draw(&at.join("pki"), network, Keeping::Existing).unwrap();
+            let network: ipnet::Ipv4Net = "192.168.56.0/24".parse().unwrap();
+            let site = network.into();
+            let blueprint = design.draw(&at.join("pki"), &site, Keeping::Existing).unwrap();
             let plan =
                 plan::build(&blueprint.playbooks, &blueprint.world, &Circumstances::default())
                     .unwrap();

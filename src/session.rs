@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
 use tempfile::TempDir;
 
 use crate::architecture::Architectures;
@@ -26,7 +25,7 @@ use crate::playbook::load::Playbooks;
 use crate::redact::Redactor;
 use crate::state::{Record, StateDir};
 use crate::template::Templates;
-use crate::topology::Topology;
+use crate::topology::{Site, Topology};
 use crate::transport::sockets;
 use crate::transport::target::Password;
 use crate::world::World;
@@ -63,8 +62,8 @@ impl Design {
     }
 
     /// Every release file that the cluster takes, for every architecture that takes it.
-    pub fn items(&self, network: Ipv4Net) -> Result<Vec<Item>> {
-        let topology = Topology::build(&self.config, network)?;
+    pub fn items(&self, site: &Site) -> Result<Vec<Item>> {
+        let topology = Topology::at(site, &self.config)?;
         let flannel = self.config.network.cni == Cni::Flannel;
         let names: BTreeSet<&String> = self
             .playbooks
@@ -84,8 +83,8 @@ impl Design {
     /// The cluster on paper: everything of it that files, scripts and manifests are rendered
     /// from. With [`Keeping::Made`] certificates that are missing are made and kept in `pki`;
     /// otherwise this changes nothing on this computer.
-    pub fn draw(self, pki: &Path, network: Ipv4Net, keeping: Keeping) -> Result<Blueprint> {
-        let topology = Topology::build(&self.config, network)?;
+    pub fn draw(self, pki: &Path, site: &Site, keeping: Keeping) -> Result<Blueprint> {
+        let topology = Topology::at(site, &self.config)?;
         let pki = Pki::open(pki, &topology, &self.config, keeping)?;
         let mirrored_images = self.mirrored_images(&topology);
         let world = World {
@@ -179,12 +178,12 @@ impl Session {
     pub async fn new(
         design: Design,
         state: StateDir,
-        network: Ipv4Net,
+        site: &Site,
         keeping: Keeping,
     ) -> Result<Self> {
         machines::sudo::obtain(&design.config)?;
         let provider = machines::provider(&design.config, &state).await?;
-        let blueprint = design.draw(&state.pki(), network, keeping)?;
+        let blueprint = design.draw(&state.pki(), site, keeping)?;
         let topology = blueprint.world.topology.clone();
         let password = machines::sudo::password();
         let secrets = blueprint.pki.secrets();
@@ -205,7 +204,7 @@ impl Session {
         let (state, record) = known(name)?;
         let design = Design::recorded(record.config.clone(), overlay)?;
         let design = Design { architectures: record.machine_architectures, ..design };
-        Self::new(design, state, record.machine_network, Keeping::Existing).await
+        Self::new(design, state, &record.site, Keeping::Existing).await
     }
 
     pub fn topology(&self) -> &Topology {

@@ -207,6 +207,8 @@ impl StateDir {
 
 #[cfg(test)]
 mod tests {
+    use ipnet::Ipv4Net;
+
     use super::*;
 
     fn begun() -> (tempfile::TempDir, StateDir, Record) {
@@ -215,7 +217,7 @@ mod tests {
         state.create().unwrap();
         let record = Record {
             kdiy: "0.1.0".into(),
-            machine_network: "192.168.56.0/24".parse().unwrap(),
+            site: "192.168.56.0/24".parse::<Ipv4Net>().unwrap().into(),
             config: ClusterConfig::default(),
             complete: false,
             machine_architectures: Default::default(),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::{
     ClusterConfig, Cni, EtcdTopology, Host, HostRole, LoadBalancerMode, ProviderChoice,
@@ -45,6 +45,11 @@ impl Role {
             Self::LoadBalancer => "lb",
         }
     }
+
+    /// Whether it runs a kubelet.
+    const fn is_node(self) -> bool {
+        matches!(self, Self::Master | Self::Worker)
+    }
 }
 
 impl From<HostRole> for Role {
@@ -59,9 +64,7 @@ impl From<HostRole> for Role {
 }
 
 /// Sets of machines that playbook steps name in `on:`.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize, schemars::JsonSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Group {
     /// Every machine.
@@ -111,6 +114,38 @@ pub struct Topology {
     pub dns_service: Ipv4Addr,
 }
 
+/// Where machines are laid out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Site {
+    /// The cluster file's, or the one that was chosen for this cluster.
+    pub machine_network: Ipv4Net,
+    /// Places among nodes, from 0, of workers that were taken out. Nobody else gets their pods'
+    /// networks; of machines that kdiy makes also their names and addresses.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    vacant: BTreeSet<u32>,
+}
+
+impl From<Ipv4Net> for Site {
+    fn from(machine_network: Ipv4Net) -> Self {
+        Self { machine_network, vacant: BTreeSet::new() }
+    }
+}
+
+impl Site {
+    /// Of nodes, in their order.
+    fn places(&self) -> impl Iterator<Item = u32> {
+        (0..).filter(|place| !self.vacant.contains(place))
+    }
+
+    /// Without the `index`th of so many nodes. What comes after the others is free again.
+    pub fn vacate(&mut self, index: usize, nodes: usize) {
+        let mut places: Vec<u32> = self.places().take(nodes).collect();
+        self.vacant.insert(places.remove(index));
+        self.vacant.retain(|place| places.last().is_some_and(|last| place < last));
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Endpoint {
     pub host: String,
@@ -142,14 +177,19 @@ impl Quorum {
 }
 
 impl Topology {
-    /// `machine_network` is the file's, or the one that was chosen for this cluster.
+    /// Of a cluster that no machine has left yet.
     pub fn build(config: &ClusterConfig, machine_network: Ipv4Net) -> Result<Self> {
+        Self::at(&machine_network.into(), config)
+    }
+
+    pub fn at(site: &Site, config: &ClusterConfig) -> Result<Self> {
+        let machine_network = site.machine_network;
         let mut machines = if config.provider == ProviderChoice::Existing {
-            existing_machines(config)?
+            existing_machines(config, site)?
         } else {
-            made_machines(config, machine_network)?
+            made_machines(config, site)?
         };
-        assign_pod_cidrs(&mut machines, config.network.pods)?;
+        assign_pod_cidrs(&mut machines, config.network.pods, site)?;
 
         let mode = resolved_load_balancer(config);
         let needs_vip = match mode {
@@ -191,7 +231,7 @@ impl Topology {
             Group::All => true,
             Group::Masters => machine.role == Role::Master,
             Group::Workers => machine.role == Role::Worker,
-            Group::Nodes => matches!(machine.role, Role::Master | Role::Worker),
+            Group::Nodes => machine.role.is_node(),
             Group::Etcd => match self.etcd {
                 EtcdTopology::Stacked => machine.role == Role::Master,
                 EtcdTopology::External => machine.role == Role::Etcd,
@@ -241,7 +281,7 @@ pub fn resolved_load_balancer(config: &ClusterConfig) -> LoadBalancerMode {
     }
 }
 
-fn made_machines(config: &ClusterConfig, network: Ipv4Net) -> Result<Vec<Machine>> {
+fn made_machines(config: &ClusterConfig, site: &Site) -> Result<Vec<Machine>> {
     let etcd = match config.etcd.topology {
         EtcdTopology::External => config.etcd.members,
         EtcdTopology::Stacked => 0,
@@ -258,20 +298,24 @@ fn made_machines(config: &ClusterConfig, network: Ipv4Net) -> Result<Vec<Machine
         (Role::LoadBalancer, balancers, LB_OFFSET, &sizes.load_balancer),
         (Role::Worker, config.workers, WORKER_OFFSET, &sizes.worker),
     ] {
-        let room = LAST_OFFSET - offset + 1;
-        if wanted > room {
+        let is_vacant =
+            |number| role == Role::Worker && site.vacant.contains(&(config.masters + number - 1));
+        let mut numbers: Vec<u32> =
+            (1..=LAST_OFFSET - offset + 1).filter(|number| !is_vacant(*number)).collect();
+        if wanted > count(numbers.len()) {
             let role = role.as_str();
             return Err(Failure::input(format!(
                 "{wanted} machines of the role {role} are too many"
             ))
-            .hint(format!("there are addresses for {room}")));
+            .hint(format!("there are addresses for {}", numbers.len())));
         }
-        for number in 1..=wanted {
+        numbers.truncate(wanted as usize);
+        for number in numbers {
             machines.push(Machine {
                 name: machine_name(&config.name, role, number),
                 role,
                 number,
-                address: nth(network, offset + number - 1)?,
+                address: nth(site.machine_network, offset + number - 1)?,
                 pod_cidr: None,
                 cpus: size.cpus,
                 memory_mebibytes: size.memory_mebibytes,
@@ -281,11 +325,18 @@ fn made_machines(config: &ClusterConfig, network: Ipv4Net) -> Result<Vec<Machine
     Ok(machines)
 }
 
-fn existing_machines(config: &ClusterConfig) -> Result<Vec<Machine>> {
+fn existing_machines(config: &ClusterConfig, site: &Site) -> Result<Vec<Machine>> {
     let mut machines: Vec<Machine> = Vec::new();
+    let mut places = site.places();
     for host in &config.hosts {
         let role = Role::from(host.role);
-        let number = 1 + count(machines.iter().filter(|other| other.role == role).count());
+        let place = if role.is_node() { places.next() } else { None };
+        let left = match (role, place) {
+            (Role::Worker, Some(place)) => site.vacant.range(..place).count(),
+            _ => 0,
+        };
+        let before = machines.iter().filter(|other| other.role == role).count();
+        let number = 1 + count(before + left);
         machines.push(Machine {
             name: host_name(config, host, role, number),
             role,
@@ -317,16 +368,15 @@ fn machine_name(cluster: &str, role: Role, number: u32) -> String {
     format!("{cluster}-{}-{number}", role.as_str())
 }
 
-fn assign_pod_cidrs(machines: &mut [Machine], pods: Ipv4Net) -> Result<()> {
+fn assign_pod_cidrs(machines: &mut [Machine], pods: Ipv4Net, site: &Site) -> Result<()> {
     let too_small = || {
         Failure::input(format!("network.pods: {pods} has too few /24 networks for the nodes"))
             .hint("each node gets a /24; a /16 has room for 256 nodes")
     };
-    let mut subnets = pods.subnets(24).map_err(|_| too_small())?;
-    for machine in machines {
-        if matches!(machine.role, Role::Master | Role::Worker) {
-            machine.pod_cidr = Some(subnets.next().ok_or_else(too_small)?);
-        }
+    let subnets = pods.subnets(24).map_err(|_| too_small())?.zip(0..);
+    let mut subnets = subnets.filter(|(_, place)| !site.vacant.contains(place));
+    for machine in machines.iter_mut().filter(|machine| machine.role.is_node()) {
+        machine.pod_cidr = Some(subnets.next().ok_or_else(too_small)?.0);
     }
     Ok(())
 }
@@ -467,6 +517,54 @@ mod tests {
         cidrs.sort();
         cidrs.dedup();
         assert_eq!(cidrs.len(), 5);
+    }
+
+    #[test]
+    fn nobody_moves_into_the_place_of_a_worker_that_left() {
+        let hosts = |names: &[&str]| {
+            let line = |name: &&str| {
+                let role = if name.starts_with('w') { "worker" } else { "master" };
+                let address = 10 + u32::from(name.as_bytes()[1] - b'0');
+                format!("- {{role: {role}, name: {name}, address: 10.0.0.{address}}}\n")
+            };
+            let lines: String = names.iter().map(line).collect();
+            let workers = names.iter().filter(|name| name.starts_with('w')).count();
+            let text =
+                format!("provider: existing\nmasters: 1\nworkers: {workers}\nhosts:\n{lines}");
+            crate::config::parse::parse("test", &text).unwrap()
+        };
+        let workers = |workers| ClusterConfig { workers, ..Default::default() };
+        for (before, gone, after) in [
+            (workers(3), "kdiy-worker-1", workers(2)),
+            (workers(3), "kdiy-worker-3", workers(2)),
+            (hosts(&["w1", "m2", "w3", "w4"]), "w1", hosts(&["m2", "w3", "w4"])),
+            (hosts(&["m1", "w2", "w3"]), "w2", hosts(&["m1", "w3"])),
+        ] {
+            let mut site = Site::from("10.0.0.0/24".parse::<Ipv4Net>().unwrap());
+            let were = Topology::at(&site, &before).unwrap();
+            let nodes = were.group(Group::Nodes);
+            let index = nodes.iter().position(|node| node.name == gone).unwrap();
+            site.vacate(index, nodes.len());
+            let are = Topology::at(&site, &after).unwrap();
+            assert_eq!(are, were.without(&BTreeSet::from([gone.to_owned()])));
+        }
+    }
+
+    #[test]
+    fn places_at_the_end_are_taken_again() {
+        let network = "192.168.56.0/24".parse::<Ipv4Net>().unwrap();
+        let mut site = Site::from(network);
+        site.vacate(3, 5);
+        let workers = |site: &Site, workers| {
+            let config = ClusterConfig { workers, ..Default::default() };
+            let topology = Topology::at(site, &config).unwrap();
+            let workers = topology.group(Group::Workers).into_iter();
+            workers.map(|machine| machine.number).collect::<Vec<_>>()
+        };
+        assert_eq!(workers(&site, 2), [2, 3]);
+        site.vacate(3, 4);
+        assert_eq!(site, Site::from(network));
+        assert_eq!(workers(&site, 2), [1, 2]);
     }
 
     #[test]

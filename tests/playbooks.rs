@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use ipnet::Ipv4Net;
 use kdiy::artifacts::catalogue::Catalogue;
 use kdiy::bundle::{Bundle, Renderer};
 use kdiy::config::{ClusterConfig, Cni, EtcdTopology, KubeProxyMode, LoadBalancerMode};
@@ -314,10 +315,10 @@ fn steps_have_something_to_break() {
 fn each_guide(mut see: impl FnMut(&str, &Blueprint, &Guide<'_>)) {
     for (kind, config) in kinds() {
         let directory = tempfile::tempdir().unwrap();
-        let network = "192.168.56.0/24".parse().unwrap();
+        let site = "192.168.56.0/24".parse::<Ipv4Net>().unwrap().into();
         let design = Design::of(config, None).unwrap();
         let blueprint =
-            design.draw(&directory.path().join("pki"), network, Keeping::Existing).unwrap();
+            design.draw(&directory.path().join("pki"), &site, Keeping::Existing).unwrap();
         let guide = Guide::new(&blueprint.guide_sources("amd64"), &Default::default())
             .unwrap_or_else(|failure| panic!("{kind}: {failure}"));
         see(kind, &blueprint, &guide);

@@ -25,16 +25,16 @@ pub fn run(arguments: &Explain, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     let state = StateDir::of(&arguments.which.name)?;
     let record = state.record()?;
     // One that does not exist is told with an example.
-    let (config, network) = match record {
-        Some(record) => (record.config, record.machine_network),
+    let (config, site) = match record {
+        Some(record) => (record.config, record.site),
         None => {
             let name = arguments.which.name.clone();
             let config = ClusterConfig { name, ..ClusterConfig::default() };
-            (config, EXAMPLE_NETWORK)
+            (config, EXAMPLE_NETWORK.into())
         }
     };
     let design = Design::recorded(config, overlay)?;
-    let blueprint = design.draw(&state.pki(), network, Keeping::Existing)?;
+    let blueprint = design.draw(&state.pki(), &site, Keeping::Existing)?;
     let Some(name) = &arguments.what else {
         let entries = explain::entries(&blueprint.playbooks);
         ui.document(&explain::list(&blueprint.playbooks), arguments.markdown, &entries);

@@ -24,10 +24,9 @@ use crate::ui::Ui;
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
 pub async fn run(arguments: Arguments, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
-    let Wanted { design, state, before, network, .. } =
-        Wanted::by(&arguments.flags, overlay).await?;
+    let Wanted { design, state, before, site, .. } = Wanted::by(&arguments.flags, overlay).await?;
     let markdown = if before.is_some() {
-        let session = Session::new(design, state, network, Keeping::Existing).await?;
+        let session = Session::new(design, state, &site, Keeping::Existing).await?;
         let facts = facts(&session).await;
         session.close().await;
         let topology = session.topology();
@@ -37,7 +36,7 @@ pub async fn run(arguments: Arguments, overlay: Option<&Path>, ui: Ui) -> Result
         let targets: BTreeMap<String, SshTarget> = names.filter_map(target).collect();
         write(&session.blueprint.guide_sources(architecture::HERE), &facts, &targets)?
     } else {
-        let blueprint = design.draw(&state.pki(), network, Keeping::Existing)?;
+        let blueprint = design.draw(&state.pki(), &site, Keeping::Existing)?;
         write(&blueprint.guide_sources(architecture::HERE), &BTreeMap::new(), &BTreeMap::new())?
     };
     let text = match arguments.html {

@@ -24,14 +24,14 @@ use crate::ui::{self, Ui};
 const CHANGES: u8 = 2;
 
 pub async fn run(arguments: Arguments, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
-    let Wanted { design, state, before, joined, network, .. } =
+    let Wanted { design, state, before, joined, site, .. } =
         Wanted::by(&arguments.flags, overlay).await?;
     if let Some(step) = &arguments.show {
         design.playbooks.known_step(step)?;
     }
     let store = Store::open(&state::cache()?, state.root(), design.source.clone())?;
     if before.is_none() || arguments.graph.is_some() {
-        let blueprint = design.draw(&state.pki(), network, Keeping::Existing)?;
+        let blueprint = design.draw(&state.pki(), &site, Keeping::Existing)?;
         let plan = plan::build(&blueprint.playbooks, &blueprint.world, &Circumstances::default())?;
         if let Some(notation) = arguments.graph {
             let text = graph::draw(&plan, notation);
@@ -41,7 +41,7 @@ pub async fn run(arguments: Arguments, overlay: Option<&Path>, ui: Ui) -> Result
         let looks = Looks::assumed(&blueprint, &store).await?;
         return show(&arguments, ui, blueprint.renderer(), &blueprint.pki, &plan, &looks, false);
     }
-    let session = Session::new(design, state, network, Keeping::Existing).await?;
+    let session = Session::new(design, state, &site, Keeping::Existing).await?;
     let plan = plan::build(
         &session.blueprint.playbooks,
         &session.blueprint.world,

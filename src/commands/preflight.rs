@@ -2,16 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use ipnet::Ipv4Net;
-
 use crate::architecture::Architectures;
 use crate::cli;
 use crate::config::{ClusterConfig, ProviderChoice};
 use crate::failure::{Failure, Result};
 use crate::machines::{self, sudo};
 use crate::preflight::{Report, probe};
-use crate::state::StateDir;
-use crate::topology::Topology;
+use crate::state::{Record, StateDir};
+use crate::topology::{Site, Topology};
 use crate::ui::{self, Ui};
 
 /// Machines of a cluster that was made from here are left alone, but for those that are to be
@@ -24,22 +22,21 @@ pub async fn run(arguments: cli::Preflight, ui: Ui) -> Result<u8> {
         )
         .hint("set provider: existing and name the hosts; others are checked as they are made"));
     }
-    let network = super::up::choose_network(&config).await?;
     let before = StateDir::of(&config.name)?.same_cluster(&config)?;
-    let joined = before.map(|record| record.machines()).transpose()?.unwrap_or_default();
-    let report = look(&config, network, &joined).await?;
+    let joined = before.as_ref().map(Record::machines).transpose()?.unwrap_or_default();
+    let site = match before {
+        Some(record) => record.site,
+        None => super::up::choose_network(&config).await?.into(),
+    };
+    let report = look(&config, &site, &joined).await?;
     ui.result(&ui::preflight::render(&report, config.hosts.len()), &report);
     Ok(u8::from(report.stops()))
 }
 
 /// Asks all machines of the file at once.
-async fn look(
-    config: &ClusterConfig,
-    network: Ipv4Net,
-    joined: &BTreeSet<String>,
-) -> Result<Report> {
+async fn look(config: &ClusterConfig, site: &Site, joined: &BTreeSet<String>) -> Result<Report> {
     sudo::obtain(config)?;
-    let topology = Topology::build(config, network)?;
+    let topology = Topology::at(site, config)?;
     let provider = machines::provider(config, &StateDir::of(&config.name)?).await?;
     let answers = probe::look(&*provider, &topology, config.slow_machines).await?;
     Ok(Report::of(&topology, &answers, joined))
@@ -49,11 +46,11 @@ async fn look(
 /// all that is in the way of those that have not `joined` yet.
 pub async fn pass(
     config: &ClusterConfig,
-    network: Ipv4Net,
+    site: &Site,
     joined: &BTreeSet<String>,
     ui: Ui,
 ) -> Result<Architectures> {
-    let report = look(config, network, joined).await?;
+    let report = look(config, site, joined).await?;
     if report.stops() {
         let lines = ui::preflight::lines(&report);
         return Err(Failure::host(

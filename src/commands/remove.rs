@@ -64,10 +64,15 @@ pub async fn run(arguments: Remove, overlay: Option<&Path>, ui: Ui) -> Result<u8
     removed?;
     state.write_record(&smaller)?;
     drop(lock);
-    ui.note(&format!(
-        "{} is gone; `kdiy up` brings it back where neither --workers {} nor the cluster file says so",
-        machine.name, smaller.config.workers
-    ));
+    let name = &machine.name;
+    ui.note(&match smaller.config.hosts.is_empty() {
+        true => format!(
+            "{name} is gone; the cluster has {} workers: say so from now on, by --workers or the \
+             cluster file, or `kdiy up` adds another",
+            smaller.config.workers
+        ),
+        false => format!("{name} is gone; take it out of hosts: in the cluster file"),
+    });
     // The others still have ways to it.
     let design = Design::of(smaller.config, overlay)?;
     up::bring(Wanted::of(design).await?, &Up::again(), ui).await

@@ -28,7 +28,7 @@ use crate::session::{Design, Session};
 use crate::state::lock::Lock;
 use crate::state::{self, Record, StateDir, atomic, journal};
 use crate::timings::Timings;
-use crate::topology::{Group, Topology};
+use crate::topology::{Group, Site, Topology};
 use crate::turns::Turns;
 use crate::ui::Ui;
 use crate::ui::summary::Summary;
@@ -66,7 +66,7 @@ pub(super) struct Wanted {
     pub joined: BTreeSet<String>,
     /// With the other machines alone, which are to be added: at first, all.
     pub added: Topology,
-    pub network: Ipv4Net,
+    pub site: Site,
 }
 
 impl Wanted {
@@ -80,19 +80,19 @@ impl Wanted {
         if let Some(record) = &before {
             design.architectures.clone_from(&record.machine_architectures);
         }
-        let network = match &before {
-            Some(record) => record.machine_network,
-            None => choose_network(&design.config).await?,
+        let site = match &before {
+            Some(record) => record.site.clone(),
+            None => choose_network(&design.config).await?.into(),
         };
-        check::validate_on(&design.config, network)?;
+        check::validate_on(&design.config, site.machine_network)?;
         let joined = before.as_ref().map(Record::machines).transpose()?.unwrap_or_default();
-        let added = Topology::build(&design.config, network)?.without(&joined);
-        let items = design.items(network)?;
+        let added = Topology::at(&site, &design.config)?.without(&joined);
+        let items = design.items(&site)?;
         // Machines that exist have not yet said which CPUs they have.
         if added.machines.is_empty() || design.config.provider != ProviderChoice::Existing {
             design.source.check(&items)?;
         }
-        Ok(Self { design, items, state, before, joined, added, network })
+        Ok(Self { design, items, state, before, joined, added, site })
     }
 }
 
@@ -102,7 +102,7 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
 
 /// Of the arguments all but the flags, which `wanted` is made of.
 pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> {
-    let Wanted { mut design, mut items, state, before, joined, added, network } = wanted;
+    let Wanted { mut design, mut items, state, before, joined, added, site } = wanted;
     for step in arguments.only.iter().filter(|step| *step != MACHINES) {
         design.playbooks.known_step(step)?;
     }
@@ -112,9 +112,9 @@ pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> 
         let vip = added.vip.filter(|_| before.is_none());
         check_host(&*machines::provider(&design.config, &state).await?, &added, vip).await?;
         if design.config.provider == ProviderChoice::Existing {
-            let found = preflight::pass(&design.config, network, &joined, ui).await?;
+            let found = preflight::pass(&design.config, &site, &joined, ui).await?;
             design.architectures.learn(found);
-            items = design.items(network)?;
+            items = design.items(&site)?;
             design.source.check(&items)?;
         }
     }
@@ -126,13 +126,13 @@ pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> 
     keys::ensure(&state, host::emulated(design.config.provider)).await?;
     let mut record = Record {
         kdiy: env!("CARGO_PKG_VERSION").into(),
-        machine_network: network,
+        site,
         config: design.config.clone(),
         complete,
         machine_architectures: design.architectures.clone(),
     };
     state.write_record(&record)?;
-    let session = Session::new(design, state.clone(), network, Keeping::Made).await?;
+    let session = Session::new(design, state.clone(), &record.site, Keeping::Made).await?;
     let topology = session.topology().clone();
     let endpoint = topology.endpoint.url();
     let kubeconfig =
@@ -263,7 +263,7 @@ fn summary(
 pub async fn choose_network(config: &ClusterConfig) -> Result<Ipv4Net> {
     let mut used = Vec::new();
     for name in StateDir::clusters()? {
-        used.extend(StateDir::of(&name)?.record()?.map(|record| record.machine_network));
+        used.extend(StateDir::of(&name)?.record()?.map(|record| record.site.machine_network));
     }
     if config.provider == ProviderChoice::Existing {
         return check::network_of_hosts(config)

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -11,7 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::architecture::Architectures;
 use crate::config::{self, ClusterConfig, EtcdTopology, HostRole, LoadBalancerMode};
 use crate::failure::{Failure, Result};
-use crate::topology::{Group, Machine, Role, Topology, resolved_load_balancer};
+use crate::topology::{Group, Machine, Role, Site, Topology, resolved_load_balancer};
 
 /// Keys of the cluster file that cannot change under machines that exist. The others can be
 /// rolled out.
@@ -31,7 +30,8 @@ const ROLLED_OUT: [&str; 4] = [
 pub struct Record {
     /// The kdiy that wrote this.
     pub kdiy: String,
-    pub machine_network: Ipv4Net,
+    #[serde(flatten)]
+    pub site: Site,
     /// The effective cluster file.
     pub config: ClusterConfig,
     /// Every gate has been green at least once.
@@ -84,7 +84,7 @@ impl Record {
         }
     }
 
-    /// The same cluster without this worker; an error where that would change other machines.
+    /// The same cluster without this worker. The others keep names, addresses and pods' networks.
     pub fn without(&self, machine: &Machine) -> Result<Self> {
         let name = &machine.name;
         if machine.role != Role::Worker {
@@ -99,20 +99,16 @@ impl Record {
         if let Some(position) = position.filter(|position| *position < self.config.hosts.len()) {
             smaller.config.hosts.remove(position);
         }
-        smaller.machine_architectures.forget(name);
-        let left = before.without(&BTreeSet::from([name.clone()]));
-        if smaller.topology()?.machines == left.machines {
-            return Ok(smaller);
+        let nodes = before.group(Group::Nodes);
+        if let Some(index) = nodes.iter().position(|other| *other == machine) {
+            smaller.site.vacate(index, nodes.len());
         }
-        let last = before.group(Group::Workers).last().map(|last| last.name.clone());
-        Err(Failure::input(format!(
-            "without {name} the machines after it would change their names or pods' networks"
-        ))
-        .hint(format!("take the last worker out first: {}", last.unwrap_or_default())))
+        smaller.machine_architectures.forget(name);
+        Ok(smaller)
     }
 
     pub fn topology(&self) -> Result<Topology> {
-        Topology::build(&self.config, self.machine_network)
+        Topology::at(&self.site, &self.config)
     }
 
     /// Names of its machines.
@@ -142,7 +138,7 @@ impl Record {
     /// With what kdiy chooses made explicit, and what the chosen modes leave without meaning
     /// taken out.
     fn shape(&self, config: &ClusterConfig) -> Result<Value> {
-        let network = config.network.machines.unwrap_or(self.machine_network);
+        let network = config.network.machines.unwrap_or(self.site.machine_network);
         let mut shape = config.clone();
         shape.network.machines = Some(network);
         if shape.etcd.topology == EtcdTopology::Stacked {
@@ -218,13 +214,15 @@ pub fn fingerprint(topology: &Topology) -> String {
 
 #[cfg(test)]
 mod tests {
+    use ipnet::Ipv4Net;
+
     use super::*;
     use crate::config::Cni;
 
     fn record(config: ClusterConfig) -> Record {
         Record {
             kdiy: "0.1.0".into(),
-            machine_network: "192.168.56.0/24".parse().unwrap(),
+            site: "192.168.56.0/24".parse::<Ipv4Net>().unwrap().into(),
             config,
             complete: true,
             machine_architectures: Architectures::default(),
@@ -268,12 +266,15 @@ mod tests {
     }
 
     #[test]
-    fn the_last_worker_alone_can_be_taken_out() {
+    fn workers_alone_can_be_taken_out() {
         let record = record(ClusterConfig::default());
         let without = |name: &str| record.without(record.topology().unwrap().named(name).unwrap());
-        assert_eq!(without("worker-2").unwrap().config.workers, 1);
-        let refused = without("worker-1").unwrap_err().to_string();
-        assert!(refused.contains("kdiy-worker-2"), "{refused}");
+        let smaller = without("worker-1").unwrap();
+        let topology = smaller.topology().unwrap();
+        assert!(topology.named("worker-1").is_err() && topology.named("worker-2").is_ok());
+        let written = serde_json::to_value(&smaller).unwrap();
+        assert_eq!(written["machineNetwork"], "192.168.56.0/24");
+        assert_eq!(serde_json::from_value::<Record>(written).unwrap(), smaller);
         assert!(without("master-3").is_err());
     }
 

@@ -22,7 +22,7 @@ static CLUSTER: LazyLock<Blueprint> = LazyLock::new(|| {
     // Nothing is read there and nothing kept.
     let nowhere = Path::new("no-such-directory");
     let design = Design::of(config, None).unwrap();
-    design.draw(nowhere, check::placeholder(), Keeping::Existing).unwrap()
+    design.draw(nowhere, &check::placeholder().into(), Keeping::Existing).unwrap()
 });
 
 /// The templates of all playbooks, beside the one that is tried.

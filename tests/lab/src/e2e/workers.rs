@@ -12,31 +12,42 @@ const MANIFEST: &str = "e2e/moving.yaml";
 /// A request may meet the moment in which a client's own connection ends.
 const FAILED_AT_MOST: u32 = 1;
 
-/// One more, pods on it, and away again: nothing that runs elsewhere restarts, no pod is lost
-/// unasked, and the rest is as it was.
+/// One more, pods on it, and away again, and one that came before it: nothing that runs elsewhere
+/// restarts, no pod is lost unasked, and the rest is as it was.
 pub fn come_and_go(cluster: &Cluster) -> Result<String> {
     let master = cluster.machine("master-3");
     let new = cluster.machine("worker-3");
+    let earlier = cluster.machine("worker-2");
     let before = cluster.on(&master, STARTED)?;
     let mut added_in = 0;
     let asked = Watched::while_running(cluster, ANSWERED_WITHIN, || {
         let run = cluster.up(MASTERS, WORKERS + 1)?;
         added_in = run.elapsed_seconds()?;
         pods_move_in(cluster, &new)?;
+        host::run(cluster.kdiy("remove").args([&earlier, "--yes"]))?;
+        is_gone(cluster, &earlier)?;
         refused_while_a_pod_would_be_lost(cluster, &new)?;
-        host::run(cluster.kdiy("remove").args([&new, "--yes"]))
+        host::run(cluster.kdiy("remove").args([&new, "--yes"]))?;
+        is_gone(cluster, &new)
     })?;
     ensure!(asked.failed <= FAILED_AT_MOST, "{asked}");
     ensure!(cluster.on(&master, STARTED)? == before, "units of {master} have restarted");
-    ensure!(nodes_of_pods(cluster)?.iter().all(|node| *node != new), "a pod is still on {new}");
-    let names = cluster.kubectl(&["get", "nodes", "-o", "name"])?;
-    ensure!(names.lines().count() == MASTERS + WORKERS, "the nodes are\n{names}");
-    let machines = cluster.machines()?;
-    ensure!(!machines.contains(&new), "the machine is still there");
     cluster.kubectl(&["delete", "--wait", "-f", &manifest(), "--ignore-not-found"])?;
-    let changed = cluster.up(MASTERS, WORKERS)?;
+    let changed = cluster.up(MASTERS, WORKERS - 1)?;
     ensure!(changed.changed().is_empty(), "the next up changed {:?}", changed.changed());
+    // Its place is at the end again.
+    cluster.up(MASTERS, WORKERS)?;
+    ensure!(cluster.machines()?.contains(&earlier), "{earlier} was not made anew");
     Ok(format!("added in {added_in} s; {asked}"))
+}
+
+fn is_gone(cluster: &Cluster, worker: &str) -> Result<()> {
+    ensure!(nodes_of_pods(cluster)?.iter().all(|node| node != worker), "a pod is on {worker}");
+    let node = format!("node/{worker}");
+    let nodes = cluster.kubectl(&["get", "nodes", "-o", "name"])?;
+    ensure!(nodes.lines().all(|line| line != node), "it is still a node:\n{nodes}");
+    ensure!(!cluster.machines()?.contains(&worker.to_owned()), "the machine is still there");
+    Ok(())
 }
 
 fn manifest() -> String {
