@@ -283,11 +283,11 @@ pub struct Stop {
 
 /// Take a worker out of the cluster, and its machine away
 ///
-/// Its pods are moved to other machines first. The last worker goes first: the others keep their
-/// names, addresses and pods' networks. `kdiy up --workers N` adds workers.
+/// Its pods are moved to other machines first. The others keep their names, addresses and pods'
+/// networks. `kdiy up --workers N` adds workers.
 ///
 /// Examples:
-///   kdiy remove worker-3           of a cluster with three workers
+///   kdiy remove worker-2           of a cluster with three workers; worker-3 stays worker-3
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Remove {
