@@ -140,6 +140,15 @@ pub struct Evidence {
     pub ok: bool,
 }
 
+impl Evidence {
+    /// As a line that stands for itself.
+    pub fn said(&self) -> String {
+        let Self { machine, asked, expected, saw, .. } = self;
+        let place = machine.as_deref().unwrap_or("cluster");
+        format!("{place}: {asked}: expected {expected}, saw {saw}")
+    }
+}
+
 /// The sending end of the stream. Cheap to clone; sending never blocks and never fails: with no
 /// reader left there is nobody to tell.
 #[derive(Debug, Clone)]

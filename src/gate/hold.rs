@@ -46,11 +46,7 @@ pub async fn hold(
             }
             Some(unsettled) => last.evidence.push(unsettled.evidence()),
             None => {
-                let red = last.evidence.iter().filter(|evidence| !evidence.ok).count();
-                events.progress(
-                    task,
-                    format!("{} of {} proven", last.evidence.len() - red, last.evidence.len()),
-                );
+                events.progress(task, standing(&last));
                 tokio::time::sleep(PAUSE * context.config.slow_machines).await;
             }
         }
@@ -72,6 +68,16 @@ pub async fn hold(
     Err(failure(gate, context, &last, deadline).await)
 }
 
+/// How much is proven, and the first thing that is not.
+fn standing(verdict: &Verdict) -> String {
+    let red: Vec<&Evidence> = verdict.evidence.iter().filter(|evidence| !evidence.ok).collect();
+    let (all, proven) = (verdict.evidence.len(), verdict.evidence.len() - red.len());
+    match red.first() {
+        Some(first) => format!("{proven} of {all} proven; not yet {}", first.said()),
+        None => format!("{proven} of {all} proven"),
+    }
+}
+
 async fn failure(
     gate: &dyn Gate,
     context: &GateContext,
@@ -88,17 +94,7 @@ async fn failure(
         failure = failure
             .cause(format!("{}: expected {}, saw {}", first.asked, first.expected, first.saw));
     }
-    let mut tail: Vec<String> = red
-        .iter()
-        .take(8)
-        .map(|evidence| {
-            let place = evidence.machine.as_deref().unwrap_or("cluster");
-            format!(
-                "{place}: {}: expected {}, saw {}",
-                evidence.asked, evidence.expected, evidence.saw
-            )
-        })
-        .collect();
+    let mut tail: Vec<String> = red.iter().take(8).map(|evidence| evidence.said()).collect();
     if let Some(culprit) = culprit {
         tail.extend(journal(gate, context, &culprit.machine).await);
         failure = failure.on(&culprit.machine).hint(culprit.why);

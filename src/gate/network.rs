@@ -162,16 +162,18 @@ fn asked_of(what: &str) -> &'static str {
     }
 }
 
-/// Prints a line for each thing that did not answer.
+/// Prints a line for each thing that did not answer. All at once: what does not answer takes as long
+/// as it may, and may be everything.
 fn script(addresses: &[&str], service_ip: &str, context: &GateContext) -> String {
     let domain = &context.config.network.dns_domain;
     format!(
         "get() {{ printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w {seconds} \"$1\" {PORT} | grep -q probe; }}\n\
-         for a in {pods}; do get $a || echo \"pods: no $a\"; done\n\
-         get {service_ip} || echo 'service: no {service_ip}'\n\
-         nc -w {seconds} {api} 443 </dev/null || echo 'api: no {api}'\n\
+         for a in {pods}; do {{ get $a || echo \"pods: no $a\"; }} & done\n\
+         {{ get {service_ip} || echo 'service: no {service_ip}'; }} &\n\
+         {{ nc -w {seconds} {api} 443 </dev/null || echo 'api: no {api}'; }} &\n\
          for n in kubernetes.default probe.{NAMESPACE}; do \
-         nslookup $n.svc.{domain} >/dev/null 2>&1 || echo \"names: no $n\"; done\n\
+         {{ nslookup $n.svc.{domain} >/dev/null 2>&1 || echo \"names: no $n\"; }} & done\n\
+         wait\n\
          echo done",
         pods = addresses.join(" "),
         api = context.topology.api_service,
@@ -206,7 +208,8 @@ async fn node_port(context: &GateContext, port: i32, verdict: &mut Verdict) {
     let addresses: Vec<String> =
         context.topology.group(Group::Nodes).iter().map(|node| node.address.to_string()).collect();
     let script = format!(
-        "for a in {}; do curl -s -o /dev/null --max-time {} http://$a:{port}/ || echo \"$a\"; done; echo done",
+        "for a in {}; do {{ curl -s -o /dev/null --max-time {} http://$a:{port}/ || echo \"$a\"; }} & done; \
+         wait; echo done",
         addresses.join(" "),
         context.seconds(3)
     );

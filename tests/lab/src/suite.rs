@@ -41,10 +41,10 @@ impl Lane {
             Self::Code => 4,
             Self::Cluster => 7,
             Self::Runbook => 2,
-            Self::Existing => 4,
+            Self::Existing => 6,
             Self::Recovery => 7,
             Self::Drills => 9,
-            Self::Repair => 4,
+            Self::Repair => 5,
             Self::Vm => 28,
             Self::VmFull => return None,
         };
