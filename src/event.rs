@@ -141,11 +141,16 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// As a line that stands for itself.
-    pub fn said(&self) -> String {
-        let Self { machine, asked, expected, saw, .. } = self;
-        let place = machine.as_deref().unwrap_or("cluster");
-        format!("{place}: {asked}: expected {expected}, saw {saw}")
+    /// What is wrong, of one that is not as expected.
+    pub fn difference(&self) -> String {
+        let Self { asked, expected, saw, .. } = self;
+        format!("{asked}: expected {expected}, saw {saw}")
+    }
+
+    /// The same as a line that stands for itself: with the place.
+    pub fn difference_there(&self) -> String {
+        let place = self.machine.as_deref().unwrap_or("cluster");
+        format!("{place}: {}", self.difference())
     }
 }
 

@@ -8,7 +8,7 @@ use crate::config::{ClusterConfig, ProviderChoice};
 use crate::failure::{Failure, Result};
 use crate::machines::{self, sudo};
 use crate::preflight::{Report, probe};
-use crate::state::{Record, StateDir};
+use crate::state::StateDir;
 use crate::topology::{Site, Topology};
 use crate::ui::{self, Ui};
 
@@ -23,11 +23,7 @@ pub async fn run(arguments: cli::Preflight, ui: Ui) -> Result<u8> {
         .hint("set provider: existing and name the hosts; others are checked as they are made"));
     }
     let before = StateDir::of(&config.name)?.same_cluster(&config)?;
-    let joined = before.as_ref().map(Record::machines).transpose()?.unwrap_or_default();
-    let site = match before {
-        Some(record) => record.site,
-        None => super::up::choose_network(&config).await?.into(),
-    };
+    let (site, joined) = super::up::laid_out(&config, before.as_ref()).await?;
     let report = look(&config, &site, &joined).await?;
     ui.result(&ui::preflight::render(&report, config.hosts.len()), &report);
     Ok(u8::from(report.stops()))

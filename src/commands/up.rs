@@ -80,12 +80,8 @@ impl Wanted {
         if let Some(record) = &before {
             design.architectures.clone_from(&record.machine_architectures);
         }
-        let site = match &before {
-            Some(record) => record.site.clone(),
-            None => choose_network(&design.config).await?.into(),
-        };
+        let (site, joined) = laid_out(&design.config, before.as_ref()).await?;
         check::validate_on(&design.config, site.machine_network)?;
-        let joined = before.as_ref().map(Record::machines).transpose()?.unwrap_or_default();
         let added = Topology::at(&site, &design.config)?.without(&joined);
         let items = design.items(&site)?;
         // Machines that exist have not yet said which CPUs they have.
@@ -259,8 +255,19 @@ fn summary(
     }
 }
 
+/// Where machines are laid out, and which of them are part of the cluster by now.
+pub(super) async fn laid_out(
+    config: &ClusterConfig,
+    before: Option<&Record>,
+) -> Result<(Site, BTreeSet<String>)> {
+    match before {
+        Some(record) => Ok((record.site.clone(), record.machines()?)),
+        None => Ok((choose_network(config).await?.into(), BTreeSet::new())),
+    }
+}
+
 /// The file's network, or one that nobody on this computer uses.
-pub async fn choose_network(config: &ClusterConfig) -> Result<Ipv4Net> {
+async fn choose_network(config: &ClusterConfig) -> Result<Ipv4Net> {
     let mut used = Vec::new();
     for name in StateDir::clusters()? {
         used.extend(StateDir::of(&name)?.record()?.map(|record| record.site.machine_network));

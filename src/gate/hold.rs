@@ -73,7 +73,7 @@ fn standing(verdict: &Verdict) -> String {
     let red: Vec<&Evidence> = verdict.evidence.iter().filter(|evidence| !evidence.ok).collect();
     let (all, proven) = (verdict.evidence.len(), verdict.evidence.len() - red.len());
     match red.first() {
-        Some(first) => format!("{proven} of {all} proven; not yet {}", first.said()),
+        Some(first) => format!("{proven} of {all} proven; not yet {}", first.difference_there()),
         None => format!("{proven} of {all} proven"),
     }
 }
@@ -91,10 +91,10 @@ async fn failure(
         format!("the gate `{}` stayed red for {} s", gate.name(), deadline.as_secs()),
     );
     if let Some(first) = red.first() {
-        failure = failure
-            .cause(format!("{}: expected {}, saw {}", first.asked, first.expected, first.saw));
+        failure = failure.cause(first.difference());
     }
-    let mut tail: Vec<String> = red.iter().take(8).map(|evidence| evidence.said()).collect();
+    let mut tail: Vec<String> =
+        red.iter().take(8).map(|evidence| evidence.difference_there()).collect();
     if let Some(culprit) = culprit {
         tail.extend(journal(gate, context, &culprit.machine).await);
         failure = failure.on(&culprit.machine).hint(culprit.why);

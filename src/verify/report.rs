@@ -56,10 +56,7 @@ impl Verdict {
             Ok(()) if evidence.is_empty() => Self::Failed(Failure::bug("nothing was looked at")),
             Ok(()) => match evidence.iter().find(|it| !it.ok) {
                 None => Self::Passed,
-                Some(red) => Self::Failed(Failure::new(
-                    Kind::Gate,
-                    format!("{}: expected {}, saw {}", red.asked, red.expected, red.saw),
-                )),
+                Some(red) => Self::Failed(Failure::new(Kind::Gate, red.difference())),
             },
         }
     }
@@ -191,11 +188,7 @@ impl Entry {
             let _ = if evidence.ok {
                 writeln!(text, "  - {place}{}: {}", evidence.asked, evidence.saw)
             } else {
-                writeln!(
-                    text,
-                    "  - ✘ {place}{}: expected {}, saw {}",
-                    evidence.asked, evidence.expected, evidence.saw
-                )
+                writeln!(text, "  - ✘ {place}{}", evidence.difference())
             };
         }
     }
