@@ -12,11 +12,14 @@ use crate::session::known;
 use crate::state;
 use crate::ui::Ui;
 
+/// The one that runs on this computer; machines are Linux, whatever this is.
+const KUBECTL: &str = if cfg!(target_os = "macos") { "kubectl-darwin" } else { "kubectl" };
+
 pub async fn run(arguments: Passed, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     let (state, record) = known(&arguments.which.name)?;
     let catalogue = Catalogue::load(&Playbooks::load(overlay)?)?;
     let versions = catalogue.versions(&record.config)?;
-    let item = catalogue.item("kubectl", &versions, architecture::HERE)?;
+    let item = catalogue.item(KUBECTL, &versions, architecture::HERE)?;
     let source = Source::from_config(&record.config)?;
     let store = Store::open(&state::cache()?, state.root(), source)?;
     let (events, reader) = Events::channel();
