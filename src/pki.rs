@@ -30,7 +30,9 @@ pub const CLUSTER: &str = "cluster";
 /// Who shows a bootstrap token instead of a certificate.
 pub const KUBELET_BOOTSTRAP: &str = "kubelet-bootstrap";
 
-/// Secrets that are not certificates: `secrets.json`.
+const LOOSE: &str = "secrets.json";
+
+/// Secrets that are not certificates: [`LOOSE`].
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Loose {
@@ -115,6 +117,21 @@ impl Pki {
             service_account: store.service_account()?,
             loose: store.loose(topology)?,
         })
+    }
+
+    /// Deletes what was made for one machine alone. What is not there is no error.
+    pub fn forget(directory: &Path, machine: &str) -> Result<()> {
+        let store = Store { directory: directory.to_owned(), keeping: Keeping::Made };
+        for identity in IDENTITIES.iter().filter(|identity| identity.per_machine) {
+            for kind in ["crt", "key"] {
+                store.delete(&format!("{}@{machine}.{kind}", identity.name))?;
+            }
+        }
+        let Some(mut loose) = store.kept_loose()? else { return Ok(()) };
+        match loose.bootstrap_tokens.remove(machine) {
+            Some(_) => store.write_loose(&loose),
+            None => Ok(()),
+        }
     }
 
     pub fn authority_pair(&self, authority: Authority) -> &Pair {
@@ -393,19 +410,36 @@ impl Store {
         Ok(key)
     }
 
+    fn delete(&self, file: &str) -> Result<()> {
+        let path = self.path(file);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Failure::host(format!("cannot remove {}", path.display())).because(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn kept_loose(&self) -> Result<Option<Loose>> {
+        let Some(text) = self.read(LOOSE)? else { return Ok(None) };
+        serde_json::from_str(&text).map(Some).map_err(|error| {
+            Failure::host(format!("{} is damaged", self.path(LOOSE).display())).because(error)
+        })
+    }
+
+    fn write_loose(&self, loose: &Loose) -> Result<()> {
+        let text = serde_json::to_string_pretty(loose)
+            .map_err(|error| Failure::bug(LOOSE).because(error))?;
+        self.write(LOOSE, &text)
+    }
+
     fn loose(&self, topology: &Topology) -> Result<Loose> {
-        let file = "secrets.json";
-        let mut loose: Loose = match self.read(file)? {
-            Some(text) => serde_json::from_str(&text).map_err(|error| {
-                Failure::host(format!("{} is damaged", self.path(file).display())).because(error)
-            })?,
-            None => Loose {
-                encryption_key: BASE64.encode(rand::random::<[u8; 32]>()),
-                // VRRP's simple authentication takes eight characters (keepalived.conf(5)).
-                vrrp_password: word(8),
-                bootstrap_tokens: BTreeMap::new(),
-            },
-        };
+        let mut loose = self.kept_loose()?.unwrap_or_else(|| Loose {
+            encryption_key: BASE64.encode(rand::random::<[u8; 32]>()),
+            // VRRP's simple authentication takes eight characters (keepalived.conf(5)).
+            vrrp_password: word(8),
+            bootstrap_tokens: BTreeMap::new(),
+        });
         let before = loose.bootstrap_tokens.len();
         for machine in &topology.machines {
             loose
@@ -414,9 +448,7 @@ impl Store {
                 .or_insert_with(|| (word(6), word(16)));
         }
         if loose.bootstrap_tokens.len() != before {
-            let text = serde_json::to_string_pretty(&loose)
-                .map_err(|error| Failure::bug(file).because(error))?;
-            self.write(file, &text)?;
+            self.write_loose(&loose)?;
         }
         Ok(loose)
     }
@@ -503,6 +535,27 @@ mod tests {
             second.authority("encryption-config").unwrap()
         );
         assert_eq!(first.bootstrap_tokens(), second.bootstrap_tokens());
+    }
+
+    #[test]
+    fn of_a_machine_that_was_taken_out_nothing_is_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = ClusterConfig::default();
+        let (first, _) = open(directory.path(), &config);
+        let files = || {
+            let entries = fs::read_dir(directory.path()).unwrap().flatten();
+            entries.map(|entry| entry.file_name().into_string().unwrap()).collect::<Vec<_>>()
+        };
+        let count = files().len();
+        Pki::forget(directory.path(), "kdiy-worker-2").unwrap();
+        Pki::forget(directory.path(), "kdiy-worker-2").unwrap();
+        assert!(files().iter().all(|file| !file.contains("worker-2")), "{:?}", files());
+        let own = IDENTITIES.iter().filter(|identity| identity.per_machine).count();
+        assert_eq!(files().len(), count - 2 * own);
+        let (second, _) = open(directory.path(), &config);
+        for (before, after) in first.bootstrap_tokens().iter().zip(second.bootstrap_tokens()) {
+            assert_eq!(*before != after, after.machine == "kdiy-worker-2");
+        }
     }
 
     #[test]

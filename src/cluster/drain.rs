@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, Pod, Secret};
 use kube::api::{Api, DeleteParams, EvictParams, ListParams};
 use kube::{Client, ResourceExt};
 
 use super::{is_transient, refused};
 use crate::event::Events;
 use crate::failure::{Failure, Kind, Result};
+use crate::world::BootstrapToken;
 
 /// A static pod as the api shows it (Kubernetes docs, "Static Pods"); it goes with its kubelet.
 const MIRROR: &str = "kubernetes.io/config.mirror";
@@ -118,13 +119,24 @@ async fn evict(client: &Client, pod: &Pod) -> Result<Option<String>> {
     }
 }
 
-/// Takes the Node out of the api; its machine must be gone, or the kubelet brings it back.
-pub async fn forget(client: &Client, node: &str) -> Result<()> {
+/// Takes the Node out of the api, and the token that it joined with; its machine must be gone, or
+/// the kubelet brings it back.
+pub async fn forget(client: &Client, node: &str, tokens: &[BootstrapToken]) -> Result<()> {
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), "kube-system");
+    for token in tokens.iter().filter(|token| token.machine == node) {
+        let secret = format!("bootstrap-token-{}", token.id);
+        gone(secrets.delete(&secret, &DeleteParams::default()).await.map(drop), node)?;
+    }
     let nodes: Api<Node> = Api::all(client.clone());
-    match nodes.delete(node, &DeleteParams::default()).await {
-        Ok(_) => Ok(()),
+    gone(nodes.delete(node, &DeleteParams::default()).await.map(drop), node)
+}
+
+fn gone(deleted: kube::Result<()>, node: &str) -> Result<()> {
+    match deleted {
         Err(kube::Error::Api(status)) if status.code == NOT_FOUND => Ok(()),
-        Err(error) => Err(refused("cannot delete the node", &error).on(node)),
+        deleted => {
+            deleted.map_err(|error| refused("cannot take the node out of the api", &error).on(node))
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use crate::cli::{Remove, Up};
 use crate::cluster::drain;
 use crate::event::Events;
 use crate::failure::{Failure, Kind, Result};
+use crate::pki::Pki;
 use crate::session::{Design, Session, known};
 use crate::state::ledger::{Ledger, What};
 use crate::state::lock::Lock;
@@ -63,12 +64,13 @@ pub async fn run(arguments: Remove, overlay: Option<&Path>, ui: Ui) -> Result<u8
     recording.end().await;
     removed?;
     state.write_record(&smaller)?;
+    Pki::forget(&state.pki(), &machine.name)?;
     drop(lock);
     let name = &machine.name;
     ui.note(&match smaller.config.hosts.is_empty() {
         true => format!(
-            "{name} is gone; the cluster has {} workers: say so from now on, by --workers or the \
-             cluster file, or `kdiy up` adds another",
+            "{name} is gone; the cluster has {} workers: where a cluster file says otherwise, \
+             `kdiy up` adds another",
             smaller.config.workers
         ),
         false => format!("{name} is gone; take it out of hosts: in the cluster file"),
@@ -113,7 +115,8 @@ impl Removal<'_> {
             self.events.warn(format!("{name} does not answer; its pods start elsewhere"));
         }
         self.take_away().await?;
-        drain::forget(&self.client, name).await
+        let tokens = &self.session.blueprint.world.bootstrap_tokens;
+        drain::forget(&self.client, name, tokens).await
     }
 
     async fn drain(&self) -> Result<usize> {

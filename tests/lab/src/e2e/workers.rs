@@ -47,6 +47,17 @@ fn is_gone(cluster: &Cluster, worker: &str) -> Result<()> {
     let nodes = cluster.kubectl(&["get", "nodes", "-o", "name"])?;
     ensure!(nodes.lines().all(|line| line != node), "it is still a node:\n{nodes}");
     ensure!(!cluster.machines()?.contains(&worker.to_owned()), "the machine is still there");
+    let tokens = [
+        "get",
+        "secrets",
+        "--namespace",
+        "kube-system",
+        "-o",
+        "jsonpath={.items[*].metadata.name}",
+    ];
+    let tokens = cluster.kubectl(&tokens)?.matches("bootstrap-token-").count();
+    let machines = nodes.lines().count();
+    ensure!(tokens == machines, "{tokens} bootstrap tokens for {machines} machines");
     Ok(())
 }
 
