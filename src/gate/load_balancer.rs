@@ -11,6 +11,10 @@ pub struct LoadBalancer;
 /// haproxy's own statistics, on the machine only.
 pub const STATS: &str = "http://127.0.0.1:8404/;csv";
 
+/// VRRP's protocol number (RFC 5798), which the kernel lists raw sockets by. A keepalived whose card
+/// was not there when it began runs, and has none.
+const VRRP: u8 = 112;
+
 #[async_trait]
 impl Gate for LoadBalancer {
     fn name(&self) -> &'static str {
@@ -40,6 +44,16 @@ impl Gate for LoadBalancer {
             };
             if text.lines().any(|line| line == "holds") {
                 holders.push(machine.name.clone());
+            }
+            if let Some(vip) = topology.vip {
+                let votes = text.lines().any(|line| line == "votes");
+                verdict.record(
+                    Some(&machine.name),
+                    format!("keepalived takes part in who holds {vip}"),
+                    "yes",
+                    if votes { "yes" } else { "no, it has no VRRP socket" },
+                    votes,
+                );
             }
             let answered = text.lines().filter(|line| *line == "answered").count();
             let asked = topology.group(Group::Masters).len() * 2;
@@ -77,7 +91,10 @@ impl Gate for LoadBalancer {
 fn script(topology: &Topology, seconds: u32) -> String {
     let requests = topology.group(Group::Masters).len() * 2;
     let holds = topology.vip.map_or(String::new(), |vip| {
-        format!("ip -o -4 addr show | grep -q ' {vip}/' && echo holds\n")
+        format!(
+            "ip -o -4 addr show | grep -q ' {vip}/' && echo holds\n\
+             grep -q ':{VRRP:04X} ' /proc/net/raw && echo votes\n"
+        )
     });
     format!(
         "{holds}for i in $(seq {requests}); do curl -s -o /dev/null -f --max-time {seconds} \
