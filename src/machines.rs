@@ -98,23 +98,25 @@ pub fn memory(provider: Option<ProviderChoice>, topology: &Topology) -> u64 {
     topology.machines.iter().map(takes).sum()
 }
 
-/// The provider of the cluster file, or the first usable one.
+/// What makes, or made, the machines of this cluster.
 pub async fn provider(config: &ClusterConfig, state: &StateDir) -> Result<Box<dyn Provider>> {
-    let made = |choice| -> Box<dyn Provider> {
-        match choice {
-            ProviderChoice::Existing => Box::new(existing::Existing::new(config, state)),
-            ProviderChoice::Docker => Box::new(docker::Docker::new(config, state)),
-            _ => Box::new(vagrant::Virtual::new(choice, config, state)),
-        }
-    };
+    Ok(match chosen(config, state).await? {
+        ProviderChoice::Existing => Box::new(existing::Existing::new(config, state)),
+        ProviderChoice::Docker => Box::new(docker::Docker::new(config, state)),
+        choice => Box::new(vagrant::Virtual::new(choice, config, state)),
+    })
+}
+
+/// The choice of the cluster file, or the first provider that can be used.
+pub async fn chosen(config: &ClusterConfig, state: &StateDir) -> Result<ProviderChoice> {
     if config.provider != ProviderChoice::Auto {
-        return Ok(made(config.provider));
+        return Ok(config.provider);
     }
     // What made the machines must also be what removes them, whatever is installed by then.
     if let Some(entry) =
         Ledger::open(state.root())?.entries().iter().find(|it| !it.provider.is_empty())
     {
-        return ProviderChoice::from_str(&entry.provider, false).map(made).map_err(|_| {
+        return ProviderChoice::from_str(&entry.provider, false).map_err(|_| {
             Failure::bug(format!("the ledger names the provider {}", entry.provider))
         });
     }
@@ -125,7 +127,7 @@ pub async fn provider(config: &ClusterConfig, state: &StateDir) -> Result<Box<dy
                 reasons
                     .push("libvirt could only emulate machines; name it to have it do so".into());
             }
-            Ok(()) => return Ok(made(choice)),
+            Ok(()) => return Ok(choice),
             Err(finding) => reasons.push(format!("{}; {}", finding.what, finding.mend)),
         }
     }

@@ -375,6 +375,31 @@ fn another_topology_under_the_same_name_is_refused() {
 }
 
 #[test]
+fn without_a_file_a_cluster_stays_what_it_was_made_with() {
+    let user = User::with_docker();
+    let made = ClusterConfig {
+        provider: ProviderChoice::Docker,
+        masters: 1,
+        slow_machines: 2,
+        ..ClusterConfig::default()
+    };
+    user.made(&made);
+    let shown = |arguments: &[&str]| -> serde_json::Value {
+        let run = user.kdiy(&["config", "show", "--output", "json"]).args(arguments).assert();
+        serde_json::from_slice(&run.success().get_output().stdout).unwrap()
+    };
+    let shape = |arguments: &[&str]| {
+        let config = shown(arguments);
+        ["provider", "masters", "workers", "slowMachines"].map(|key| config[key].to_string())
+    };
+    assert_eq!(shape(&[]), ["\"docker\"", "1", "2", "2"]);
+    assert_eq!(shape(&["--workers", "3"]), ["\"docker\"", "1", "3", "2"]);
+    assert_eq!(shape(&["--name", "other"]), ["\"auto\"", "3", "2", "1"]);
+    user.file("masters: 1\n");
+    assert_eq!(shape(&[]), ["\"docker\"", "1", "2", "1"]);
+}
+
+#[test]
 fn only_workers_are_taken_out() {
     let user = User::with_docker();
     user.made(&ClusterConfig::default());

@@ -9,7 +9,8 @@ Examples:
   kdiy up --etcd external --lb dedicated:2
   kdiy up --mirror /srv/releases        without the internet
   kdiy up --timings                     and draw where the time went
-The same command goes on after an interruption and repairs what was changed by hand.";
+The same command goes on after an interruption and repairs what was changed by hand. So does `kdiy up`
+alone: without a cluster file, a cluster that was begun keeps what it was made with.";
 
 pub const DESTROY: &str = "\
 Examples:

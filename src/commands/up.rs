@@ -42,14 +42,25 @@ pub const DEFAULT_FILE: &str = "cluster.yaml";
 /// What `--only` calls machines on which nothing is installed.
 const MACHINES: &str = "machines";
 
-/// File, defaults and flags, checked.
+/// File, defaults and flags, checked. A cluster that exists and has no file keeps what it was made
+/// with; one that has keeps its provider where the file leaves the choice to kdiy.
 pub fn effective(flags: &UpFlags) -> Result<ClusterConfig> {
     let file = match &flags.config {
-        Some(path) => parse::read(path)?,
-        None if Path::new(DEFAULT_FILE).is_file() => parse::read(Path::new(DEFAULT_FILE))?,
-        None => ClusterConfig::default(),
+        Some(path) => Some(parse::read(path)?),
+        None if Path::new(DEFAULT_FILE).is_file() => Some(parse::read(Path::new(DEFAULT_FILE))?),
+        None => None,
     };
-    let config = flags.over(file)?;
+    let is_file = file.is_some();
+    let mut base = file.unwrap_or_default();
+    let name = flags.name.as_ref().unwrap_or(&base.name);
+    if let Some(record) = StateDir::of(name)?.record()? {
+        if !is_file {
+            base = record.config;
+        } else if base.provider == ProviderChoice::Auto {
+            base.provider = record.config.provider;
+        }
+    }
+    let config = flags.over(base)?;
     check::validate(&config)?;
     Ok(config)
 }
@@ -102,6 +113,7 @@ pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> 
     for step in arguments.only.iter().filter(|step| *step != MACHINES) {
         design.playbooks.known_step(step)?;
     }
+    design.config.provider = machines::chosen(&design.config, &state).await?;
     let complete =
         added.machines.is_empty() && before.as_ref().is_some_and(|record| record.complete);
     if !added.machines.is_empty() {

@@ -2,16 +2,17 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::{ClusterConfig, EtcdTopology, HostRole, LoadBalancerMode, ProviderChoice};
+use super::{ClusterConfig, EtcdTopology, HostRole, LOCAL_PATH, LoadBalancerMode, ProviderChoice};
 use crate::failure::{Failure, Result};
 
 /// What to build, where it differs from the cluster file.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct UpFlags {
-    /// The cluster file [default: ./cluster.yaml, if there is one]
+    /// The cluster file [default: ./cluster.yaml, if there is one; else what the cluster was made
+    /// with]
     #[arg(long, short, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Name of the cluster [default: kdiy]
@@ -206,9 +207,9 @@ impl UpFlags {
         if let Some(factor) = self.slow_machines {
             config.slow_machines = factor;
         }
+        hold_paths(&mut config)?;
         if config.provider == ProviderChoice::Existing {
             count_hosts(&mut config);
-            hold_paths(&mut config)?;
             for (flag, given, counted) in [
                 ("--masters", self.masters, config.masters),
                 ("--workers", self.workers, config.workers),
@@ -245,12 +246,25 @@ fn hold_paths(config: &mut ClusterConfig) -> Result<()> {
     for ssh in config.hosts.iter_mut().map(|host| &mut host.ssh) {
         let paths = [&mut ssh.key, &mut ssh.config].into_iter().flatten();
         for path in paths.filter(|path| !path.starts_with("~")) {
-            *path = std::path::absolute(&*path).map_err(|error| {
-                Failure::input(format!("hosts: {} is no path", path.display())).because(error)
-            })?;
+            *path = absolute("hosts", path)?;
         }
     }
+    if let Some(digests) = &mut config.artifacts.digests {
+        *digests = absolute("artifacts.digests", digests)?;
+    }
+    // Where nothing is, it is a URL, or a mistake that is shown as it was written.
+    let addons = config.addons.iter_mut().filter(|addon| *addon != LOCAL_PATH);
+    let places = config.artifacts.mirror.iter_mut().chain(addons);
+    for place in places.filter(|place| Path::new(place).exists()) {
+        *place = absolute("artifacts.mirror, addons", Path::new(place))?.display().to_string();
+    }
     Ok(())
+}
+
+fn absolute(key: &str, path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|error| {
+        Failure::input(format!("{key}: {} is no path", path.display())).because(error)
+    })
 }
 
 fn count(flag: &str, value: i64) -> Result<u32> {

@@ -161,7 +161,7 @@ fn up(cluster: &Cluster) -> Result<String> {
 }
 
 fn second_up_changes_nothing(cluster: &Cluster) -> Result<String> {
-    let run = cluster.up(MASTERS, WORKERS)?;
+    let run = cluster.up_again()?;
     let changed = run.changed();
     ensure!(changed.is_empty(), "changed {}", changed.join(", "));
     let last = run.last()?;

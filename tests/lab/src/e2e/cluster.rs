@@ -34,7 +34,16 @@ impl<'a, G: Ground> Cluster<'a, G> {
     }
 
     pub fn up(&self, masters: usize, workers: usize) -> Result<Run> {
-        let said = host::ask(&mut self.up_command(masters, workers))?;
+        self.run(&mut self.up_command(masters, workers))
+    }
+
+    /// As whoever has no cluster file and says nothing of what the cluster was made with.
+    pub fn up_again(&self) -> Result<Run> {
+        self.run(self.kdiy("up").args(["--yes", "--output", "json"]))
+    }
+
+    fn run(&self, up: &mut Command) -> Result<Run> {
+        let said = host::ask(up)?;
         let mut file = fs::OpenOptions::new().create(true).append(true).open(self.said())?;
         file.write_all(said.as_bytes())?;
         Run::parse(&said)
