@@ -1,6 +1,6 @@
 //! Machines, roles and addresses, computed from a validated cluster file. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
@@ -112,37 +112,48 @@ pub struct Topology {
     pub api_service: Ipv4Addr,
     /// CoreDNS's Service: the tenth address of the service network.
     pub dns_service: Ipv4Addr,
+    /// How many of [`Group::Etcd`], from the first, began together; the others joined them.
+    pub first_members: u32,
 }
 
-/// Where machines are laid out.
+/// Where machines are laid out, and what those that are part of the cluster keep.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Site {
     /// The cluster file's, or the one that was chosen for this cluster.
     pub machine_network: Ipv4Net,
-    /// Places among nodes, from 0, of workers that were taken out. Nobody else gets their pods'
-    /// networks; of machines that kdiy makes also their names and addresses.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    vacant: BTreeSet<u32>,
+    /// Of nodes, by address. Who comes later takes what comes after these, so what a node leaves
+    /// between them stays empty.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    seats: BTreeMap<Ipv4Addr, Seat>,
+    /// Members with which etcd began; all others join.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    first_members: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Seat {
+    number: u32,
+    pods: Ipv4Net,
 }
 
 impl From<Ipv4Net> for Site {
     fn from(machine_network: Ipv4Net) -> Self {
-        Self { machine_network, vacant: BTreeSet::new() }
+        Self { machine_network, ..Self::default() }
     }
 }
 
 impl Site {
-    /// Of nodes, in their order.
-    fn places(&self) -> impl Iterator<Item = u32> {
-        (0..).filter(|place| !self.vacant.contains(place))
-    }
-
-    /// Without the `index`th of so many nodes. What comes after the others is free again.
-    pub fn vacate(&mut self, index: usize, nodes: usize) {
-        let mut places: Vec<u32> = self.places().take(nodes).collect();
-        self.vacant.insert(places.remove(index));
-        self.vacant.retain(|place| places.last().is_some_and(|last| place < last));
+    /// The same, of which these machines are a part by now, and no others.
+    pub fn settled(&self, topology: &Topology) -> Self {
+        let seat = |node: &Machine| {
+            Some((node.address, Seat { number: node.number, pods: node.pod_cidr? }))
+        };
+        Self {
+            machine_network: self.machine_network,
+            seats: topology.machines.iter().filter_map(seat).collect(),
+            first_members: Some(topology.first_members),
+        }
     }
 }
 
@@ -203,7 +214,7 @@ impl Topology {
             (true, None) => Some(nth(machine_network, VIP_OFFSET)?),
         };
         let endpoint = endpoint(config, mode, vip, &machines)?;
-        Ok(Self {
+        let mut topology = Self {
             cluster: config.name.clone(),
             machines,
             machine_network,
@@ -213,7 +224,10 @@ impl Topology {
             endpoint,
             api_service: nth(config.network.services, 1)?,
             dns_service: nth(config.network.services, 10)?,
-        })
+            first_members: 0,
+        };
+        topology.first_members = site.first_members.unwrap_or(topology.etcd_quorum().members);
+        Ok(topology)
     }
 
     /// The same cluster, of whose machines these are left out.
@@ -292,30 +306,35 @@ fn made_machines(config: &ClusterConfig, site: &Site) -> Result<Vec<Machine>> {
     };
     let sizes = &config.machines;
     let mut machines = Vec::new();
-    for (role, wanted, offset, size) in [
-        (Role::Master, config.masters, MASTER_OFFSET, &sizes.master),
-        (Role::Etcd, etcd, ETCD_OFFSET, &sizes.etcd),
-        (Role::LoadBalancer, balancers, LB_OFFSET, &sizes.load_balancer),
-        (Role::Worker, config.workers, WORKER_OFFSET, &sizes.worker),
+    for (role, wanted, offsets, size) in [
+        (Role::Master, config.masters, MASTER_OFFSET..ETCD_OFFSET, &sizes.master),
+        (Role::Etcd, etcd, ETCD_OFFSET..LB_OFFSET, &sizes.etcd),
+        (Role::LoadBalancer, balancers, LB_OFFSET..WORKER_OFFSET, &sizes.load_balancer),
+        (Role::Worker, config.workers, WORKER_OFFSET..LAST_OFFSET + 1, &sizes.worker),
     ] {
-        let is_vacant =
-            |number| role == Role::Worker && site.vacant.contains(&(config.masters + number - 1));
-        let mut numbers: Vec<u32> =
-            (1..=LAST_OFFSET - offset + 1).filter(|number| !is_vacant(*number)).collect();
-        if wanted > count(numbers.len()) {
+        let first = offsets.start;
+        let has_seat = |offset: &u32| {
+            let address = nth(site.machine_network, *offset);
+            address.is_ok_and(|address| site.seats.contains_key(&address))
+        };
+        let seated: Vec<u32> = offsets.clone().filter(has_seat).collect();
+        let free = seated.last().map_or(first, |last| last + 1)..offsets.end;
+        let mut taken: Vec<u32> = seated.into_iter().chain(free).collect();
+        if wanted > count(taken.len()) {
             let role = role.as_str();
             return Err(Failure::input(format!(
                 "{wanted} machines of the role {role} are too many"
             ))
-            .hint(format!("there are addresses for {}", numbers.len())));
+            .hint(format!("there are addresses for {}", taken.len())));
         }
-        numbers.truncate(wanted as usize);
-        for number in numbers {
+        taken.truncate(wanted as usize);
+        for offset in taken {
+            let number = offset - first + 1;
             machines.push(Machine {
                 name: machine_name(&config.name, role, number),
                 role,
                 number,
-                address: nth(site.machine_network, offset + number - 1)?,
+                address: nth(site.machine_network, offset)?,
                 pod_cidr: None,
                 cpus: size.cpus,
                 memory_mebibytes: size.memory_mebibytes,
@@ -327,21 +346,21 @@ fn made_machines(config: &ClusterConfig, site: &Site) -> Result<Vec<Machine>> {
 
 fn existing_machines(config: &ClusterConfig, site: &Site) -> Result<Vec<Machine>> {
     let mut machines: Vec<Machine> = Vec::new();
-    let mut places = site.places();
     for host in &config.hosts {
         let role = Role::from(host.role);
-        let place = if role.is_node() { places.next() } else { None };
-        let left = match (role, place) {
-            (Role::Worker, Some(place)) => site.vacant.range(..place).count(),
-            _ => 0,
-        };
-        let before = machines.iter().filter(|other| other.role == role).count();
-        let number = 1 + count(before + left);
+        let address = host_address(host)?;
+        let number = site.seats.get(&address).map_or_else(
+            || {
+                let others = machines.iter().filter(|other| other.role == role);
+                others.map(|other| other.number).max().unwrap_or(0) + 1
+            },
+            |seat| seat.number,
+        );
         machines.push(Machine {
             name: host_name(config, host, role, number),
             role,
             number,
-            address: host_address(host)?,
+            address,
             pod_cidr: None,
             cpus: 0,
             memory_mebibytes: 0,
@@ -373,10 +392,14 @@ fn assign_pod_cidrs(machines: &mut [Machine], pods: Ipv4Net, site: &Site) -> Res
         Failure::input(format!("network.pods: {pods} has too few /24 networks for the nodes"))
             .hint("each node gets a /24; a /16 has room for 256 nodes")
     };
-    let subnets = pods.subnets(24).map_err(|_| too_small())?.zip(0..);
-    let mut subnets = subnets.filter(|(_, place)| !site.vacant.contains(place));
+    let last = site.seats.values().map(|seat| seat.pods).max();
+    let mut free = pods
+        .subnets(24)
+        .map_err(|_| too_small())?
+        .filter(|subnet| last.is_none_or(|last| *subnet > last));
     for machine in machines.iter_mut().filter(|machine| machine.role.is_node()) {
-        machine.pod_cidr = Some(subnets.next().ok_or_else(too_small)?.0);
+        let kept = site.seats.get(&machine.address).map(|seat| seat.pods);
+        machine.pod_cidr = Some(kept.or_else(|| free.next()).ok_or_else(too_small)?);
     }
     Ok(())
 }
@@ -520,7 +543,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_moves_into_the_place_of_a_worker_that_left() {
+    fn who_stays_keeps_name_address_and_network_when_a_worker_leaves() {
         let hosts = |names: &[&str]| {
             let line = |name: &&str| {
                 let role = if name.starts_with('w') { "worker" } else { "master" };
@@ -540,31 +563,46 @@ mod tests {
             (hosts(&["w1", "m2", "w3", "w4"]), "w1", hosts(&["m2", "w3", "w4"])),
             (hosts(&["m1", "w2", "w3"]), "w2", hosts(&["m1", "w3"])),
         ] {
-            let mut site = Site::from("10.0.0.0/24".parse::<Ipv4Net>().unwrap());
+            let site = Site::from("10.0.0.0/24".parse::<Ipv4Net>().unwrap());
             let were = Topology::at(&site, &before).unwrap();
-            let nodes = were.group(Group::Nodes);
-            let index = nodes.iter().position(|node| node.name == gone).unwrap();
-            site.vacate(index, nodes.len());
-            let are = Topology::at(&site, &after).unwrap();
-            assert_eq!(are, were.without(&BTreeSet::from([gone.to_owned()])));
+            let left = were.without(&BTreeSet::from([gone.to_owned()]));
+            assert_eq!(Topology::at(&site.settled(&left), &after).unwrap(), left);
         }
     }
 
     #[test]
+    fn who_comes_later_comes_after_all_others() {
+        let site = Site::from("192.168.56.0/24".parse::<Ipv4Net>().unwrap());
+        let wanted = |masters, workers| ClusterConfig { masters, workers, ..Default::default() };
+        let before = Topology::at(&site, &wanted(3, 3)).unwrap();
+        let gone = BTreeSet::from(["kdiy-worker-2".to_owned()]);
+        let site = site.settled(&before.without(&gone));
+        let after = Topology::at(&site, &wanted(5, 3)).unwrap();
+        let seen: Vec<_> = after
+            .machines
+            .iter()
+            .filter(|machine| before.machine(&machine.name) != Some(machine))
+            .map(|it| format!("{} {} {}", it.name, it.address, it.pod_cidr.unwrap()))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                "kdiy-master-4 192.168.56.14 10.244.6.0/24",
+                "kdiy-master-5 192.168.56.15 10.244.7.0/24",
+                "kdiy-worker-4 192.168.56.54 10.244.8.0/24",
+            ]
+        );
+        assert_eq!((after.first_members, after.etcd_quorum().members), (3, 5));
+        assert_eq!(Topology::at(&site.settled(&after), &wanted(5, 3)).unwrap(), after);
+    }
+
+    #[test]
     fn places_at_the_end_are_taken_again() {
-        let network = "192.168.56.0/24".parse::<Ipv4Net>().unwrap();
-        let mut site = Site::from(network);
-        site.vacate(3, 5);
-        let workers = |site: &Site, workers| {
-            let config = ClusterConfig { workers, ..Default::default() };
-            let topology = Topology::at(site, &config).unwrap();
-            let workers = topology.group(Group::Workers).into_iter();
-            workers.map(|machine| machine.number).collect::<Vec<_>>()
-        };
-        assert_eq!(workers(&site, 2), [2, 3]);
-        site.vacate(3, 4);
-        assert_eq!(site, Site::from(network));
-        assert_eq!(workers(&site, 2), [1, 2]);
+        let site = Site::from("192.168.56.0/24".parse::<Ipv4Net>().unwrap());
+        let workers = |workers| ClusterConfig { workers, ..Default::default() };
+        let before = Topology::at(&site, &workers(2)).unwrap();
+        let left = before.without(&BTreeSet::from(["kdiy-worker-2".to_owned()]));
+        assert_eq!(Topology::at(&site.settled(&left), &workers(2)).unwrap(), before);
     }
 
     #[test]

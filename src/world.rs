@@ -104,10 +104,10 @@ impl World {
             "etcd": topology.group(Group::Etcd),
             "loadBalancers": topology.group(Group::LoadBalancers),
             "etcdCluster": {
-                "initialCluster": self.etcd_list(|m| {
+                "initialCluster": self.etcd_list(topology.first_members, |m| {
                     format!("{}=https://{}:{ETCD_PEER_PORT}", m.name, m.address)
                 }),
-                "endpoints": self.etcd_list(|m| {
+                "endpoints": self.etcd_list(u32::MAX, |m| {
                     format!("https://{}:{ETCD_CLIENT_PORT}", m.address)
                 }),
             },
@@ -117,9 +117,10 @@ impl World {
         }))
     }
 
-    fn etcd_list(&self, each: impl Fn(&Machine) -> String) -> String {
-        let parts: Vec<String> = self.topology.group(Group::Etcd).into_iter().map(each).collect();
-        parts.join(",")
+    /// Of so many members, from the first.
+    fn etcd_list(&self, first: u32, each: impl Fn(&Machine) -> String) -> String {
+        let members = self.topology.group(Group::Etcd).into_iter().take(first as usize);
+        members.map(each).collect::<Vec<_>>().join(",")
     }
 
     /// VRRP separates the clusters of one network by router id (RFC 5798, 1 to 255).

@@ -93,7 +93,9 @@ impl Wanted {
         }
         let (site, joined) = laid_out(&design.config, before.as_ref()).await?;
         check::validate_on(&design.config, site.machine_network)?;
-        let added = Topology::at(&site, &design.config)?.without(&joined);
+        let topology = Topology::at(&site, &design.config)?;
+        let added = topology.without(&joined);
+        let site = site.settled(&topology);
         let items = design.items(&site)?;
         // Machines that exist have not yet said which CPUs they have.
         if added.machines.is_empty() || design.config.provider != ProviderChoice::Existing {
@@ -126,6 +128,8 @@ pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> 
             design.source.check(&items)?;
         }
     }
+    let etcd_before = before.as_ref().map(Record::topology).transpose()?;
+    let etcd_before = etcd_before.map(|topology| topology.etcd_quorum());
     let store = Store::open(&state::cache()?, state.root(), design.source.clone())?;
     store.check_local(&items)?;
 
@@ -167,6 +171,16 @@ pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> 
     if before.is_some() && !added.machines.is_empty() {
         let names: Vec<&str> = added.machines.iter().map(|machine| machine.name.as_str()).collect();
         recording.events.note(format!("adding {} to {}", names.join(", "), topology.cluster));
+    }
+    if let Some(etcd) = etcd_before.filter(|etcd| *etcd != topology.etcd_quorum()) {
+        let now = topology.etcd_quorum();
+        recording.events.note(format!(
+            "etcd grows from {} to {} members: {} may fail then, {} now",
+            etcd.members,
+            now.members,
+            now.tolerance(),
+            etcd.tolerance()
+        ));
     }
     mend_drill(&session, &recording.events).await?;
     let runner = Arc::new(Runner {
@@ -273,7 +287,7 @@ pub(super) async fn laid_out(
     before: Option<&Record>,
 ) -> Result<(Site, BTreeSet<String>)> {
     match before {
-        Some(record) => Ok((record.site.clone(), record.machines()?)),
+        Some(record) => Ok((record.site.settled(&record.topology()?), record.machines()?)),
         None => Ok((choose_network(config).await?.into(), BTreeSet::new())),
     }
 }

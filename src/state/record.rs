@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::architecture::Architectures;
 use crate::config::{self, ClusterConfig, EtcdTopology, HostRole, LoadBalancerMode};
 use crate::failure::{Failure, Result};
-use crate::topology::{Group, Machine, Role, Site, Topology, resolved_load_balancer};
+use crate::topology::{Machine, Role, Site, Topology, resolved_load_balancer};
 
 /// Keys of the cluster file that cannot change under machines that exist. The others can be
 /// rolled out.
@@ -58,8 +58,9 @@ impl fmt::Display for Difference {
 
 impl Record {
     /// Where `wanted` describes other machines, or the same ones connected otherwise. What only
-    /// makes a choice of kdiy's explicit is no difference, and neither are workers that come after
-    /// all that are there: nothing of what is there changes its name, address or pods' network.
+    /// makes a choice of kdiy's explicit is no difference, and neither are workers, and masters once
+    /// the cluster is complete, that come after all that are there: nothing of what is there changes
+    /// its name, address or pods' network.
     pub fn differences(&self, wanted: &ClusterConfig) -> Result<Vec<Difference>> {
         let was = self.shape(&self.config)?;
         let now = self.shape(wanted)?;
@@ -68,19 +69,27 @@ impl Record {
             compare(key.to_owned(), &was[key], &now[key], &mut found);
         }
         found.retain(|Difference { field, .. }| {
-            !can_change(field) && !self.adds_workers(wanted, field)
+            !can_change(field) && !self.adds_nodes(wanted, field)
         });
         Ok(found)
     }
 
-    fn adds_workers(&self, wanted: &ClusterConfig, field: &str) -> bool {
+    fn adds_nodes(&self, wanted: &ClusterConfig, field: &str) -> bool {
+        // New members join etcd; before it has come about there is nothing to join.
+        let may_join = |role| match role {
+            HostRole::Worker => true,
+            HostRole::Master => self.complete,
+            HostRole::Etcd | HostRole::LoadBalancer => false,
+        };
         let host = field.strip_prefix("hosts[").and_then(|rest| rest.strip_suffix(']'));
-        match host.and_then(|index| index.parse().ok()) {
-            Some(index) => {
-                let is_worker = |host: &config::Host| host.role == HostRole::Worker;
-                self.config.hosts.len() <= index && wanted.hosts.get(index).is_some_and(is_worker)
+        match (host.and_then(|index| index.parse().ok()), field) {
+            (Some(index), _) => {
+                let added = wanted.hosts.get(index).filter(|_| self.config.hosts.len() <= index);
+                added.is_some_and(|host| may_join(host.role))
             }
-            None => field == "workers" && wanted.workers > self.config.workers,
+            (None, "workers") => wanted.workers > self.config.workers,
+            (None, "masters") => wanted.masters > self.config.masters && may_join(HostRole::Master),
+            _ => false,
         }
     }
 
@@ -89,7 +98,7 @@ impl Record {
         let name = &machine.name;
         if machine.role != Role::Worker {
             return Err(Failure::input(format!("{name} is no worker")).hint(
-                "only workers are taken out; how many others there are is settled with the cluster",
+                "only workers are taken out; a machine of another role that is lost is replaced by `kdiy up`",
             ));
         }
         let before = self.topology()?;
@@ -99,10 +108,7 @@ impl Record {
         if let Some(position) = position.filter(|position| *position < self.config.hosts.len()) {
             smaller.config.hosts.remove(position);
         }
-        let nodes = before.group(Group::Nodes);
-        if let Some(index) = nodes.iter().position(|other| *other == machine) {
-            smaller.site.vacate(index, nodes.len());
-        }
+        smaller.site = self.site.settled(&before.without(&BTreeSet::from([name.clone()])));
         smaller.machine_architectures.forget(name);
         Ok(smaller)
     }
@@ -127,6 +133,13 @@ impl Record {
             .tail(differences.iter().map(Difference::to_string).collect());
         let failure = if wanted.workers < self.config.workers {
             failure.hint("`kdiy remove` takes a worker out of a cluster")
+        } else if wanted.masters > self.config.masters && !self.complete {
+            failure.hint("masters join a cluster that is complete: `kdiy up` as it was begun first")
+        } else if wanted.masters > self.config.masters {
+            failure.hint(
+                "masters can be added where the address of the api stays: with a single one, to a \
+                 cluster that was begun with --lb stacked",
+            )
         } else {
             failure
         };
@@ -235,13 +248,14 @@ mod tests {
 
     #[test]
     fn every_field_that_differs_is_named_with_both_values() {
-        let mut wanted = ClusterConfig { masters: 5, ..Default::default() };
+        let mut wanted = ClusterConfig { masters: 1, ..Default::default() };
+        wanted.load_balancer.mode = LoadBalancerMode::Stacked;
         wanted.network.pods = "10.0.0.0/16".parse().unwrap();
         wanted.network.cni = Cni::Flannel;
         assert_eq!(
             fields(&record(ClusterConfig::default()), &wanted),
             [
-                "masters: was 3, now 5",
+                "masters: was 3, now 1",
                 "network.pods: was 10.244.0.0/16, now 10.0.0.0/16",
                 "network.cni: was bridge, now flannel",
             ]
@@ -266,6 +280,20 @@ mod tests {
     }
 
     #[test]
+    fn masters_may_be_added_to_a_complete_cluster_whose_address_stays() {
+        let masters = |masters| ClusterConfig { masters, ..Default::default() };
+        let mut three = record(masters(3));
+        assert!(fields(&three, &masters(5)).is_empty());
+        three.complete = false;
+        assert_eq!(fields(&three, &masters(5)), ["masters: was 3, now 5"]);
+        let mut stacked = masters(1);
+        stacked.load_balancer.mode = LoadBalancerMode::Stacked;
+        assert!(fields(&record(stacked), &masters(3)).is_empty());
+        let refused = record(masters(1)).check_same(&masters(3)).unwrap_err().to_string();
+        assert!(refused.contains("the address of the api"), "{refused}");
+    }
+
+    #[test]
     fn workers_alone_can_be_taken_out() {
         let record = record(ClusterConfig::default());
         let without = |name: &str| record.without(record.topology().unwrap().named(name).unwrap());
@@ -279,15 +307,18 @@ mod tests {
     }
 
     #[test]
-    fn hosts_may_be_added_at_the_end_and_as_workers_only() {
+    fn hosts_may_be_added_at_the_end_and_as_nodes_only() {
         let hosts = |hosts: &[(&str, u8)]| {
             let role = |(role, number): &(&str, u8)| {
                 format!("- {{role: {role}, address: 10.0.0.{number}}}\n")
             };
             let lines: String = hosts.iter().map(role).collect();
-            let workers = hosts.iter().filter(|(role, _)| *role == "worker").count();
-            let text =
-                format!("provider: existing\nmasters: 1\nworkers: {workers}\nhosts:\n{lines}");
+            let of = |wanted: &str| hosts.iter().filter(|(role, _)| *role == wanted).count();
+            let (masters, workers) = (of("master"), of("worker"));
+            let text = format!(
+                "provider: existing\nmasters: {masters}\nworkers: {workers}\n\
+                 loadBalancer: {{mode: stacked, vip: 10.0.0.9}}\nhosts:\n{lines}"
+            );
             config::parse::parse("test", &text).unwrap()
         };
         let was = record(hosts(&[("master", 1), ("worker", 2)]));
@@ -295,6 +326,7 @@ mod tests {
         let smaller = was.without(&was.topology().unwrap().machines[1]).unwrap();
         assert_eq!(smaller.config, hosts(&[("master", 1)]));
         assert!(!differ(&[("master", 1), ("worker", 2), ("worker", 3), ("worker", 4)]));
+        assert!(!differ(&[("master", 1), ("worker", 2), ("master", 3), ("master", 4)]));
         assert!(differ(&[("master", 1), ("worker", 3), ("worker", 2)]));
         assert!(differ(&[("master", 1), ("worker", 2), ("load-balancer", 3)]));
         assert!(differ(&[("master", 1)]));

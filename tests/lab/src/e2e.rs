@@ -6,6 +6,7 @@ mod cis;
 pub mod cluster;
 mod drills;
 pub mod existing;
+mod grow;
 mod health;
 mod identity;
 mod leaks;
@@ -127,6 +128,9 @@ pub fn stage<'a>(lab: &'a Ready, cache: &'a Path, parts: &[Part]) -> Result<Stag
                 "a master that was replaced is let in again",
                 with(repair::of_a_master_that_was_replaced),
             ),
+            Check::new("a master is joined by two more", move || {
+                grow::from_one_master_to_three(lab, cache)
+            }),
         ]);
     }
     if parts.contains(&Part::Drills) {

@@ -42,7 +42,8 @@ impl<'a, G: Ground> Cluster<'a, G> {
         self.run(self.kdiy("up").args(["--yes", "--output", "json"]))
     }
 
-    fn run(&self, up: &mut Command) -> Result<Run> {
+    /// An `up` that says what it does as JSON.
+    pub fn run(&self, up: &mut Command) -> Result<Run> {
         let said = host::ask(up)?;
         let mut file = fs::OpenOptions::new().create(true).append(true).open(self.said())?;
         file.write_all(said.as_bytes())?;

@@ -1,0 +1,53 @@
+//! A control plane becomes highly available while it serves.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::cluster::Cluster;
+use super::watched::{ANSWERED_WITHIN, Watched};
+use crate::{Ready, host};
+
+const NAME: &str = "lab-grow";
+/// One as keepalived, which had nobody to talk to, gets peers: it takes its address anew then, in
+/// less than two seconds. One as the api-server restarts, which learns of the new members.
+const FAILED_AT_MOST: u32 = 2;
+/// The first of these, and the pause before the next request.
+const LONGEST_GAP: Duration = Duration::from_secs(3);
+const ETCD_STARTED: &str = "systemctl show --property ActiveEnterTimestampMonotonic etcd";
+const PODS_NETWORK: &str = "cat /etc/cni/net.d/*";
+
+/// From a master that is alone to three, of which any may fail, the first one as well.
+pub fn from_one_master_to_three(lab: &Ready, cache: &Path) -> Result<String> {
+    let cluster = Cluster::new(lab, cache, NAME)?;
+    cluster.destroy()?;
+    let grown = grow(&cluster);
+    let gone = cluster.destroy();
+    let told = grown?;
+    gone?;
+    Ok(told)
+}
+
+fn grow(cluster: &Cluster) -> Result<String> {
+    cluster.run(cluster.up_command(1, 1).args(["--lb", "stacked"]))?;
+    let (first, worker) = (cluster.machine("master-1"), cluster.machine("worker-1"));
+    let before = (cluster.on(&first, ETCD_STARTED)?, cluster.on(&worker, PODS_NETWORK)?);
+    let mut grown_in = 0;
+    let asked = Watched::while_running(cluster, ANSWERED_WITHIN, || {
+        let mut more = cluster.kdiy("up");
+        let run = cluster.run(more.args(["--masters", "3", "--yes", "--output", "json"]))?;
+        grown_in = run.elapsed_seconds()?;
+        Ok(())
+    })?;
+    ensure!(asked.failed <= FAILED_AT_MOST && asked.longest_gap <= LONGEST_GAP, "{asked}");
+    let after = (cluster.on(&first, ETCD_STARTED)?, cluster.on(&worker, PODS_NETWORK)?);
+    ensure!(after == before, "what was there has changed: {before:?} to {after:?}");
+
+    host::run(cluster.kdiy("stop").args([&first, "--yes"]))?;
+    cluster.kubectl(&["create", "configmap", "written", "--from-literal=without=the-first"])?;
+    host::run(&mut cluster.kdiy("start"))?;
+    let changed = cluster.up_again()?;
+    ensure!(changed.changed().is_empty(), "the next up changed {:?}", changed.changed());
+    Ok(format!("grown in {grown_in} s; {asked}"))
+}
