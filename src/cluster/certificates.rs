@@ -167,20 +167,25 @@ pub async fn approve(
     let began = Instant::now();
     let mut changes = Vec::new();
     let mut warned = BTreeSet::new();
+    let may_pass = |error: &kube::Error| is_transient(error) && began.elapsed() < deadline;
     loop {
         let listed = match api.list(&ListParams::default()).await {
             Ok(listed) => listed.items,
-            Err(error) if is_transient(&error) && began.elapsed() < deadline => Vec::new(),
+            Err(error) if may_pass(&error) => Vec::new(),
             Err(error) => return Err(refused("cannot list certificate requests", &error)),
         };
         for csr in listed.iter().filter(|csr| is_open(csr)) {
             let Some(request) = read(csr) else { continue };
             match judge(&request, topology, tokens) {
-                Decision::Approve { machine, serving } => {
-                    approve_one(&api, csr).await?;
-                    changes
-                        .push(format!("approved the {} certificate of {machine}", kind(serving)));
-                }
+                Decision::Approve { machine, serving } => match approve_one(&api, csr).await {
+                    Ok(()) => changes
+                        .push(format!("approved the {} certificate of {machine}", kind(serving))),
+                    // It is still open at the next look.
+                    Err(error) if may_pass(&error) => {}
+                    Err(error) => {
+                        return Err(refused(format!("cannot approve {}", csr.name_any()), &error));
+                    }
+                },
                 Decision::Refuse(reason) if warned.insert(csr.name_any()) => {
                     events.warn(format!(
                         "the certificate request {} was not approved: {reason}",
@@ -239,18 +244,15 @@ fn is_open(csr: &CertificateSigningRequest) -> bool {
 async fn approve_one(
     api: &Api<CertificateSigningRequest>,
     csr: &CertificateSigningRequest,
-) -> Result<()> {
+) -> kube::Result<()> {
     let approval = json!({"status": {"conditions": [{
         "type": "Approved",
         "status": "True",
         "reason": "KdiyTopology",
         "message": "the machine that asks is the machine that it names",
     }]}});
-    let name = csr.name_any();
-    api.patch_approval(&name, &PatchParams::default(), &Patch::Merge(&approval))
-        .await
-        .map(|_| ())
-        .map_err(|error| refused(format!("cannot approve {name}"), &error))
+    let (parameters, patch) = (PatchParams::default(), Patch::Merge(&approval));
+    api.patch_approval(&csr.name_any(), &parameters, &patch).await.map(|_| ())
 }
 
 /// Nodes whose kubelet does not yet answer the api with a certificate of the cluster.
@@ -267,6 +269,14 @@ async fn unserved(client: &Client, nodes: &[&Machine]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use base64::Engine as _;
+    use base64::prelude::BASE64_STANDARD as BASE64;
+    use http::Method;
+    use kube::client::Body;
+
     use super::*;
     use crate::config::ClusterConfig;
 
@@ -333,5 +343,44 @@ mod tests {
     fn other_signers_are_left_alone() {
         let other = |r: &mut Request| r.signer = "example.com/own".into();
         assert_eq!(decide(other), Decision::NotOurs);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_approval_that_does_not_get_through_is_tried_again() {
+        let config = ClusterConfig { masters: 1, workers: 0, ..Default::default() };
+        let topology = Topology::build(&config, "192.168.56.0/24".parse().unwrap()).unwrap();
+        let user = format!("{NODE_USER}{}", topology.machines[0].name);
+        let mut asked = rcgen::CertificateParams::default();
+        asked.distinguished_name.push(rcgen::DnType::CommonName, &user);
+        asked.distinguished_name.push(rcgen::DnType::OrganizationName, NODE_GROUP);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let pem = asked.serialize_request(&key).unwrap().pem().unwrap();
+        let csr = json!({"metadata": {"name": "csr-1"}, "spec": {
+            "request": BASE64.encode(pem), "signerName": CLIENT_SIGNER, "username": user,
+        }});
+        let approvals = Arc::new(AtomicU32::new(0));
+        let count = approvals.clone();
+        let service = tower::service_fn(move |request: http::Request<Body>| {
+            let (status, answer) = match *request.method() {
+                Method::PATCH if count.fetch_add(1, Ordering::Relaxed) == 0 => {
+                    (504, json!({"code": 504}))
+                }
+                Method::PATCH => (200, csr.clone()),
+                _ if request.uri().path().ends_with("/healthz") => {
+                    // The kubelet has to wait for its certificate.
+                    (if count.load(Ordering::Relaxed) > 1 { 200 } else { 503 }, json!({}))
+                }
+                _ => (200, json!({"metadata": {}, "items": [csr.clone()]})),
+            };
+            let answer = http::Response::builder()
+                .status(status)
+                .body(Body::from(answer.to_string().into_bytes()));
+            async move { answer }
+        });
+        let (events, _reader) = Events::channel();
+        let client = Client::new(service, "default");
+        let changes = approve(&client, &topology, &[], &events, 1).await.unwrap();
+        assert_eq!(approvals.load(Ordering::Relaxed), 2);
+        assert_eq!(changes, ["approved the client certificate of kdiy-master-1"]);
     }
 }

@@ -29,8 +29,19 @@ pub async fn mark(
     let mut changes = Vec::new();
     let began = Instant::now();
     for machine in topology.group(Group::Nodes) {
-        let node = registered(&api, machine, began, slow_machines).await?;
-        changes.extend(mark_one(&api, machine, &node, schedulable_masters).await?);
+        changes.extend(loop {
+            let node = registered(&api, machine, began, slow_machines).await?;
+            match mark_one(&api, machine, marking(machine, &node, schedulable_masters)?).await {
+                Ok(changes) => break changes,
+                Err(error)
+                    if is_transient(&error)
+                        && began.elapsed() <= REGISTERED_WITHIN * slow_machines => {}
+                Err(error) => {
+                    return Err(refused("cannot mark the node", &error).on(&machine.name));
+                }
+            }
+            tokio::time::sleep(PAUSE * slow_machines).await;
+        });
     }
     Ok(changes)
 }
@@ -85,14 +96,10 @@ struct Marking {
 async fn mark_one(
     api: &Api<Node>,
     machine: &Machine,
-    node: &Node,
-    schedulable_masters: bool,
-) -> Result<Vec<String>> {
-    let Marking { changes, patch } = marking(machine, node, schedulable_masters)?;
+    Marking { changes, patch }: Marking,
+) -> kube::Result<Vec<String>> {
     if !changes.is_empty() {
-        api.patch(&machine.name, &PatchParams::default(), &Patch::Merge(&patch))
-            .await
-            .map_err(|error| refused("cannot mark the node", &error).on(&machine.name))?;
+        api.patch(&machine.name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
     }
     Ok(changes)
 }
