@@ -80,6 +80,7 @@ impl World {
     fn shared(&self) -> Result<Value> {
         let topology = &self.topology;
         let network = &self.config.network;
+        let etcd = topology.group(Group::Etcd);
         Ok(json!({
             "cluster": {
                 "name": topology.cluster,
@@ -101,13 +102,14 @@ impl World {
             "masters": topology.group(Group::Masters),
             "workers": topology.group(Group::Workers),
             "nodes": topology.group(Group::Nodes),
-            "etcd": topology.group(Group::Etcd),
+            "etcd": etcd,
             "loadBalancers": topology.group(Group::LoadBalancers),
             "etcdCluster": {
-                "initialCluster": self.etcd_list(topology.first_members, |m| {
-                    format!("{}=https://{}:{ETCD_PEER_PORT}", m.name, m.address)
-                }),
-                "endpoints": self.etcd_list(u32::MAX, |m| {
+                "initialCluster": list(
+                    etcd.iter().take(topology.first_members as usize),
+                    |m| format!("{}=https://{}:{ETCD_PEER_PORT}", m.name, m.address),
+                ),
+                "endpoints": list(etcd.iter(), |m| {
                     format!("https://{}:{ETCD_CLIENT_PORT}", m.address)
                 }),
             },
@@ -115,12 +117,6 @@ impl World {
             "images": self.images,
             "settings": encode(&self.config)?,
         }))
-    }
-
-    /// Of so many members, from the first.
-    fn etcd_list(&self, first: u32, each: impl Fn(&Machine) -> String) -> String {
-        let members = self.topology.group(Group::Etcd).into_iter().take(first as usize);
-        members.map(each).collect::<Vec<_>>().join(",")
     }
 
     /// VRRP separates the clusters of one network by router id (RFC 5798, 1 to 255).
@@ -152,6 +148,13 @@ impl World {
     pub fn all_hold(&self, conditions: &[Condition]) -> bool {
         conditions.iter().all(|condition| self.holds(*condition))
     }
+}
+
+fn list<'a>(
+    members: impl Iterator<Item = &'a &'a Machine>,
+    each: impl Fn(&Machine) -> String,
+) -> String {
+    members.map(|member| each(member)).collect::<Vec<_>>().join(",")
 }
 
 fn encode(value: &(impl Serialize + ?Sized)) -> Result<Value> {

@@ -28,14 +28,15 @@ pub async fn mark(
     let api: Api<Node> = Api::all(client.clone());
     let mut changes = Vec::new();
     let began = Instant::now();
+    let may_pass = |error: &kube::Error| {
+        is_transient(error) && began.elapsed() <= REGISTERED_WITHIN * slow_machines
+    };
     for machine in topology.group(Group::Nodes) {
         changes.extend(loop {
             let node = registered(&api, machine, began, slow_machines).await?;
             match mark_one(&api, machine, marking(machine, &node, schedulable_masters)?).await {
                 Ok(changes) => break changes,
-                Err(error)
-                    if is_transient(&error)
-                        && began.elapsed() <= REGISTERED_WITHIN * slow_machines => {}
+                Err(error) if may_pass(&error) => {}
                 Err(error) => {
                     return Err(refused("cannot mark the node", &error).on(&machine.name));
                 }

@@ -28,7 +28,7 @@ use crate::session::{Design, Session};
 use crate::state::lock::Lock;
 use crate::state::{self, Record, StateDir, atomic, journal};
 use crate::timings::Timings;
-use crate::topology::{Group, Site, Topology};
+use crate::topology::{Group, Quorum, Site, Topology};
 use crate::turns::Turns;
 use crate::ui::Ui;
 use crate::ui::summary::Summary;
@@ -45,16 +45,12 @@ const MACHINES: &str = "machines";
 /// File, defaults and flags, checked. A cluster that exists and has no file keeps what it was made
 /// with; one that has keeps its provider where the file leaves the choice to kdiy.
 pub fn effective(flags: &UpFlags) -> Result<ClusterConfig> {
-    let file = match &flags.config {
-        Some(path) => Some(parse::read(path)?),
-        None if Path::new(DEFAULT_FILE).is_file() => Some(parse::read(Path::new(DEFAULT_FILE))?),
-        None => None,
-    };
-    let is_file = file.is_some();
-    let mut base = file.unwrap_or_default();
+    let default = Some(Path::new(DEFAULT_FILE)).filter(|path| path.is_file());
+    let file = flags.config.as_deref().or(default);
+    let mut base = file.map(parse::read).transpose()?.unwrap_or_default();
     let name = flags.name.as_ref().unwrap_or(&base.name);
     if let Some(record) = StateDir::of(name)?.record()? {
-        if !is_file {
+        if file.is_none() {
             base = record.config;
         } else if base.provider == ProviderChoice::Auto {
             base.provider = record.config.provider;
@@ -128,8 +124,6 @@ pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> 
             design.source.check(&items)?;
         }
     }
-    let etcd_before = before.as_ref().map(Record::topology).transpose()?;
-    let etcd_before = etcd_before.map(|topology| topology.etcd_quorum());
     let store = Store::open(&state::cache()?, state.root(), design.source.clone())?;
     store.check_local(&items)?;
 
@@ -171,16 +165,17 @@ pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> 
     if before.is_some() && !added.machines.is_empty() {
         let names: Vec<&str> = added.machines.iter().map(|machine| machine.name.as_str()).collect();
         recording.events.note(format!("adding {} to {}", names.join(", "), topology.cluster));
-    }
-    if let Some(etcd) = etcd_before.filter(|etcd| *etcd != topology.etcd_quorum()) {
-        let now = topology.etcd_quorum();
-        recording.events.note(format!(
-            "etcd grows from {} to {} members: {} may fail then, {} now",
-            etcd.members,
-            now.members,
-            now.tolerance(),
-            etcd.tolerance()
-        ));
+        let (joining, then) = (added.etcd_quorum().members, topology.etcd_quorum());
+        if joining > 0 {
+            let now = Quorum { members: then.members - joining };
+            recording.events.note(format!(
+                "etcd grows from {} to {} members: {} may fail then, {} now",
+                now.members,
+                then.members,
+                then.tolerance(),
+                now.tolerance()
+            ));
+        }
     }
     mend_drill(&session, &recording.events).await?;
     let runner = Arc::new(Runner {
@@ -287,7 +282,11 @@ pub(super) async fn laid_out(
     before: Option<&Record>,
 ) -> Result<(Site, BTreeSet<String>)> {
     match before {
-        Some(record) => Ok((record.site.settled(&record.topology()?), record.machines()?)),
+        Some(record) => {
+            let topology = record.topology()?;
+            let site = record.site.settled(&topology);
+            Ok((site, topology.machines.into_iter().map(|machine| machine.name).collect()))
+        }
         None => Ok((choose_network(config).await?.into(), BTreeSet::new())),
     }
 }

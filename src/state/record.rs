@@ -117,11 +117,6 @@ impl Record {
         Topology::at(&self.site, &self.config)
     }
 
-    /// Names of its machines.
-    pub fn machines(&self) -> Result<BTreeSet<String>> {
-        Ok(self.topology()?.machines.into_iter().map(|machine| machine.name).collect())
-    }
-
     /// An error that lists every field that differs.
     pub fn check_same(&self, wanted: &ClusterConfig) -> Result<()> {
         let differences = self.differences(wanted)?;
