@@ -102,19 +102,8 @@ impl Failure {
     }
 
     /// Keeps the whole chain of sources, which `to_string` alone would cut.
-    pub fn because(mut self, cause: impl std::error::Error) -> Self {
-        let mut text = cause.to_string();
-        let mut source = cause.source();
-        while let Some(inner) = source {
-            let line = inner.to_string();
-            if !text.contains(&line) {
-                text.push_str(": ");
-                text.push_str(&line);
-            }
-            source = inner.source();
-        }
-        self.cause = Some(text);
-        self
+    pub fn because(self, cause: impl std::error::Error) -> Self {
+        self.cause(chain(&cause))
     }
 
     pub fn cause(mut self, cause: impl Into<String>) -> Self {
@@ -178,5 +167,47 @@ impl fmt::Display for Failure {
             write!(f, "\n  hint: {hint}")?;
         }
         Ok(())
+    }
+}
+
+/// rustls explains this one to programmers, with an address in its documentation.
+const UNEXPECTED_EOF: &str = "peer closed connection without sending TLS close_notify";
+
+/// An error with what caused it, on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let line = inner.to_string();
+        if line.starts_with(UNEXPECTED_EOF) {
+            return format!("{text}: the other side closed the connection");
+        }
+        if !text.contains(&line) {
+            text = format!("{text}: {line}");
+        }
+        source = inner.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Link(String, #[source] Option<Box<Link>>);
+
+    /// Each is caused by the next.
+    fn links(texts: &[&str]) -> Link {
+        let (first, rest) = texts.split_first().unwrap();
+        Link((*first).into(), (!rest.is_empty()).then(|| Box::new(links(rest))))
+    }
+
+    #[test]
+    fn causes_stand_once_each_and_without_what_is_for_programmers() {
+        assert_eq!(chain(&links(&["a: b", "b", "c"])), "a: b: c");
+        let eof = format!("{UNEXPECTED_EOF}: https://docs.rs/rustls");
+        assert_eq!(chain(&links(&["a", &eof])), "a: the other side closed the connection");
     }
 }

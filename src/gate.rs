@@ -19,8 +19,9 @@ use async_trait::async_trait;
 
 use crate::config::ClusterConfig;
 use crate::event::Evidence;
+use crate::failure::chain;
 use crate::fleet::Fleet;
-use crate::kube_api::{ApiAccess, chain};
+use crate::kube_api::ApiAccess;
 use crate::topology::{Group, Machine, Topology};
 use crate::transport::Script;
 

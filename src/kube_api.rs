@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tower::{BoxError, ServiceBuilder};
 
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, chain};
 use crate::fleet::Fleet;
 use crate::topology::{API_PORT, Group, Topology};
 
@@ -213,18 +213,4 @@ pub fn status_of(error: &kube::Error) -> Option<&kube::core::Status> {
         kube::Error::Api(status) => Some(status),
         _ => None,
     }
-}
-
-/// An error with what caused it, on one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let line = inner.to_string();
-        if !text.contains(&line) {
-            text = format!("{text}: {line}");
-        }
-        source = inner.source();
-    }
-    text
 }

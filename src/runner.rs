@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::artifacts::{Installable, Store};
-use crate::cluster::{certificates, manifests, nodes};
+use crate::cluster::{self, certificates, manifests, nodes};
 use crate::crash::{self, Moment};
 use crate::engine::{Done, Failed, Work};
 use crate::event::{Events, TaskId, TaskKind};
@@ -184,7 +184,7 @@ impl Runner {
             return Ok(Done::default());
         }
         let client = self.session.api.any().await.map_err(Failed::Transient)?;
-        let patience = self.slowly(manifests::PATIENCE);
+        let patience = self.slowly(cluster::PATIENCE);
         let mut changes = Vec::new();
         for (place, text) in self.session.blueprint.renderer().manifests(book, step)? {
             changes.extend(manifests::apply(&client, &place, &text, patience).await?);

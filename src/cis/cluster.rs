@@ -10,8 +10,9 @@ use kube::{Client, Error, ResourceExt as _};
 use serde_json::{Value, json};
 
 use super::{Bound, Denied, Seen, Setting};
+use crate::failure::chain;
 use crate::gate::GateContext;
-use crate::kube_api::{chain, raw};
+use crate::kube_api::raw;
 use crate::topology::Group;
 
 /// Where a pod without further ado would go; it has no Pod Security label of its own.

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{Node, PersistentVolume, Pod, Secret};
 use kube::api::{Api, DeleteParams, EvictParams, ListParams};
 use kube::{Client, ResourceExt};
 
-use super::{is_transient, refused};
+use super::{gone, is_transient, persist, refused};
 use crate::event::Events;
 use crate::failure::{Failure, Kind, Result};
 use crate::world::BootstrapToken;
@@ -22,7 +22,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// What would be gone with a node for good, one line a thing: pods that nobody starts anew
 /// elsewhere, and volumes that are on its disk.
 pub async fn losses(client: &Client, node: &str) -> Result<Vec<String>> {
-    let pods = pods_on(client, node).await?;
+    let pods = pods_on(client, node).await;
+    let pods = pods.map_err(|error| refused("cannot list pods", &error).on(node))?;
     let alone = pods.iter().filter(|pod| pod.owner_references().is_empty());
     let mut lost: Vec<String> = alone.map(|pod| format!("pod {}", full_name(pod))).collect();
     let volumes: Api<PersistentVolume> = Api::all(client.clone());
@@ -74,16 +75,18 @@ pub async fn drain(
     events: &Events,
     task: &str,
 ) -> Result<usize> {
+    let began = Instant::now();
     let nodes: Api<Node> = Api::all(client.clone());
-    match nodes.cordon(node).await {
+    match persist(deadline, is_transient, || nodes.cordon(node)).await {
         Err(kube::Error::Api(status)) if status.code == NOT_FOUND => return Ok(0),
         Err(error) => return Err(refused("cannot cordon the node", &error).on(node)),
         Ok(_) => {}
     }
-    let began = Instant::now();
     let mut first = None;
     loop {
-        let left = pods_on(client, node).await?;
+        let time_left = deadline.saturating_sub(began.elapsed());
+        let left = persist(time_left, is_transient, || pods_on(client, node)).await;
+        let left = left.map_err(|error| refused("cannot list pods", &error).on(node))?;
         let count = *first.get_or_insert(left.len());
         if left.is_empty() {
             return Ok(count);
@@ -120,33 +123,32 @@ async fn evict(client: &Client, pod: &Pod) -> Result<Option<String>> {
 }
 
 /// Takes the Node out of the api, and the token that it joined with; its machine must be gone, or
-/// the kubelet brings it back.
-pub async fn forget(client: &Client, node: &str, tokens: &[BootstrapToken]) -> Result<()> {
+/// the kubelet brings it back. What may pass is tried again for `patience`.
+pub async fn forget(
+    client: &Client,
+    node: &str,
+    tokens: &[BootstrapToken],
+    patience: Duration,
+) -> Result<()> {
+    let parameters = DeleteParams::default();
+    let kept = |error| refused("cannot take the node out of the api", &error).on(node);
     let secrets: Api<Secret> = Api::namespaced(client.clone(), "kube-system");
     for token in tokens.iter().filter(|token| token.machine == node) {
         let secret = format!("bootstrap-token-{}", token.id);
-        gone(secrets.delete(&secret, &DeleteParams::default()).await.map(drop), node)?;
+        let deleted = persist(patience, is_transient, || secrets.delete(&secret, &parameters));
+        gone(deleted.await).map_err(kept)?;
     }
     let nodes: Api<Node> = Api::all(client.clone());
-    gone(nodes.delete(node, &DeleteParams::default()).await.map(drop), node)
-}
-
-fn gone(deleted: kube::Result<()>, node: &str) -> Result<()> {
-    match deleted {
-        Err(kube::Error::Api(status)) if status.code == NOT_FOUND => Ok(()),
-        deleted => {
-            deleted.map_err(|error| refused("cannot take the node out of the api", &error).on(node))
-        }
-    }
+    let deleted = persist(patience, is_transient, || nodes.delete(node, &parameters));
+    gone(deleted.await).map_err(kept)
 }
 
 /// Pods that are to run elsewhere: no static ones, none that a DaemonSet puts on every node, and
 /// none that are done.
-async fn pods_on(client: &Client, node: &str) -> Result<Vec<Pod>> {
+async fn pods_on(client: &Client, node: &str) -> kube::Result<Vec<Pod>> {
     let pods: Api<Pod> = Api::all(client.clone());
     let selected = ListParams::default().fields(&format!("spec.nodeName={node}"));
-    let list =
-        pods.list(&selected).await.map_err(|error| refused("cannot list pods", &error).on(node))?;
+    let list = pods.list(&selected).await?;
     Ok(list.items.into_iter().filter(moves).collect())
 }
 

@@ -1,21 +1,16 @@
 //! Applying manifests, as `kubectl apply --server-side` does.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::discovery::{self, Scope};
 use kube::{Client, Error, ResourceExt, core::GroupVersionKind};
 
-use super::{is_transient, refused};
+use super::{is_transient, persist, refused};
 use crate::failure::{Failure, Result};
 
 /// Who owns the fields that are set here.
 const MANAGER: &str = "kdiy";
-
-/// How long to wait for a kind that another manifest has just defined, or for an api-server that
-/// is busy; multiplied by `slowMachines`.
-pub const PATIENCE: Duration = Duration::from_secs(20);
-const PAUSE: Duration = Duration::from_millis(300);
 
 /// Applies every document; `name` is what the user can find. What may pass is tried again for
 /// `patience`. Returns a line for each object that was created or changed.
@@ -28,7 +23,10 @@ pub async fn apply(
     let objects = parse(name, text)?;
     let mut changes = Vec::new();
     for object in &objects {
-        changes.extend(apply_patiently(client, name, object, patience).await?);
+        let applied = persist(patience, may_pass, || apply_one(client, object)).await;
+        changes.extend(applied.map_err(|error| {
+            refused(format!("{name}: cannot apply {}", describe(object)), &error)
+        })?);
     }
     Ok(changes)
 }
@@ -104,26 +102,6 @@ pub fn parse(name: &str, text: &str) -> Result<Vec<DynamicObject>> {
         .filter(|document| !document.is_null())
         .map(|document| serde_json::from_value(document).map_err(|error| invalid(&error)))
         .collect()
-}
-
-async fn apply_patiently(
-    client: &Client,
-    name: &str,
-    object: &DynamicObject,
-    patience: Duration,
-) -> Result<Option<String>> {
-    let began = Instant::now();
-    loop {
-        match apply_one(client, object).await {
-            Ok(change) => return Ok(change),
-            Err(error) if may_pass(&error) && began.elapsed() < patience => {
-                tokio::time::sleep(PAUSE).await;
-            }
-            Err(error) => {
-                return Err(refused(format!("{name}: cannot apply {}", describe(object)), &error));
-            }
-        }
-    }
 }
 
 /// A kind that is not known yet may be defined in a moment; a namespace likewise.

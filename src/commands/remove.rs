@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::recording::Recording;
 use super::up::{self, Wanted};
 use crate::cli::{Remove, Up};
-use crate::cluster::drain;
+use crate::cluster::{PATIENCE, drain};
 use crate::event::Events;
 use crate::failure::{Failure, Kind, Result};
 use crate::pki::Pki;
@@ -116,7 +116,8 @@ impl Removal<'_> {
         }
         self.take_away().await?;
         let tokens = &self.session.blueprint.world.bootstrap_tokens;
-        drain::forget(&self.client, name, tokens).await
+        let patience = PATIENCE * self.session.blueprint.world.config.slow_machines;
+        drain::forget(&self.client, name, tokens, patience).await
     }
 
     async fn drain(&self) -> Result<usize> {

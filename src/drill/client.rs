@@ -15,8 +15,9 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::measure::{Answer, History, Request, Sighting};
-use crate::failure::{Failure, Result};
-use crate::kube_api::{ApiAccess, ApiPath, Patience, chain};
+use crate::cluster::gone;
+use crate::failure::{Failure, Result, chain};
+use crate::kube_api::{ApiAccess, ApiPath, Patience};
 use crate::topology::{Group, Topology};
 
 /// Where everything of a drill is in the cluster.
@@ -235,13 +236,11 @@ async fn is_leaving(api: &Api<Namespace>) -> Result<bool> {
 /// No error where there is none.
 pub async fn remove_namespace(client: &Client) -> Result<()> {
     let api: Api<Namespace> = Api::all(client.clone());
-    match api.delete(NAMESPACE, &DeleteParams::background()).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        Err(error) => Err(Failure::host(format!("cannot remove the namespace {NAMESPACE}"))
+    gone(api.delete(NAMESPACE, &DeleteParams::background()).await).map_err(|error| {
+        Failure::host(format!("cannot remove the namespace {NAMESPACE}"))
             .because(error)
-            .hint(format!("kdiy kubectl -- delete namespace {NAMESPACE}"))),
-    }
+            .hint(format!("kdiy kubectl -- delete namespace {NAMESPACE}"))
+    })
 }
 
 /// The acknowledged writes that some api-server does not have. A list without a resource version

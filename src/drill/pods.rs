@@ -12,9 +12,8 @@ use tokio::task::JoinHandle;
 
 use super::client::{Log, NAMESPACE};
 use super::measure::{Measure, Sighting};
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, chain};
 use crate::gate::GateContext;
-use crate::kube_api::chain;
 
 const NAME: &str = "kdiy-drill";
 const REPLICAS: usize = 2;

@@ -8,8 +8,9 @@ use kube::api::Api;
 use super::client::{NAMESPACE, patience};
 use crate::etcd::{CURL, ETCDCTL};
 use crate::event::Evidence;
+use crate::failure::chain;
 use crate::gate::{GateContext, Verdict};
-use crate::kube_api::{ApiPath, chain, raw};
+use crate::kube_api::{ApiPath, raw};
 use crate::topology::Group;
 
 /// Containers that run, by machine.

@@ -11,7 +11,8 @@ use serde_json::json;
 
 use super::{Gate, GateContext, Verdict};
 use crate::bundle::script::quote;
-use crate::kube_api::{ApiPath, chain, raw};
+use crate::failure::chain;
+use crate::kube_api::{ApiPath, raw};
 use crate::topology::{API_PORT, Group, Machine};
 
 pub struct ApiServers;

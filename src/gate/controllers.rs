@@ -11,7 +11,7 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::json;
 
 use super::{Gate, GateContext, Verdict};
-use crate::kube_api::chain;
+use crate::failure::chain;
 use crate::topology::Group;
 
 pub struct Controllers;

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
 use super::{Gate, GateContext, Verdict};
-use crate::cluster::manifests;
-use crate::kube_api::chain;
+use crate::cluster::{self, manifests};
+use crate::failure::chain;
 use crate::topology::Group;
 
 pub struct Network;
@@ -69,7 +69,7 @@ type Pods = BTreeMap<String, (String, String)>;
 
 async fn started(client: &Client, context: &GateContext, verdict: &mut Verdict) -> Option<Pods> {
     let text: Vec<String> = objects(context).iter().map(Value::to_string).collect();
-    let patience = manifests::PATIENCE * context.config.slow_machines;
+    let patience = cluster::PATIENCE * context.config.slow_machines;
     let text = text.join("\n---\n");
     if let Err(failure) = manifests::apply(client, "the probe", &text, patience).await {
         verdict.record(None, "the probe's pods", "created", failure.to_string(), false);

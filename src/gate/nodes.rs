@@ -6,7 +6,8 @@ use k8s_openapi::api::core::v1::Node;
 use kube::api::Api;
 
 use super::{Gate, GateContext, Verdict};
-use crate::kube_api::{chain, raw};
+use crate::failure::chain;
+use crate::kube_api::raw;
 use crate::topology::{Group, Machine};
 
 pub struct Nodes;

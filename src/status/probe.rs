@@ -22,8 +22,9 @@ use super::{
     Dns, Drift, Endpoint, Etcd, Health, Heard, Machine, Status, VirtualAddress, dns, judge,
 };
 use crate::config::Cni;
+use crate::failure::chain;
 use crate::gate::controllers::{LEASES, NAMESPACE, machine_of};
-use crate::kube_api::{ApiPath, chain, raw};
+use crate::kube_api::{ApiPath, raw};
 use crate::session::Session;
 use crate::survey::{self, SurveyError};
 use crate::topology::{self, Group};

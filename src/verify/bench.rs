@@ -6,18 +6,17 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, Pod, ServiceAccount};
-use kube::api::{Api, DeleteParams, ListParams, LogParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams};
 use kube::{Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::refused;
+use crate::cluster::{PATIENCE, gone, is_transient, persist, refused};
 use crate::event::Evidence;
-use crate::failure::{Failure, Kind, Result};
+use crate::failure::{Failure, Kind, Result, chain};
 use crate::gate::{GateContext, network};
-use crate::kube_api::chain;
 
 const PREFIX: &str = "kdiy-verify-";
 const PAUSE: Duration = Duration::from_millis(250);
@@ -45,9 +44,6 @@ impl Namespaces {
         let api: Api<Namespace> = Api::all(self.client.clone());
         let object = serde_json::from_value(object)
             .map_err(|error| Failure::bug("a namespace").because(error))?;
-        api.create(&PostParams::default(), &object)
-            .await
-            .map_err(|error| refused(format!("cannot create the namespace {namespace}"), &error))?;
         let bench = Bench {
             client: self.client.clone(),
             namespace,
@@ -56,6 +52,8 @@ impl Namespaces {
             within: WITHIN * self.context.config.slow_machines,
             evidence: Mutex::default(),
         };
+        let what = format!("create the namespace {}", bench.namespace);
+        bench.ask(&what, || create_or_get(&api, &object)).await?;
         // Until a controller has made it, the api refuses every pod.
         let found = |_: &ServiceAccount| Some(());
         bench.until_object("default", "the namespace to have its ServiceAccount", found).await?;
@@ -70,9 +68,12 @@ impl Namespaces {
 
     /// Removes every namespace of a verification, and waits until they and their volumes are gone.
     pub async fn remove_all(&self) -> Result<Evidence> {
+        let patience = PATIENCE * self.context.config.slow_machines;
         let began = Instant::now();
         loop {
-            let left = self.left().await?;
+            let left = persist(patience, is_transient, || self.left()).await;
+            let left =
+                left.map_err(|error| refused("cannot remove what the checks made", &error))?;
             if left.is_empty() {
                 return Ok(Evidence {
                     machine: None,
@@ -92,22 +93,19 @@ impl Namespaces {
     }
 
     /// Names of what is still there; namespaces that are not on their way out are sent there.
-    async fn left(&self) -> Result<Vec<String>> {
+    async fn left(&self) -> kube::Result<Vec<String>> {
         let api: Api<Namespace> = Api::all(self.client.clone());
-        let unread = |error: kube::Error| refused("cannot list what the checks made", &error);
-        let found =
-            api.list(&ListParams::default().labels(network::TRIAL)).await.map_err(unread)?;
+        let found = api.list(&ListParams::default().labels(network::TRIAL)).await?;
         let mut left = Vec::new();
         for namespace in found {
             let name = namespace.name_any();
             if namespace.metadata.deletion_timestamp.is_none() {
-                let deleted = api.delete(&name, &DeleteParams::background()).await;
-                deleted.map_err(|error| refused(format!("cannot remove {name}"), &error))?;
+                gone(api.delete(&name, &DeleteParams::background()).await)?;
             }
             left.push(format!("namespace {name}"));
         }
         let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
-        for volume in volumes.list(&ListParams::default()).await.map_err(unread)? {
+        for volume in volumes.list(&ListParams::default()).await? {
             let claim = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
             let namespace = claim.and_then(|claim| claim.namespace.as_deref()).unwrap_or_default();
             if namespace.starts_with(PREFIX) {
@@ -126,6 +124,18 @@ pub struct Bench {
     stop: CancellationToken,
     within: Duration,
     evidence: Mutex<Vec<Evidence>>,
+}
+
+/// Nobody else makes an object of this name, so one that is there was made by a request whose answer
+/// was lost.
+async fn create_or_get<K>(api: &Api<K>, object: &K) -> kube::Result<K>
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Serialize,
+{
+    match api.create(&PostParams::default(), object).await {
+        Err(kube::Error::Api(status)) if status.code == 409 => api.get(&object.name_any()).await,
+        created => created,
+    }
 }
 
 /// Types whose objects live in a namespace.
@@ -190,18 +200,43 @@ impl Bench {
         self.api().create(&PostParams::default(), &object).await
     }
 
+    /// What the api answers; tried again while it may pass: whether every single request gets through
+    /// is for `kdiy drill` to say. `what` is the end of "cannot …".
+    pub async fn ask<T, F: Future<Output = kube::Result<T>>>(
+        &self,
+        what: &str,
+        request: impl FnMut() -> F,
+    ) -> Result<T> {
+        let patience = PATIENCE * self.context.config.slow_machines;
+        let answer = persist(patience, is_transient, request).await;
+        answer.map_err(|error| refused(format!("cannot {what}"), &error))
+    }
+
     pub async fn create<K: Object>(&self, object: Value) -> Result<K> {
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        self.try_create(object)
-            .await
-            .map_err(|error| refused(format!("cannot create {} {name}", K::kind(&())), &error))
+        let kind = K::kind(&());
+        let object: K = serde_json::from_value(object)
+            .map_err(|error| Failure::bug(format!("{kind} {name}")).because(error))?;
+        let api = self.api();
+        self.ask(&format!("create {kind} {name}"), || create_or_get(&api, &object)).await
+    }
+
+    pub async fn patch<K: Object>(
+        &self,
+        name: &str,
+        parameters: &PatchParams,
+        patch: &Patch<Value>,
+    ) -> Result<K> {
+        let api = self.api::<K>();
+        let what = format!("change {} {name}", K::kind(&()));
+        self.ask(&what, || api.patch(name, parameters, patch)).await
     }
 
     pub async fn delete<K: Object>(&self, name: &str) -> Result<()> {
-        let deleted = self.api::<K>().delete(name, &DeleteParams::background()).await;
-        deleted
-            .map(drop)
-            .map_err(|error| refused(format!("cannot delete {} {name}", K::kind(&())), &error))
+        let api = self.api::<K>();
+        let parameters = DeleteParams::background();
+        let what = format!("delete {} {name}", K::kind(&()));
+        self.ask(&what, || async { gone(api.delete(name, &parameters).await) }).await
     }
 
     /// Looks until there is something; `Err` of a look is what is seen instead.
@@ -328,8 +363,8 @@ impl Bench {
     }
 
     pub async fn logs(&self, pod: &str) -> Result<String> {
-        let logs = self.api::<Pod>().logs(pod, &LogParams::default()).await;
-        logs.map_err(|error| refused(format!("cannot read the logs of {pod}"), &error))
+        let (api, parameters) = (self.api::<Pod>(), LogParams::default());
+        self.ask(&format!("read the logs of {pod}"), || api.logs(pod, &parameters)).await
     }
 }
 

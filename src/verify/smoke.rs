@@ -15,7 +15,6 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::bench::{Bench, PORT, get, serve};
 use super::{Check, Tried, Unproven};
-use crate::cluster::refused;
 use crate::failure::{Failure, Kind, Result};
 use crate::topology::{Group, Machine};
 
@@ -130,10 +129,7 @@ async fn rolling_update(bench: Arc<Bench>) -> Tried {
     seen(&bench, "one").await?;
 
     let patch = Patch::Merge(updatable(&bench, "two", REPLICAS));
-    let api: Api<Deployment> = bench.api();
-    api.patch("web", &PatchParams::default(), &patch)
-        .await
-        .map_err(|error| refused("cannot update the Deployment", &error))?;
+    bench.patch::<Deployment>("web", &PatchParams::default(), &patch).await?;
     bench
         .until_object("web", "the update to be rolled out", |web: &Deployment| {
             let status = web.status.as_ref()?;
@@ -189,10 +185,8 @@ async fn seen(bench: &Bench, answer: &str) -> Result<()> {
 
 async fn volume(bench: Arc<Bench>) -> Tried {
     let classes: Api<StorageClass> = Api::all(bench.client.clone());
-    let classes = classes
-        .list(&ListParams::default())
-        .await
-        .map_err(|error| refused("cannot list the storage classes", &error))?;
+    let parameters = ListParams::default();
+    let classes = bench.ask("list the storage classes", || classes.list(&parameters)).await?;
     let is_default = |class: &&StorageClass| {
         let name = "storageclass.kubernetes.io/is-default-class";
         class.annotations().get(name).is_some_and(|value| value == "true")

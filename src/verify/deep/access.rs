@@ -8,7 +8,8 @@ use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::Client;
 use serde_json::json;
 
-use crate::kube_api::{chain, status_of};
+use crate::failure::chain;
+use crate::kube_api::status_of;
 use crate::verify::bench::Bench;
 use crate::verify::{Check, Tried};
 

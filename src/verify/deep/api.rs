@@ -8,8 +8,8 @@ use kube::ResourceExt as _;
 use kube::api::{ListParams, Patch, PatchParams};
 use serde_json::json;
 
-use crate::cluster::refused;
-use crate::kube_api::{chain, status_of};
+use crate::failure::chain;
+use crate::kube_api::status_of;
 use crate::verify::bench::Bench;
 use crate::verify::{Check, Tried};
 
@@ -40,9 +40,7 @@ async fn server_side_apply(bench: Arc<Bench>) -> Tried {
         }))
     };
     let (first, second) = (PatchParams::apply("first"), PatchParams::apply("second"));
-    api.patch("shared", &first, &object("one"))
-        .await
-        .map_err(|error| refused("cannot apply a ConfigMap", &error))?;
+    bench.patch::<ConfigMap>("shared", &first, &object("one")).await?;
     let saw = match api.patch("shared", &second, &object("two")).await {
         Ok(_) => "taken".to_owned(),
         Err(error) => {
@@ -50,10 +48,7 @@ async fn server_side_apply(bench: Arc<Bench>) -> Tried {
         }
     };
     bench.prove_same("another's value for the same field", "409", saw.as_str());
-    let forced = api
-        .patch("shared", &second.force(), &object("two"))
-        .await
-        .map_err(|error| refused("cannot force a ConfigMap", &error))?;
+    let forced: ConfigMap = bench.patch("shared", &second.force(), &object("two")).await?;
     let value = forced.data.unwrap_or_default().remove("key").unwrap_or_default();
     bench.prove_same("the value after force", "two", value.as_str());
     Ok(())
@@ -80,7 +75,7 @@ async fn garbage_collection(bench: Arc<Bench>) -> Tried {
         })
         .await?;
     bench.prove_same("what belonged to the object", "gone", "gone");
-    let free = api.get_opt("free").await.map_err(|error| refused("cannot read", &error))?;
+    let free = bench.ask("read what is free", || api.get_opt("free")).await?;
     let saw = if free.is_some() { "there" } else { "gone" };
     bench.prove_same("what belonged to nobody", "there", saw);
     Ok(())
@@ -98,7 +93,7 @@ async fn paging(bench: Arc<Bench>) -> Tried {
     let mut names = Vec::new();
     let mut pages = 0;
     loop {
-        let page = api.list(&params).await.map_err(|error| refused("cannot list", &error))?;
+        let page = bench.ask("list a page", || api.list(&params)).await?;
         pages += 1;
         names.extend(page.items.iter().map(kube::ResourceExt::name_any));
         match page.metadata.continue_.filter(|token| !token.is_empty()) {

@@ -7,7 +7,6 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
-use crate::cluster::refused;
 use crate::verify::bench::Bench;
 use crate::verify::{Check, Tried};
 
@@ -48,11 +47,8 @@ async fn config(bench: Arc<Bench>) -> Tried {
     let seen = bench.exec("reader", read).await?;
     bench.prove_same("environment and files", "old hidden old hidden", seen.trim());
 
-    bench
-        .api::<ConfigMap>()
-        .patch("settings", &PatchParams::default(), &Patch::Merge(settings("new")))
-        .await
-        .map_err(|error| refused("cannot change the ConfigMap", &error))?;
+    let new = Patch::Merge(settings("new"));
+    bench.patch::<ConfigMap>("settings", &PatchParams::default(), &new).await?;
     // The kubelet looks at volumes once a minute, its sync period, or up to half as much later.
     let seen = bench
         .until("the change to reach the volume", || async {

@@ -8,8 +8,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
 use serde_json::json;
 
-use crate::cluster::refused;
-use crate::kube_api::chain;
+use crate::failure::chain;
 use crate::topology::Group;
 use crate::verify::bench::{Bench, PORT, is_ready};
 use crate::verify::{Check, Tried, Unproven};
@@ -50,8 +49,8 @@ async fn probes(bench: Arc<Bench>) -> Tried {
     bench.exec("moody", "rm /tmp/well").await?;
     until_in_service(&bench, false).await?;
     bench.prove("a pod that is not ready", "out of its Service", "out of its Service", true);
-    let moody = bench.api::<Pod>().get("moody").await;
-    let moody = moody.map_err(|error| refused("cannot read the pod", &error))?;
+    let pods = bench.api::<Pod>();
+    let moody = bench.ask("read the pod", || pods.get("moody")).await?;
     let ready = if is_ready(&moody) { "ready" } else { "not ready" };
     bench.prove_same("and by its own word", "not ready", ready);
     let restarts = bench

@@ -12,8 +12,7 @@ use kube::ResourceExt as _;
 use kube::api::{EvictParams, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
-use crate::cluster::refused;
-use crate::kube_api::chain;
+use crate::failure::chain;
 use crate::verify::bench::{Bench, PORT};
 use crate::verify::smoke::deployment_of;
 use crate::verify::{Check, Tried};
@@ -170,10 +169,8 @@ async fn disruption_budget(bench: Arc<Bench>) -> Tried {
         Err(error) => chain(error),
     };
     bench.prove_same("an eviction below the budget", "429", saw.as_str());
-    let api = bench.api::<PodDisruptionBudget>();
-    api.patch("web", &PatchParams::default(), &Patch::Merge(budget(1)))
-        .await
-        .map_err(|error| refused("cannot lower the budget", &error))?;
+    let lower = Patch::Merge(budget(1));
+    bench.patch::<PodDisruptionBudget>("web", &PatchParams::default(), &lower).await?;
     allowed(&bench, 1).await?;
     let evicted = bench.api::<Pod>().evict(&pod, &EvictParams::default()).await;
     let saw = evicted.map_or_else(|error| chain(&error), |_| "allowed".to_owned());
