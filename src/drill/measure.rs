@@ -148,6 +148,17 @@ impl History {
         by_client.into_values().map(|times| longest_wait(times, window)).max().unwrap_or_default()
     }
 
+    /// As [`History::write_gap`], up to this moment, from when every client had begun to write.
+    pub fn write_gap_before(&self, moment: Duration) -> Duration {
+        let mut begun: BTreeMap<usize, Duration> = BTreeMap::new();
+        for write in self.acknowledged_writes() {
+            let first = begun.entry(write.client).or_insert(write.ended);
+            *first = write.ended.min(*first);
+        }
+        let from = begun.into_values().max().unwrap_or(moment).min(moment);
+        self.write_gap(Window { from, to: moment })
+    }
+
     /// `None` when nothing failed.
     pub fn last_failure(&self, window: Window) -> Option<Duration> {
         self.requests

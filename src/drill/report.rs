@@ -33,6 +33,9 @@ pub struct Outcome {
     pub failed: usize,
     /// Acknowledged writes that are gone. `None` where they could not be read back.
     pub lost: Option<usize>,
+    /// The longest that one client waited between two writes while nothing was broken yet: what is up
+    /// to the machines and to what else they do.
+    pub gap_before_ms: Option<u64>,
     pub measured: Vec<Measured>,
     /// What was seen while the fault lasted.
     pub seen: Vec<String>,
@@ -96,6 +99,7 @@ impl Outcome {
             acknowledged: 0,
             failed: 0,
             lost: None,
+            gap_before_ms: None,
             measured: Vec::new(),
             seen: Vec::new(),
             lasted_ms: 0,
@@ -115,6 +119,7 @@ impl Outcome {
         self.acknowledged = history.acknowledged().len();
         self.failed = history.failed();
         self.lasted_ms = milliseconds(fault.to - fault.from);
+        self.gap_before_ms = Some(milliseconds(history.write_gap_before(fault.from)));
         self.measured = Measure::ALL
             .into_iter()
             .filter_map(|measure| measured(history, promise, measure, fault, whole))
@@ -251,6 +256,7 @@ mod tests {
         assert_eq!(outcome.verdict, Verdict::Survived, "{:?}", outcome.problems);
         assert_eq!(outcome.measured[0].ms, Some(1100));
         assert_eq!((outcome.failed, outcome.acknowledged), (10, 55));
+        assert_eq!(outcome.gap_before_ms, Some(100));
     }
 
     #[test]

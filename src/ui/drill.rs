@@ -87,7 +87,7 @@ fn row(outcome: &Outcome) -> [Cell; 8] {
         Cell::new(&outcome.drill),
         or_dash(outcome.machines.join(", ")),
         verdict(outcome.verdict),
-        or_dash(gap.map(value).unwrap_or_default()),
+        or_dash(gap.map(|gap| against(outcome.gap_before_ms, value(gap))).unwrap_or_default()),
         or_dash(others.join(", ")),
         or_dash(outcome.acknowledged.to_string()),
         or_dash(outcome.failed.to_string()),
@@ -102,6 +102,11 @@ fn value(measured: &Measured) -> String {
         Some(bound) => format!("{seen} (≤ {})", seconds(bound)),
         None => seen,
     }
+}
+
+/// `1.2 s (≤ 2.0 s), 0.3 s before`: what is long while nothing is broken is not the failure's.
+fn against(before: Option<u64>, gap: String) -> String {
+    before.map_or_else(|| gap.clone(), |before| format!("{gap}, {} before", seconds(before)))
 }
 
 /// Coloured on a terminal only.
@@ -126,6 +131,7 @@ mod tests {
             Measured { measure: Measure::EtcdLeader, ms: Some(1100), bound_ms: None },
         ];
         (survived.acknowledged, survived.lost) = (321, Some(0));
+        survived.gap_before_ms = Some(310);
         let reason = "a container has its host's clock".to_owned();
         Report {
             cluster: "kdiy".into(),
@@ -145,7 +151,7 @@ mod tests {
                 "etcd-leader",
                 "kdiy-master-2",
                 "survived",
-                "1.2 s (≤ 2.0 s)",
+                "1.2 s (≤ 2.0 s), 0.3 s before",
                 "etcd leader 1.1 s",
                 "321",
                 "0",
