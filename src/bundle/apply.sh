@@ -142,6 +142,21 @@ leaves() {
   fi
 }
 
+# start|restart|reload unit: one that ends by itself, say because what it needs was not there in time,
+# may get further the next time; one that cannot run at all says so at once, each time
+tell() {
+  left=5
+  until systemctl "$1" "$2"; do
+    left=$((left - 1))
+    if [ "$left" = 0 ] || [ "$(systemctl show --property Result --value "$2")" != exit-code ]; then
+      journal_of "$2"
+      fail "$2 did not $1"
+    fi
+    doing "$1ing $2 again, since it ended"
+  done
+  did "$1ed $2"
+}
+
 # unit restart|reload
 unit() {
   entered unit "$1" ||
@@ -154,12 +169,10 @@ unit() {
   if ! systemctl is-active --quiet "$1"; then
     doing "starting $1"
     systemctl reset-failed "$1" 2>/dev/null
-    systemctl start "$1" || { journal_of "$1"; fail "$1 did not start"; }
-    did "started $1"
+    tell start "$1"
   elif [ -e "$state/pending/$1" ]; then
     doing "$2ing $1"
-    systemctl "$2" "$1" || { journal_of "$1"; fail "$1 did not $2"; }
-    did "$2ed $1"
+    tell "$2" "$1"
   fi
   rm -f "$state/pending/$1"
 }

@@ -52,6 +52,18 @@ const DRIFTS: [(&str, &str); 6] = [
     ("worker-1", "chmod 0644 /etc/kubernetes/kube-proxy.kubeconfig"),
 ];
 
+/// Twice, a scheduler that starts ends at once; and it is not running.
+const GIVES_UP: &str = r#"
+cat >/run/lab-gives-up <<'END'
+echo >>/run/lab-starts
+test "$(wc -l </run/lab-starts)" -gt 2
+END
+mkdir -p /run/systemd/system/kube-scheduler.service.d
+echo '[Service]
+ExecStartPre=+/bin/sh /run/lab-gives-up' >/run/systemd/system/kube-scheduler.service.d/lab.conf
+systemctl daemon-reload
+systemctl stop kube-scheduler"#;
+
 pub fn stage<'a>(lab: &'a Ready, cache: &Path, seed: u64) -> Result<Stage<'a>> {
     let cluster = Cluster::new(lab, cache, NAME)?;
     println!("     what is left to chance is decided by --seed {seed}");
@@ -77,6 +89,7 @@ pub fn stage<'a>(lab: &'a Ready, cache: &Path, seed: u64) -> Result<Stage<'a>> {
             Check::new("killed at any moment of a repair, up goes on", by_chance(killed_at_random)),
             Check::new("connections that break within a step", with(connections_break)),
             Check::new("a machine that restarts within a step", with(a_machine_restarts)),
+            Check::new("a program that gives up at first", with(a_program_gives_up)),
             Check::new("a machine that is silent is named", with(a_machine_is_silent)),
             Check::new("a disk that is full", with(a_disk_is_full)),
             Check::new("Ctrl-C twice", with(interrupted_twice)),
@@ -203,6 +216,20 @@ fn a_machine_restarts(cluster: &Cluster) -> Result<String> {
         host::run(cluster.docker().args(["restart", "--time", "5", &name]))
     })?;
     Ok("worker-1 restarted under the run".into())
+}
+
+fn a_program_gives_up(cluster: &Cluster) -> Result<String> {
+    let master = cluster.machine("master-1");
+    cluster.on(&master, GIVES_UP)?;
+    cluster.up(MASTERS, WORKERS)?;
+    let starts = cluster.on(&master, "wc -l </run/lab-starts")?;
+    ensure!(starts.trim() == "3", "it was started {} times", starts.trim());
+    cluster.on(
+        &master,
+        "rm -r /run/systemd/system/kube-scheduler.service.d /run/lab-*; systemctl daemon-reload",
+    )?;
+    is_as_wanted(cluster)?;
+    Ok("started three times by the same run".into())
 }
 
 /// Frozen, it takes connections and says nothing.
