@@ -15,7 +15,13 @@ use crate::host;
 const NOT_POSSIBLE: [&str; 3] = ["clock", "slow-network", "slow-disk"];
 /// Bounds are for machines of their own. Here five of them and the client share two cores, where
 /// a step of the same length takes up to twice as long as on an idle computer.
-const NOISE: u64 = 2;
+const NOISE: f64 = 2.0;
+/// The longest that a client waits between two writes, in ms, before anything is broken: 0.3 s in each
+/// drill of a whole run but one, on the computer that NOISE is of, and 0.5 s in that. One that takes more
+/// takes as much more for everything.
+const CALM: f64 = 500.0;
+/// What the report adds to the name of a drill that stops units instead of killing them.
+const STOPPED: &str = ", stopped";
 const BROKEN_WITHIN: Duration = Duration::from_secs(90);
 
 /// Nothing is lost, bounds hold, and only what cannot be done here was not done.
@@ -24,6 +30,7 @@ pub fn all(cluster: &Cluster) -> Result<String> {
     let table = table.to_str().context("a directory whose name is no text")?;
     let report = drill(cluster, &["all", "--yes", "--report", table])?;
     let drills = report["drills"].as_array().context("no list of drills")?;
+    let tolerance = tolerance(drills);
     let mut lines = Vec::new();
     let mut acknowledged = 0;
     for outcome in drills {
@@ -32,20 +39,31 @@ pub fn all(cluster: &Cluster) -> Result<String> {
             ensure!(NOT_POSSIBLE.contains(&name), "{name}: {}", outcome["problems"]);
             continue;
         }
-        check(name, outcome)?;
+        // What other work on this computer does is not repeated; what kdiy does is.
+        if let Some(late) = check(name, outcome, tolerance)? {
+            println!("     {late}; once more");
+            let again = once_more(cluster, name)?;
+            if let Some(again) = check(name, &again, tolerance)? {
+                bail!("twice too late, {tolerance:.1} times the bound allowed: {late}, {again}");
+            }
+        }
         acknowledged += outcome["acknowledged"].as_u64().unwrap_or_default();
         lines.push(format!("{name} {}", gap(outcome)));
     }
     ensure!(lines.len() >= 10, "only {} drills were done", lines.len());
     let gaps = lines.join(", ");
-    Ok(format!("{acknowledged} writes kept; without a write: {gaps}; all of it in {table}"))
+    Ok(format!(
+        "{acknowledged} writes kept; without a write: {gaps}; {tolerance:.1} times the bounds were \
+         allowed; all of it in {table}"
+    ))
 }
 
 /// Writes are refused while there is no quorum, and everything is back afterwards.
 pub fn beyond_quorum(cluster: &Cluster) -> Result<String> {
     let report = drill(cluster, &["master", "--beyond-quorum", "--yes", "--yes"])?;
     let outcome = &report["drills"][0];
-    check("master", outcome)?;
+    let late = check("master", outcome, NOISE)?;
+    ensure!(late.is_none(), "a bound where nothing is promised: {late:?}");
     let hit = outcome["machines"].as_array().map_or(0, Vec::len);
     ensure!(hit == 2, "{hit} machines were hit");
     let seen = outcome["seen"].as_array().context("nothing was seen")?;
@@ -117,21 +135,38 @@ fn drill(cluster: &Cluster, arguments: &[&str]) -> Result<Value> {
     })
 }
 
-fn check(name: &str, outcome: &Value) -> Result<()> {
+fn once_more(cluster: &Cluster, name: &str) -> Result<Value> {
+    let mut arguments = vec![name.strip_suffix(STOPPED).unwrap_or(name), "--yes"];
+    if name.ends_with(STOPPED) {
+        arguments.push("--graceful");
+    }
+    Ok(drill(cluster, &arguments)?["drills"][0].take())
+}
+
+/// By how much a bound may be passed, from how the computer was while nothing was broken.
+fn tolerance(drills: &[Value]) -> f64 {
+    let before = drills.iter().filter_map(|outcome| outcome["gapBeforeMs"].as_f64());
+    NOISE * before.fold(CALM, f64::max) / CALM
+}
+
+/// What took longer than the tolerance allows; anything else that is wrong is an error.
+fn check(name: &str, outcome: &Value, tolerance: f64) -> Result<Option<String>> {
     let problems = outcome["problems"].as_array().context("no list of problems")?;
     ensure!(outcome["lost"] == 0, "{name}: writes were lost: {problems:?}");
     ensure!(outcome["acknowledged"].as_u64() > Some(0), "{name}: nothing was written");
     let measured = outcome["measured"].as_array().context("nothing was measured")?;
-    let mut passed = 0;
+    let (mut passed, mut late) = (0, None);
     for it in measured {
-        let (ms, bound) = (it["ms"].as_u64(), it["boundMs"].as_u64());
+        let (ms, bound) = (it["ms"].as_f64(), it["boundMs"].as_f64());
         let Some(bound) = bound else { continue };
         let ms = ms.with_context(|| format!("{name}: {} was never seen", it["measure"]))?;
-        ensure!(ms <= bound * NOISE, "{name}: {} took {ms} ms, not {bound}", it["measure"]);
         passed += usize::from(ms > bound);
+        if ms > bound * tolerance {
+            late = Some(format!("{name}: {} took {ms} ms, not {bound}", it["measure"]));
+        }
     }
     ensure!(problems.len() == passed, "{name}: {problems:?}");
-    Ok(())
+    Ok(late)
 }
 
 fn gap(outcome: &Value) -> String {
@@ -155,15 +190,27 @@ mod tests {
 
     #[test]
     fn noise_excuses_a_bound_but_nothing_else() {
-        check("d", &outcome(0, Some(900), &[])).unwrap();
-        check("d", &outcome(0, Some(1900), &["too long"])).unwrap();
+        let check = |outcome: &Value| check("d", outcome, NOISE);
+        assert_eq!(check(&outcome(0, Some(900), &[])).unwrap(), None);
+        assert_eq!(check(&outcome(0, Some(1900), &["too long"])).unwrap(), None);
+        let late = check(&outcome(0, Some(2100), &["too long"])).unwrap();
+        assert!(late.unwrap().contains("2100 ms"));
         for bad in [
-            outcome(0, Some(2100), &["too long"]),
             outcome(0, None, &["never"]),
             outcome(1, Some(900), &["lost"]),
             outcome(0, Some(900), &["a write was missing"]),
         ] {
-            assert!(check("d", &bad).is_err(), "{bad}");
+            assert!(check(&bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_computer_that_is_slow_while_nothing_is_broken_may_take_as_much_longer() {
+        let before = |all: &[Option<u64>]| -> Vec<Value> {
+            all.iter().map(|ms| json!({ "gapBeforeMs": ms })).collect()
+        };
+        let near = |seen: f64, wanted: f64| assert!((seen - wanted).abs() < 1e-9, "{seen}");
+        near(tolerance(&before(&[Some(300), None, Some(280)])), NOISE);
+        near(tolerance(&before(&[Some(300), Some(1000), None])), 2.0 * NOISE);
     }
 }
