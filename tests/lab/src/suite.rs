@@ -110,11 +110,13 @@ pub fn run(
             ..Stage::default()
         });
     }
+    let left = || within.filter(|_| only.is_empty()).map(|it| it.saturating_sub(began.elapsed()));
     // Only now is it known what had to be built first.
-    if let (true, Some(within)) = (only.is_empty(), within) {
-        let more = more(&lanes, within.saturating_sub(began.elapsed()));
-        lanes.extend(more);
+    if let Some(left) = left() {
+        lanes.extend(more(&[Lane::Drills, Lane::Repair], left.saturating_sub(expected(&lanes))));
     }
+    let containers = Instant::now();
+    let expected = expected(&lanes);
     if let Some(lab) = &ready {
         let shared: Vec<Part> = lanes.iter().filter_map(|lane| lane.part()).collect();
         if !shared.is_empty() {
@@ -130,6 +132,11 @@ pub fn run(
             tally.run(e2e::recovery::stage(lab, cache, seed)?);
         }
     }
+    // And only now, how fast this computer is today.
+    if let Some(left) = left() {
+        let slower = containers.elapsed().div_duration_f64(expected).max(1.0);
+        lanes.extend(more(&[Lane::Vm], left.div_f64(slower)));
+    }
     lanes.retain(|lane| lane.has_virtual_machines());
     if !lanes.is_empty() {
         vm::lane::run(cache, &lanes, &mut tally)?;
@@ -141,12 +148,14 @@ pub fn run(
     Ok(())
 }
 
-/// Lanes besides the usual ones, what matters most first, that this much time is left for.
-fn more(lanes: &[Lane], left: Duration) -> Vec<Lane> {
-    let usual: Duration = lanes.iter().filter_map(|lane| lane.takes()).sum();
-    let mut left = left.saturating_sub(usual);
+fn expected(lanes: &[Lane]) -> Duration {
+    lanes.iter().filter_map(|lane| lane.takes()).sum()
+}
+
+/// Those that this much time is left for, the first ones before the others.
+fn more(lanes: &[Lane], mut left: Duration) -> Vec<Lane> {
     let mut more = Vec::new();
-    for lane in [Lane::Drills, Lane::Repair, Lane::Vm] {
+    for &lane in lanes {
         let Some(takes) = lane.takes() else { continue };
         if takes <= left {
             left -= takes;
@@ -184,9 +193,10 @@ mod tests {
     #[test]
     fn what_matters_most_comes_first_and_only_what_fits() {
         let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
-        let usual = [Lane::Cluster, Lane::Runbook, Lane::Existing, Lane::Recovery];
-        assert_eq!(more(&usual, minutes(20)), []);
-        assert_eq!(more(&usual, minutes(40)), [Lane::Drills, Lane::Repair]);
-        assert_eq!(more(&usual, minutes(70)), [Lane::Drills, Lane::Repair, Lane::Vm]);
+        let lanes = [Lane::Drills, Lane::Repair];
+        assert_eq!(more(&lanes, minutes(4)), []);
+        assert_eq!(more(&lanes, minutes(13)), [Lane::Drills]);
+        assert_eq!(more(&lanes, minutes(14)), lanes);
+        assert_eq!(more(&[Lane::VmFull], minutes(600)), []);
     }
 }
