@@ -16,9 +16,9 @@ const NOT_POSSIBLE: [&str; 3] = ["clock", "slow-network", "slow-disk"];
 /// Bounds are for machines of their own. Here five of them and the client share two cores, where
 /// a step of the same length takes up to twice as long as on an idle computer.
 const NOISE: f64 = 2.0;
-/// The longest that a client waits between two writes, in ms, before anything is broken: 0.3 s in each
-/// drill of a whole run but one, on the computer that NOISE is of, and 0.5 s in that. One that takes more
-/// takes as much more for everything.
+/// The longest that a client waits between two writes, in ms, before anything is broken: 0.3 to 0.5 s in
+/// the drills of a whole run, on the computer that NOISE is of. One that takes longer takes as much longer
+/// for everything.
 const CALM: f64 = 500.0;
 /// What the report adds to the name of a drill that stops units instead of killing them.
 const STOPPED: &str = ", stopped";
