@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{Node, PersistentVolume, Pod, Secret};
 use kube::api::{Api, DeleteParams, EvictParams, ListParams};
 use kube::{Client, ResourceExt};
 
-use super::{gone, is_transient, persist, refused};
+use super::{NOT_FOUND, gone, is_transient, persist, refused};
 use crate::event::Events;
 use crate::failure::{Failure, Kind, Result};
 use crate::world::BootstrapToken;
@@ -14,7 +14,6 @@ use crate::world::BootstrapToken;
 /// A static pod as the api shows it (Kubernetes docs, "Static Pods"); it goes with its kubelet.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 const HOSTNAME: &str = "kubernetes.io/hostname";
-const NOT_FOUND: u16 = 404;
 /// What the api answers while a PodDisruptionBudget can spare no pod ("API-initiated Eviction").
 const TOO_MANY_REQUESTS: u16 = 429;
 const PAUSE: Duration = Duration::from_millis(500);
@@ -22,8 +21,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// What would be gone with a node for good, one line a thing: pods that nobody starts anew
 /// elsewhere, and volumes that are on its disk.
 pub async fn losses(client: &Client, node: &str) -> Result<Vec<String>> {
-    let pods = pods_on(client, node).await;
-    let pods = pods.map_err(|error| refused("cannot list pods", &error).on(node))?;
+    let pods = pods_on(client, node).await.map_err(|error| unlisted(node, &error))?;
     let alone = pods.iter().filter(|pod| pod.owner_references().is_empty());
     let mut lost: Vec<String> = alone.map(|pod| format!("pod {}", full_name(pod))).collect();
     let volumes: Api<PersistentVolume> = Api::all(client.clone());
@@ -86,7 +84,7 @@ pub async fn drain(
     loop {
         let time_left = deadline.saturating_sub(began.elapsed());
         let left = persist(time_left, is_transient, || pods_on(client, node)).await;
-        let left = left.map_err(|error| refused("cannot list pods", &error).on(node))?;
+        let left = left.map_err(|error| unlisted(node, &error))?;
         let count = *first.get_or_insert(left.len());
         if left.is_empty() {
             return Ok(count);
@@ -111,9 +109,8 @@ pub async fn drain(
 async fn evict(client: &Client, pod: &Pod) -> Result<Option<String>> {
     let namespace = pod.namespace().unwrap_or_default();
     let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
-    match pods.evict(&pod.name_any(), &EvictParams::default()).await {
-        Ok(_) => Ok(None),
-        Err(kube::Error::Api(status)) if status.code == NOT_FOUND => Ok(None),
+    match gone(pods.evict(&pod.name_any(), &EvictParams::default()).await) {
+        Ok(()) => Ok(None),
         Err(kube::Error::Api(status)) if status.code == TOO_MANY_REQUESTS => {
             Ok(Some(format!("{}: {}", full_name(pod), status.message)))
         }
@@ -150,6 +147,10 @@ async fn pods_on(client: &Client, node: &str) -> kube::Result<Vec<Pod>> {
     let selected = ListParams::default().fields(&format!("spec.nodeName={node}"));
     let list = pods.list(&selected).await?;
     Ok(list.items.into_iter().filter(moves).collect())
+}
+
+fn unlisted(node: &str, error: &kube::Error) -> Failure {
+    refused("cannot list pods", error).on(node)
 }
 
 fn moves(pod: &Pod) -> bool {

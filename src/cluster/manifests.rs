@@ -6,7 +6,7 @@ use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::discovery::{self, Scope};
 use kube::{Client, Error, ResourceExt, core::GroupVersionKind};
 
-use super::{is_transient, persist, refused};
+use super::{NOT_FOUND, is_transient, persist, refused};
 use crate::failure::{Failure, Result};
 
 /// Who owns the fields that are set here.
@@ -111,7 +111,7 @@ fn may_pass(error: &Error) -> bool {
 
 fn is_undefined(error: &Error) -> bool {
     matches!(error, Error::Discovery(_))
-        || matches!(error, Error::Api(status) if status.code == 404)
+        || matches!(error, Error::Api(status) if status.code == NOT_FOUND)
 }
 
 async fn api_of(client: &Client, object: &DynamicObject) -> Result<Api<DynamicObject>, Error> {

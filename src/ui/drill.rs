@@ -79,7 +79,10 @@ fn table(report: &Report) -> Table {
 fn row(outcome: &Outcome) -> [Cell; 8] {
     let ran = outcome.verdict != Verdict::NotPossible;
     let or_dash = |text: String| Cell::new(if ran { text.as_str() } else { "–" });
-    let gap = outcome.measured.iter().find(|it| it.measure == Measure::WriteGap);
+    let gap = outcome.measured.iter().find(|it| it.measure == Measure::WriteGap).map(value);
+    // What is long while nothing is broken is not the failure's.
+    let before = outcome.gap_before_ms.map(|before| format!("{} before", seconds(before)));
+    let gaps: Vec<String> = gap.into_iter().chain(before).collect();
     let others = outcome.measured.iter().filter(|it| it.measure != Measure::WriteGap);
     let others: Vec<String> =
         others.map(|it| format!("{} {}", it.measure.short(), value(it))).collect();
@@ -87,7 +90,7 @@ fn row(outcome: &Outcome) -> [Cell; 8] {
         Cell::new(&outcome.drill),
         or_dash(outcome.machines.join(", ")),
         verdict(outcome.verdict),
-        or_dash(gap.map(|gap| against(outcome.gap_before_ms, value(gap))).unwrap_or_default()),
+        or_dash(gaps.join(", ")),
         or_dash(others.join(", ")),
         or_dash(outcome.acknowledged.to_string()),
         or_dash(outcome.failed.to_string()),
@@ -102,11 +105,6 @@ fn value(measured: &Measured) -> String {
         Some(bound) => format!("{seen} (≤ {})", seconds(bound)),
         None => seen,
     }
-}
-
-/// `1.2 s (≤ 2.0 s), 0.3 s before`: what is long while nothing is broken is not the failure's.
-fn against(before: Option<u64>, gap: String) -> String {
-    before.map_or_else(|| gap.clone(), |before| format!("{gap}, {} before", seconds(before)))
 }
 
 /// Coloured on a terminal only.
