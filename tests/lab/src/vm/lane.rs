@@ -76,8 +76,8 @@ fn full<'a>(lab: &'a Vms, cache: &Path) -> Result<Stage<'a>> {
         ],
         checks: vec![
             Check::new("machines are themselves", with(machines_differ)),
-            Check::new("the api stays up while Vagrant reloads each master", with(reloads)),
             Check::new("what was set is set again after all were off", with(settings_stay)),
+            Check::new("the api stays up while Vagrant reloads each master", with(reloads)),
         ],
         teardown: vec![Check::new("destroy leaves no virtual machine behind", with(destroy))],
     })
