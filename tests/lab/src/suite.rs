@@ -29,6 +29,8 @@ pub enum Lane {
     Recovery,
     /// A master and a worker as virtual machines; when it is named or there is time
     Vm,
+    /// 3 masters as virtual machines, off and on again; only when it is named
+    VmMasters,
     /// 3 masters and 2 workers as virtual machines; only when it is named
     VmFull,
 }
@@ -47,7 +49,7 @@ impl Lane {
             Self::Repair => 5,
             // 13 to 40: what is emulated is slowed down most by what else runs on the same hardware.
             Self::Vm => 40,
-            Self::VmFull => return None,
+            Self::VmMasters | Self::VmFull => return None,
         };
         Some(Duration::from_secs(60 * minutes))
     }
@@ -59,7 +61,7 @@ impl Lane {
     }
 
     const fn has_virtual_machines(self) -> bool {
-        matches!(self, Self::Vm | Self::VmFull)
+        matches!(self, Self::Vm | Self::VmMasters | Self::VmFull)
     }
 
     fn name(self) -> String {
@@ -75,6 +77,7 @@ impl Lane {
             | Self::Existing
             | Self::Recovery
             | Self::Vm
+            | Self::VmMasters
             | Self::VmFull => None,
             Self::Cluster => Some(Part::Cluster),
             Self::Repair => Some(Part::Repair),

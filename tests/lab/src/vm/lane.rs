@@ -37,50 +37,77 @@ pub fn run(cache: &Path, lanes: &[Lane], tally: &mut Tally) -> Result<()> {
     });
     let Some(lab) = &ready else { return Ok(()) };
     for lane in lanes {
-        tally.run(if *lane == Lane::VmFull { full(lab, cache)? } else { small(lab, cache)? });
+        let made = match lane {
+            Lane::VmFull => &FULL,
+            Lane::VmMasters => &MASTERS,
+            _ => &SMALL,
+        };
+        tally.run(made.stage(lab, cache)?);
     }
     Ok(())
 }
 
-/// The smallest cluster that has two machines: emulated, each keeps a core of the host busy.
-fn small<'a>(lab: &'a Vms, cache: &Path) -> Result<Stage<'a>> {
-    let cluster = Cluster::new(lab, cache, "lab-vm")?;
-    let with = |check: fn(&Virtual) -> Result<String>| {
-        let cluster = cluster.clone();
-        move || check(&cluster)
-    };
-    Ok(Stage {
-        setup: vec![
-            Check::new("nothing is left of earlier virtual machines", with(destroy)),
-            Check::new("a master and a worker come up on real kernels", with(|it| up(it, 1, 1))),
-        ],
-        checks: vec![
-            Check::new("machines are themselves", with(machines_differ)),
-            Check::new("what was set is set again after all were off", with(settings_stay)),
-        ],
-        teardown: vec![Check::new("destroy leaves no virtual machine behind", with(destroy))],
-    })
+type Look = fn(&Virtual) -> Result<String>;
+
+/// A cluster that a lane makes, and what is looked at then.
+struct Made {
+    name: &'static str,
+    masters: usize,
+    workers: usize,
+    /// What is checked when it is made.
+    check: &'static str,
+    looks: &'static [(&'static str, Look)],
 }
 
-/// The whole of what issue and docs promise of virtual machines; hours, where they are emulated.
-fn full<'a>(lab: &'a Vms, cache: &Path) -> Result<Stage<'a>> {
-    let cluster = Cluster::new(lab, cache, "lab-vms")?;
-    let with = |check: fn(&Virtual) -> Result<String>| {
-        let cluster = cluster.clone();
-        move || check(&cluster)
-    };
-    Ok(Stage {
-        setup: vec![
-            Check::new("nothing is left of earlier virtual machines", with(destroy)),
-            Check::new("3 masters and 2 workers come up on real kernels", with(|it| up(it, 3, 2))),
-        ],
-        checks: vec![
-            Check::new("machines are themselves", with(machines_differ)),
-            Check::new("what was set is set again after all were off", with(settings_stay)),
-            Check::new("the api stays up while Vagrant reloads each master", with(reloads)),
-        ],
-        teardown: vec![Check::new("destroy leaves no virtual machine behind", with(destroy))],
-    })
+/// The smallest cluster that has two machines: emulated, each keeps a core of the host busy.
+const SMALL: Made = Made {
+    name: "lab-vm",
+    masters: 1,
+    workers: 1,
+    check: "a master and a worker come up on real kernels",
+    looks: &[DIFFER, STAY],
+};
+
+/// The least that shows that masters do without one of them, and find each other when all were off.
+const MASTERS: Made = Made {
+    name: "lab-vm-ha",
+    masters: 3,
+    workers: 0,
+    check: "3 masters come up on real kernels",
+    looks: &[DIFFER, STAY, CUT, RELOADS],
+};
+
+/// The whole of what the docs promise of virtual machines; hours, where they are emulated.
+const FULL: Made = Made {
+    name: "lab-vms",
+    masters: 3,
+    workers: 2,
+    check: "3 masters and 2 workers come up on real kernels",
+    looks: &[DIFFER, STAY, CUT, RELOADS],
+};
+
+const DIFFER: (&str, Look) = ("machines are themselves", machines_differ);
+const STAY: (&str, Look) = ("what was set is set again after all were off", settings_stay);
+const CUT: (&str, Look) = ("all come back from a power cut", all_come_back_from_a_power_cut);
+const RELOADS: (&str, Look) = ("the api stays up while Vagrant reloads each master", reloads);
+
+impl Made {
+    fn stage<'a>(&'static self, lab: &'a Vms, cache: &Path) -> Result<Stage<'a>> {
+        let cluster = Cluster::new(lab, cache, self.name)?;
+        let with = |name, look: Look| {
+            let cluster = cluster.clone();
+            Check::new(name, move || look(&cluster))
+        };
+        let made = cluster.clone();
+        Ok(Stage {
+            setup: vec![
+                with("nothing is left of earlier virtual machines", destroy),
+                Check::new(self.check, move || up(&made, self.masters, self.workers)),
+            ],
+            checks: self.looks.iter().map(|&(name, look)| with(name, look)).collect(),
+            teardown: vec![with("destroy leaves no virtual machine behind", destroy)],
+        })
+    }
 }
 
 /// The providers that are not here are read as far as Vagrant goes without their plugins.
@@ -123,14 +150,29 @@ fn machines_differ(cluster: &Virtual) -> Result<String> {
     Ok(format!("{} machines", names.len()))
 }
 
-/// `start` changes nothing on the machines, so what is there then came back by itself.
 fn settings_stay(cluster: &Virtual) -> Result<String> {
     let names = names(cluster)?;
     host::run(cluster.kdiy("stop").arg("--yes"))?;
+    comes_back(cluster, &names)
+}
+
+/// Without a word to any of them first.
+fn all_come_back_from_a_power_cut(cluster: &Virtual) -> Result<String> {
+    let names = names(cluster)?;
+    for name in &names {
+        virsh(&["destroy", name])?;
+    }
+    comes_back(cluster, &names)
+}
+
+/// `start` changes nothing on the machines, so what is there then came back by itself.
+fn comes_back(cluster: &Virtual, names: &[String]) -> Result<String> {
+    let on_yet = virsh(&["list", "--name"])?;
+    ensure!(!names.iter().any(|name| on_yet.contains(name)), "still on: {on_yet}");
     let began = Instant::now();
     host::run(&mut cluster.kdiy("start"))?;
     let elapsed = began.elapsed().as_secs();
-    for name in &names {
+    for name in names {
         let facts = on(cluster, name, FACTS)?;
         ensure!(facts.lines().map(str::trim).eq(EXPECTED), "{name} says:\n{facts}");
     }
@@ -166,16 +208,17 @@ fn destroy(cluster: &Virtual) -> Result<String> {
 
 /// Domains, volumes and networks that bear the cluster's name.
 fn belongings(cluster: &Virtual) -> Result<Vec<String>> {
-    let ask = |arguments: &[&str]| {
-        host::ask(Command::new("virsh").args(["-q", "-c", "qemu:///system"]).args(arguments))
-    };
-    let mut text = ask(&["list", "--all", "--name"])? + &ask(&["net-list", "--all", "--name"])?;
+    let mut text = virsh(&["list", "--all", "--name"])? + &virsh(&["net-list", "--all", "--name"])?;
     // There is a pool once there was a machine.
-    text += &ask(&["vol-list", "default"]).unwrap_or_default();
+    text += &virsh(&["vol-list", "default"]).unwrap_or_default();
     let (machine, network) = (format!("{}-", cluster.name()), format!("kdiy-{}", cluster.name()));
     Ok(text
         .split_whitespace()
         .filter(|word| word.starts_with(&machine) || *word == network)
         .map(str::to_owned)
         .collect())
+}
+
+fn virsh(arguments: &[&str]) -> Result<String> {
+    host::ask(Command::new("virsh").args(["-q", "-c", "qemu:///system"]).args(arguments))
 }
