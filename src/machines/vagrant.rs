@@ -29,6 +29,7 @@ const BOXES: &str = include_str!("../../vagrant/boxes.yaml");
 /// A Vagrant that a killed run left at work ends within this: it may still be fetching a box.
 const LEFT_ENDS_WITHIN: Duration = Duration::from_secs(600);
 const PAUSE: Duration = Duration::from_millis(250);
+const TAIL: usize = 20;
 
 /// A directory with a Vagrantfile.
 pub struct Vagrant {
@@ -101,9 +102,24 @@ impl Vagrant {
         }
     }
 
-    /// Runs Vagrant to its end. Its output goes to the log, line by line to the events, and its
-    /// last lines into the failure.
-    pub async fn run(&self, arguments: &[&str], events: &Events, task: &str) -> Result<()> {
+    /// Whether a machine has power, as its provider says. One that is late to answer may be on.
+    pub async fn has_power(&self, machine: &str, events: &Events, task: &str) -> Result<bool> {
+        let lines = self.run(&["status", "--machine-readable", machine], events, task).await?;
+        power(&lines, machine).ok_or_else(|| {
+            Failure::host(format!("vagrant does not say whether {machine} is on"))
+                .tail(lines)
+                .log(self.state.machine_log("vagrant"))
+        })
+    }
+
+    /// Runs Vagrant to its end. Its output goes to the log, line by line to the events, its last
+    /// lines, at most [`TAIL`], to the caller or into the failure.
+    pub async fn run(
+        &self,
+        arguments: &[&str],
+        events: &Events,
+        task: &str,
+    ) -> Result<Vec<String>> {
         let at_work = self.alone(events, task).await?;
         let log_path = self.state.machine_log("vagrant");
         let mut log =
@@ -147,7 +163,7 @@ impl Vagrant {
             if !line.is_empty() {
                 events.progress(task, line);
                 tail.push(line.to_owned());
-                if tail.len() > 20 {
+                if tail.len() > TAIL {
                     tail.remove(0);
                 }
             }
@@ -157,13 +173,24 @@ impl Vagrant {
             .await
             .map_err(|error| Failure::host("vagrant went away").because(error))?;
         if status.success() {
-            return Ok(());
+            return Ok(tail);
         }
         Err(Failure::host(format!("vagrant {} failed", arguments.join(" ")))
             .tail(tail)
             .log(log_path)
             .hint("the same command tries again and keeps the machines that are there"))
     }
+}
+
+/// Reads `vagrant status --machine-readable`: time, machine, "state", and its short name, which is
+/// the provider's. Of these, a machine that is on has one of two.
+fn power(lines: &[String], machine: &str) -> Option<bool> {
+    let state = lines.iter().find_map(|line| {
+        let mut fields = line.split(',').skip(1);
+        let is_asked = fields.next()? == machine && fields.next()? == "state";
+        is_asked.then(|| fields.next()).flatten()
+    })?;
+    Some(matches!(state, "running" | "paused"))
 }
 
 /// The lock of this file, as soon as whoever has it lets go.
@@ -392,7 +419,10 @@ impl Provider for Virtual {
     }
 
     async fn stop(&self, machine: &Machine, events: &Events, task: &str) -> Result<Vec<String>> {
-        if !self.vagrant.knows(&machine.name) || !host::answers(machine.address).await {
+        if !self.vagrant.knows(&machine.name)
+            || !(host::answers(machine.address).await
+                || self.vagrant.has_power(&machine.name, events, task).await?)
+        {
             return Ok(Vec::new());
         }
         self.vagrant.run(&["halt", &machine.name], events, task).await?;
@@ -406,11 +436,11 @@ impl Provider for Virtual {
     }
 
     async fn power_off(&self, machine: &str, events: &Events) -> Result<()> {
-        self.vagrant.run(&["halt", "--force", machine], events, "power").await
+        self.vagrant.run(&["halt", "--force", machine], events, "power").await.map(drop)
     }
 
     async fn power_on(&self, machine: &str, events: &Events) -> Result<()> {
-        self.vagrant.run(&["up", "--no-provision", machine], events, "power").await
+        self.vagrant.run(&["up", "--no-provision", machine], events, "power").await.map(drop)
     }
 
     async fn remove(
@@ -420,7 +450,7 @@ impl Provider for Virtual {
         events: &Events,
         task: &str,
     ) -> Result<()> {
-        self.vagrant.run(&["destroy", "--force", &machine.name], events, task).await
+        self.vagrant.run(&["destroy", "--force", &machine.name], events, task).await.map(drop)
     }
 
     async fn destroy(&self, _: &Topology, ledger: &Ledger, events: &Events) -> Result<()> {
@@ -546,6 +576,25 @@ mod tests {
         assert!(late.what.contains("still at work"), "{late}");
         alone(LEFT_ENDS_WITHIN).await.unwrap();
         assert!(left.try_wait().unwrap().is_some(), "it was not waited for");
+    }
+
+    #[test]
+    fn a_machine_is_on_when_its_provider_says_so() {
+        let say = |state: &str| {
+            [
+                "1764400000,m-1,metadata,provider,libvirt".to_owned(),
+                "1764400000,m-1,provider-name,libvirt".into(),
+                format!("1764400000,m-1,state,{state}"),
+                format!("1764400000,m-1,state-human-short,{state}"),
+            ]
+        };
+        assert_eq!(power(&say("running"), "m-1"), Some(true));
+        assert_eq!(power(&say("paused"), "m-1"), Some(true));
+        // libvirt's, VirtualBox's, and one of both.
+        for off in ["shutoff", "poweroff", "not_created"] {
+            assert_eq!(power(&say(off), "m-1"), Some(false), "{off}");
+        }
+        assert_eq!(power(&say("running"), "m-2"), None);
     }
 
     #[test]
