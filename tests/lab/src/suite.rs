@@ -61,7 +61,7 @@ impl Lane {
     }
 
     const fn has_virtual_machines(self) -> bool {
-        matches!(self, Self::Vm | Self::VmMasters | Self::VmFull)
+        vm::lane::made(self).is_some()
     }
 
     fn name(self) -> String {

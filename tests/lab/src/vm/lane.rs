@@ -36,21 +36,32 @@ pub fn run(cache: &Path, lanes: &[Lane], tally: &mut Tally) -> Result<()> {
         ..Stage::default()
     });
     let Some(lab) = &ready else { return Ok(()) };
-    for lane in lanes {
-        let made = match lane {
-            Lane::VmFull => &FULL,
-            Lane::VmMasters => &MASTERS,
-            _ => &SMALL,
-        };
+    for made in lanes.iter().copied().filter_map(made) {
         tally.run(made.stage(lab, cache)?);
     }
     Ok(())
 }
 
+/// What a lane makes of virtual machines, if it does.
+pub const fn made(lane: Lane) -> Option<&'static Made> {
+    match lane {
+        Lane::Vm => Some(&SMALL),
+        Lane::VmMasters => Some(&MASTERS),
+        Lane::VmFull => Some(&FULL),
+        Lane::Code
+        | Lane::Cluster
+        | Lane::Repair
+        | Lane::Drills
+        | Lane::Runbook
+        | Lane::Existing
+        | Lane::Recovery => None,
+    }
+}
+
 type Look = fn(&Virtual) -> Result<String>;
 
 /// A cluster that a lane makes, and what is looked at then.
-struct Made {
+pub struct Made {
     name: &'static str,
     masters: usize,
     workers: usize,
