@@ -59,6 +59,11 @@ impl ClusterConfig {
     pub fn own_addons(&self) -> impl Iterator<Item = &String> {
         self.addons.iter().filter(|addon| *addon != LOCAL_PATH)
     }
+
+    /// Whether masters take ordinary pods. Without workers these would have nowhere else to run.
+    pub fn masters_take_pods(&self) -> bool {
+        self.control_plane.schedulable.unwrap_or(self.workers == 0)
+    }
 }
 
 impl Default for ClusterConfig {
@@ -175,8 +180,9 @@ pub enum LoadBalancerMode {
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct ControlPlane {
     pub leader_election: LeaderElection,
-    /// Let ordinary pods run on masters (no taint).
-    pub schedulable: bool,
+    /// Let ordinary pods run on masters (no taint). Absent: where there are no workers when the
+    /// cluster is made.
+    pub schedulable: Option<bool>,
 }
 
 /// The lease of kube-controller-manager and kube-scheduler.

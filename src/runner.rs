@@ -199,7 +199,7 @@ impl Runner {
                 changes.extend(approved.await?);
             }
             Some(Action::MarkNodes) => {
-                let schedulable = self.session.blueprint.world.config.control_plane.schedulable;
+                let schedulable = self.session.blueprint.world.config.masters_take_pods();
                 changes.extend(nodes::mark(&client, topology, schedulable, slow).await?);
             }
             Some(Action::ApplyAddons) => {

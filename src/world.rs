@@ -115,8 +115,15 @@ impl World {
             },
             "versions": self.versions,
             "images": self.images,
-            "settings": encode(&self.config)?,
+            "settings": encode(&self.settings())?,
         }))
+    }
+
+    /// The cluster file as templates read it: what it leaves to the topology is said.
+    fn settings(&self) -> ClusterConfig {
+        let mut settings = self.config.clone();
+        settings.control_plane.schedulable = Some(settings.masters_take_pods());
+        settings
     }
 
     /// VRRP separates the clusters of one network by router id (RFC 5798, 1 to 255).
@@ -138,7 +145,7 @@ impl World {
             Condition::CniAny => config.network.cni != Cni::None,
             Condition::AddonLocalPath => config.addons.iter().any(|addon| addon == LOCAL_PATH),
             Condition::AddonManifests => config.own_addons().next().is_some(),
-            Condition::MastersTainted => !config.control_plane.schedulable,
+            Condition::MastersTainted => !config.masters_take_pods(),
             Condition::ImagesMirrored => !self.mirrored_images.is_empty(),
             Condition::Kubernetes136 => semver::Version::parse(&config.kubernetes)
                 .is_ok_and(|version| (version.major, version.minor) >= (1, 36)),

@@ -7,7 +7,9 @@ use std::path::Path;
 use ipnet::Ipv4Net;
 use kdiy::artifacts::catalogue::Catalogue;
 use kdiy::bundle::{Bundle, Renderer};
-use kdiy::config::{ClusterConfig, Cni, EtcdTopology, KubeProxyMode, LoadBalancerMode};
+use kdiy::config::{
+    ClusterConfig, Cni, ControlPlane, EtcdTopology, KubeProxyMode, LoadBalancerMode,
+};
 use kdiy::explain::{self, Explainer};
 use kdiy::facts::Facts;
 use kdiy::guide::{self, Guide};
@@ -48,8 +50,7 @@ fn kinds() -> Vec<(&'static str, ClusterConfig)> {
     external.load_balancer.mode = LoadBalancerMode::Dedicated;
     external.load_balancer.machines = 2;
     external.network.cni = Cni::Flannel;
-    let mut single = ClusterConfig { masters: 1, workers: 0, slow_machines: 10, ..default() };
-    single.control_plane.schedulable = true;
+    let single = ClusterConfig { masters: 1, workers: 0, slow_machines: 10, ..default() };
     let mut foreign = default();
     foreign.load_balancer.mode = LoadBalancerMode::External;
     foreign.load_balancer.address = Some("10.0.0.5:6443".into());
@@ -297,6 +298,26 @@ fn pods_of_flannel_leave_room_for_vxlan() {
         }
     });
     assert_eq!(seen, [(false, None), (true, Some(1450))].into());
+}
+
+#[test]
+fn masters_take_pods_where_nothing_else_would() {
+    let mut masters = 0;
+    each_bundle(|kind, bundle| {
+        let kubelet = bundle.files.iter().find(|file| file.path.ends_with("/kubelet.yaml"));
+        let Some(file) = kubelet.filter(|_| bundle.machine.contains("-master-")) else { return };
+        let text = String::from_utf8(file.bytes.clone()).unwrap();
+        assert_eq!(
+            !text.contains("registerWithTaints"),
+            kind == "one slow master",
+            "{kind}: {text}"
+        );
+        masters += 1;
+    });
+    assert!(masters > 0);
+    let said = ControlPlane { schedulable: Some(false), ..ControlPlane::default() };
+    let config = ClusterConfig { workers: 0, control_plane: said, ..ClusterConfig::default() };
+    assert!(!config.masters_take_pods(), "what is said counts");
 }
 
 #[test]

@@ -50,13 +50,17 @@ pub fn effective(flags: &UpFlags) -> Result<ClusterConfig> {
     let mut base = file.map(parse::read).transpose()?.unwrap_or_default();
     let name = flags.name.as_ref().unwrap_or(&base.name);
     if let Some(record) = StateDir::of(name)?.record()? {
+        let decided = record.config.masters_take_pods();
         if file.is_none() {
             base = record.config;
         } else if base.provider == ProviderChoice::Auto {
             base.provider = record.config.provider;
         }
+        // Pods on masters have volumes there, which workers that come later do not change.
+        base.control_plane.schedulable.get_or_insert(decided);
     }
-    let config = flags.over(base)?;
+    let mut config = flags.over(base)?;
+    config.control_plane.schedulable = Some(config.masters_take_pods());
     check::validate(&config)?;
     Ok(config)
 }

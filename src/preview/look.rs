@@ -284,7 +284,7 @@ async fn look_through(
             actions = certificates::foresee(client, topology, tokens).await?;
         }
         (Some(Action::MarkNodes), Some(client)) => {
-            let schedulable = world.config.control_plane.schedulable;
+            let schedulable = world.config.masters_take_pods();
             actions = nodes::foresee(client, &world.topology, schedulable).await?;
         }
         (Some(_), None) => actions.push(step.title.clone()),

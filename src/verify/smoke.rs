@@ -65,7 +65,7 @@ async fn deployment(bench: Arc<Bench>) -> Tried {
 
     let machines: BTreeSet<_> =
         pods.iter().filter_map(|pod| pod.spec.as_ref()?.node_name.clone()).collect();
-    let schedulable = match bench.context.config.control_plane.schedulable {
+    let schedulable = match bench.context.config.masters_take_pods() {
         true => Group::Nodes,
         false => Group::Workers,
     };

@@ -118,7 +118,7 @@ async fn init_containers(bench: Arc<Bench>) -> Tried {
 }
 
 async fn taints(bench: Arc<Bench>) -> Tried {
-    if bench.context.config.control_plane.schedulable {
+    if bench.context.config.masters_take_pods() {
         return Err(Unproven::Skipped("masters take ordinary pods in this cluster".into()));
     }
     let masters = bench.context.topology.group(Group::Masters);
