@@ -104,7 +104,7 @@ impl Vagrant {
 
     /// Whether a machine has power, as its provider says. One that is late to answer may be on.
     pub async fn has_power(&self, machine: &str, events: &Events, task: &str) -> Result<bool> {
-        let lines = self.run(&["status", "--machine-readable", machine], events, task).await?;
+        let lines = self.told("--machine-readable", &["status", machine], events, task).await?;
         power(&lines, machine).ok_or_else(|| {
             Failure::host(format!("vagrant does not say whether {machine} is on"))
                 .tail(lines)
@@ -112,10 +112,18 @@ impl Vagrant {
         })
     }
 
-    /// Runs Vagrant to its end. Its output goes to the log, line by line to the events, its last
-    /// lines, at most [`TAIL`], to the caller or into the failure.
-    pub async fn run(
+    /// Runs Vagrant to its end. Its output goes to the log, line by line to the events, and its
+    /// last lines into the failure.
+    pub async fn run(&self, arguments: &[&str], events: &Events, task: &str) -> Result<()> {
+        // Without it Vagrant draws bars, which in a log are one endless line.
+        self.told("--no-tty", arguments, events, task).await.map(drop)
+    }
+
+    /// The last lines, at most [`TAIL`], of what Vagrant says, in one of the ways that it knows: of
+    /// several that it is given, it takes one.
+    async fn told(
         &self,
+        way: &str,
         arguments: &[&str],
         events: &Events,
         task: &str,
@@ -129,8 +137,7 @@ impl Vagrant {
                 },
             )?;
         let mut child = Command::new("vagrant")
-            // Without it Vagrant draws bars, which in a log are one endless line.
-            .arg("--no-tty")
+            .arg(way)
             .args(arguments)
             .current_dir(self.state.vagrant())
             .envs(self.environment())
@@ -436,11 +443,11 @@ impl Provider for Virtual {
     }
 
     async fn power_off(&self, machine: &str, events: &Events) -> Result<()> {
-        self.vagrant.run(&["halt", "--force", machine], events, "power").await.map(drop)
+        self.vagrant.run(&["halt", "--force", machine], events, "power").await
     }
 
     async fn power_on(&self, machine: &str, events: &Events) -> Result<()> {
-        self.vagrant.run(&["up", "--no-provision", machine], events, "power").await.map(drop)
+        self.vagrant.run(&["up", "--no-provision", machine], events, "power").await
     }
 
     async fn remove(
@@ -450,7 +457,7 @@ impl Provider for Virtual {
         events: &Events,
         task: &str,
     ) -> Result<()> {
-        self.vagrant.run(&["destroy", "--force", &machine.name], events, task).await.map(drop)
+        self.vagrant.run(&["destroy", "--force", &machine.name], events, task).await
     }
 
     async fn destroy(&self, _: &Topology, ledger: &Ledger, events: &Events) -> Result<()> {
