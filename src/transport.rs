@@ -12,6 +12,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+/// How long a script may take that says nothing else; multiplied by `slowMachines`.
+const ENDS_WITHIN: Duration = Duration::from_secs(60);
+
 /// A script to run as root with `/bin/sh`.
 ///
 /// Without input the script itself travels on standard input, so it may be long and may hold
@@ -20,8 +23,8 @@ use async_trait::async_trait;
 pub struct Script {
     pub text: String,
     pub input: Input,
-    /// The whole command's deadline.
-    pub timeout: Duration,
+    /// The whole command's deadline; [`ENDS_WITHIN`] where it has none of its own.
+    pub timeout: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -34,7 +37,7 @@ pub enum Input {
 
 impl Script {
     pub fn new(text: impl Into<String>) -> Self {
-        Self { text: text.into(), input: Input::None, timeout: Duration::from_secs(60) }
+        Self { text: text.into(), input: Input::None, timeout: None }
     }
 
     pub fn with_input(mut self, input: Input) -> Self {
@@ -43,7 +46,7 @@ impl Script {
     }
 
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+        self.timeout = Some(timeout);
         self
     }
 }

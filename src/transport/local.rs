@@ -6,7 +6,7 @@ use std::process::Stdio;
 use async_trait::async_trait;
 use tokio::process::Command;
 
-use super::{LineSink, Output, Script, Transport, TransportError, lines};
+use super::{ENDS_WITHIN, LineSink, Output, Script, Transport, TransportError, lines};
 
 pub struct Local {
     name: String,
@@ -48,7 +48,7 @@ impl Transport for Local {
     }
 
     async fn run_with(&self, script: Script, sink: LineSink<'_>) -> Result<Output, TransportError> {
-        let after = script.timeout;
+        let after = script.timeout.unwrap_or(ENDS_WITHIN);
         tokio::time::timeout(after, self.exchange(script, sink))
             .await
             .map_err(|_| TransportError::Timeout { machine: self.name.clone(), after })?

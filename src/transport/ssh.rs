@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{RwLock, Semaphore};
 
 use super::target::{Password, Root, SshTarget};
-use super::{Input, LineSink, Output, Script, Transport, TransportError, lines};
+use super::{ENDS_WITHIN, Input, LineSink, Output, Script, Transport, TransportError, lines};
 
 /// Channels at once on one connection. sshd allows ten (`MaxSessions`, sshd_config(5)); two are
 /// left for the user's own `kdiy ssh`.
@@ -39,6 +39,8 @@ pub struct Ssh {
     session: RwLock<Option<Arc<Session>>>,
     slots: Semaphore,
     becomes_root: BecomesRoot,
+    /// A script that says nothing else.
+    ends_within: Duration,
 }
 
 enum BecomesRoot {
@@ -94,6 +96,7 @@ impl Ssh {
             session: RwLock::new(Some(Arc::new(session))),
             slots: Semaphore::new(CHANNELS),
             becomes_root: BecomesRoot::BySudo,
+            ends_within: ENDS_WITHIN * target.slow_machines,
         };
         if let Root::FindOut { password } = &target.root {
             ssh.becomes_root = ssh.find_out(password.as_ref(), timeout).await?;
@@ -197,7 +200,7 @@ impl Transport for Ssh {
 
     async fn run_with(&self, script: Script, sink: LineSink<'_>) -> Result<Output, TransportError> {
         let _slot = self.slots.acquire().await.map_err(|error| self.lost(error))?;
-        let after = script.timeout;
+        let after = script.timeout.unwrap_or(self.ends_within);
         let source = lines::Source::of(script).await?;
         tokio::time::timeout(after, self.exchange(source, &self.becomes_root, sink))
             .await
