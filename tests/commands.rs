@@ -402,6 +402,25 @@ fn without_a_file_a_cluster_stays_what_it_was_made_with() {
 }
 
 #[test]
+fn whether_masters_take_pods_stays_as_it_was_when_a_cluster_was_made() {
+    let shown = |user: &User, arguments: &[&str]| -> serde_json::Value {
+        let run = user.kdiy(&["config", "show", "--output", "json"]).args(arguments).assert();
+        let config: serde_json::Value =
+            serde_json::from_slice(&run.success().get_output().stdout).unwrap();
+        config["controlPlane"]["schedulable"].clone()
+    };
+    let user = User::with_docker();
+    assert_eq!(shown(&user, &[]), false);
+    assert_eq!(shown(&user, &["--workers", "0"]), true);
+    user.made(&ClusterConfig { workers: 0, ..ClusterConfig::default() });
+    assert_eq!(shown(&user, &["--workers", "1"]), true, "a first worker comes");
+    user.file("workers: 1\n");
+    assert_eq!(shown(&user, &[]), true, "a first worker comes, by the file");
+    user.file("workers: 1\ncontrolPlane: {schedulable: false}\n");
+    assert_eq!(shown(&user, &[]), false, "what is said counts");
+}
+
+#[test]
 fn only_workers_are_taken_out() {
     let user = User::with_docker();
     user.made(&ClusterConfig::default());
