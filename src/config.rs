@@ -64,6 +64,12 @@ impl ClusterConfig {
     pub fn masters_take_pods(&self) -> bool {
         self.control_plane.schedulable.unwrap_or(self.workers == 0)
     }
+
+    /// With what it leaves to its other keys said, as templates read it and records keep it.
+    pub fn settled(mut self) -> Self {
+        self.control_plane.schedulable = Some(self.masters_take_pods());
+        self
+    }
 }
 
 impl Default for ClusterConfig {

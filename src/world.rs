@@ -115,15 +115,8 @@ impl World {
             },
             "versions": self.versions,
             "images": self.images,
-            "settings": encode(&self.settings())?,
+            "settings": encode(&self.config)?,
         }))
-    }
-
-    /// The cluster file as templates read it: what it leaves to the topology is said.
-    fn settings(&self) -> ClusterConfig {
-        let mut settings = self.config.clone();
-        settings.control_plane.schedulable = Some(settings.masters_take_pods());
-        settings
     }
 
     /// VRRP separates the clusters of one network by router id (RFC 5798, 1 to 255).

@@ -50,7 +50,7 @@ fn kinds() -> Vec<(&'static str, ClusterConfig)> {
     external.load_balancer.mode = LoadBalancerMode::Dedicated;
     external.load_balancer.machines = 2;
     external.network.cni = Cni::Flannel;
-    let single = ClusterConfig { masters: 1, workers: 0, slow_machines: 10, ..default() };
+    let single = ClusterConfig { masters: 1, workers: 0, slow_machines: 10, ..default() }.settled();
     let mut foreign = default();
     foreign.load_balancer.mode = LoadBalancerMode::External;
     foreign.load_balancer.address = Some("10.0.0.5:6443".into());

@@ -43,7 +43,8 @@ pub const DEFAULT_FILE: &str = "cluster.yaml";
 const MACHINES: &str = "machines";
 
 /// File, defaults and flags, checked. A cluster that exists and has no file keeps what it was made
-/// with; one that has keeps its provider where the file leaves the choice to kdiy.
+/// with; one that has keeps its provider, and whether masters take pods, where the file leaves these
+/// to kdiy.
 pub fn effective(flags: &UpFlags) -> Result<ClusterConfig> {
     let default = Some(Path::new(DEFAULT_FILE)).filter(|path| path.is_file());
     let file = flags.config.as_deref().or(default);
@@ -59,8 +60,7 @@ pub fn effective(flags: &UpFlags) -> Result<ClusterConfig> {
         // Pods on masters have volumes there, which workers that come later do not change.
         base.control_plane.schedulable.get_or_insert(decided);
     }
-    let mut config = flags.over(base)?;
-    config.control_plane.schedulable = Some(config.masters_take_pods());
+    let config = flags.over(base)?.settled();
     check::validate(&config)?;
     Ok(config)
 }
