@@ -16,7 +16,6 @@ use crate::transport::Script;
 
 /// A machine that was switched on answers within this; multiplied by `slowMachines`.
 const BOOTS_WITHIN: Duration = Duration::from_secs(120);
-const UNDONE_WITHIN: Duration = Duration::from_secs(60);
 
 /// What is broken at the moment, or was when kdiy ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -85,7 +84,6 @@ async fn mend(session: &Session, remedy: &Remedy, events: &Events) -> Result<()>
             connect(session, machine).await
         }
         How::Script(text) => {
-            let script = Script::new(text).timeout(slowly(session, UNDONE_WITHIN));
             let transport = match session.fleet.transport(machine).await {
                 Ok(transport) if transport.is_alive().await => transport,
                 _ => {
@@ -94,7 +92,7 @@ async fn mend(session: &Session, remedy: &Remedy, events: &Events) -> Result<()>
                 }
             };
             let failed = |error| transport_failure("undo", &error);
-            let output = transport.run(script).await.map_err(failed)?;
+            let output = transport.run(Script::new(text)).await.map_err(failed)?;
             if output.success() {
                 return Ok(());
             }
@@ -107,11 +105,7 @@ async fn mend(session: &Session, remedy: &Remedy, events: &Events) -> Result<()>
 
 async fn connect(session: &Session, machine: &str) -> Result<()> {
     let target = session.provider.ssh_target(session.topology(), machine)?;
-    session.fleet.connect(&target, slowly(session, BOOTS_WITHIN)).await.map(drop)
-}
-
-fn slowly(session: &Session, duration: Duration) -> Duration {
-    duration * session.blueprint.world.config.slow_machines
+    session.fleet.connect(&target, BOOTS_WITHIN * target.slow_machines).await.map(drop)
 }
 
 #[cfg(test)]

@@ -103,7 +103,7 @@ impl Vagrant {
     }
 
     /// Whether a machine has power, as its provider says. One that is late to answer may be on.
-    pub async fn has_power(&self, machine: &str, events: &Events, task: &str) -> Result<bool> {
+    async fn has_power(&self, machine: &str, events: &Events, task: &str) -> Result<bool> {
         let lines = self.told("--machine-readable", &["status", machine], events, task).await?;
         power(&lines, machine).ok_or_else(|| {
             Failure::host(format!("vagrant does not say whether {machine} is on"))
