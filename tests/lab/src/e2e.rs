@@ -4,6 +4,7 @@
 
 mod cis;
 pub mod cluster;
+mod computer;
 mod drills;
 pub mod existing;
 mod grow;
@@ -150,6 +151,7 @@ pub fn stage<'a>(lab: &'a Ready, cache: &'a Path, parts: &[Part]) -> Result<Stag
             "destroy leaves nothing behind",
             with(|cluster| cluster.destroy()),
         )],
+        keep: Some(Box::new(move |check| cluster.keep_what_was_said(check))),
     })
 }
 

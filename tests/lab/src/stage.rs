@@ -1,6 +1,7 @@
 //! Named checks, one after the other, and the count of what became of them.
 
 use std::fmt::Display;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -26,7 +27,12 @@ pub struct Stage<'a> {
     pub checks: Vec<Check<'a>>,
     /// Run whatever happened, unless a failure is to be looked at.
     pub teardown: Vec<Check<'a>>,
+    /// Told the name of a check that failed, while what it was made on is still there; says where
+    /// what is to be known of it was kept.
+    pub keep: Option<Box<Keep<'a>>>,
 }
+
+type Keep<'a> = dyn Fn(&str) -> Result<PathBuf> + 'a;
 
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -50,31 +56,32 @@ impl Tally {
     pub fn run(&mut self, stage: Stage) {
         let mut ready = true;
         let failed_before = self.failed;
+        let keep = stage.keep.as_deref();
         for check in stage.setup {
             if ready {
-                ready = self.check(check);
+                ready = self.check(check, keep);
             } else {
                 self.skip(&check);
             }
         }
         for check in stage.checks {
             if ready {
-                self.check(check);
+                self.check(check, keep);
             } else {
                 self.skip(&check);
             }
         }
-        let keep = self.keep && self.failed > failed_before;
+        let is_kept = self.keep && self.failed > failed_before;
         for check in stage.teardown {
-            if keep {
+            if is_kept {
                 self.skip(&check);
             } else {
-                self.check(check);
+                self.check(check, None);
             }
         }
     }
 
-    fn check(&mut self, check: Check) -> bool {
+    fn check(&mut self, check: Check, keep: Option<&Keep>) -> bool {
         println!("…    {}", check.name);
         let began = Instant::now();
         let result = (check.run)();
@@ -88,6 +95,11 @@ impl Tally {
             Err(error) => {
                 self.failed += 1;
                 println!("FAIL {} ({elapsed}){}", check.name, after_colon(&format!("{error:#}")));
+                match keep.map(|keep| keep(check.name)) {
+                    Some(Ok(kept)) => println!("     what was said then: {}", kept.display()),
+                    Some(Err(error)) => println!("     what was said then is lost: {error:#}"),
+                    None => {}
+                }
                 false
             }
         }
@@ -140,6 +152,7 @@ mod tests {
             setup: vec![pass("first"), Check::new("broken", || bail!("broken")), pass("never")],
             checks: vec![pass("neither")],
             teardown: vec![pass("last")],
+            ..Stage::default()
         });
         assert_eq!(*ran.borrow(), ["first", "last"]);
         assert_eq!(tally, Tally { passed: 2, failed: 1, skipped: 2, keep: false });
@@ -162,6 +175,29 @@ mod tests {
         assert_eq!(*gone.borrow(), 0);
         tally.run(Stage { teardown: teardown(), ..Stage::default() });
         assert_eq!(*gone.borrow(), 1);
+    }
+
+    #[test]
+    fn what_was_said_is_kept_of_what_failed_before_it_is_taken_away() {
+        let told = RefCell::new(Vec::new());
+        let tell = |name: &str| told.borrow_mut().push(name.to_owned());
+        let gone = || {
+            tell("gone");
+            Ok(String::new())
+        };
+        Tally::default().run(Stage {
+            checks: vec![
+                Check::new("green", || Ok(String::new())),
+                Check::new("red", || bail!("red")),
+            ],
+            teardown: vec![Check::new("away", gone)],
+            keep: Some(Box::new(|name| {
+                tell(name);
+                Ok(PathBuf::new())
+            })),
+            ..Stage::default()
+        });
+        assert_eq!(*told.borrow(), ["red", "gone"]);
     }
 
     #[test]

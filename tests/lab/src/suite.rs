@@ -100,6 +100,7 @@ pub fn run(
     let wanted = |lane: &Lane| (only.is_empty() && lane.is_usual()) || only.contains(lane);
     let mut lanes: Vec<Lane> = Lane::value_variants().iter().copied().filter(wanted).collect();
     let mut tally = Tally::keeping_what_failed(keep);
+    e2e::cluster::forget_what_was_said(cache)?;
     if lanes.contains(&Lane::Code) {
         tally.run(code(cache));
         lanes.retain(|lane| *lane != Lane::Code);

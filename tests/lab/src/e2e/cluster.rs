@@ -20,15 +20,32 @@ pub struct Cluster<'a, G = Ready> {
     directory: PathBuf,
 }
 
+/// What was kept of checks that failed, in the directory of all clusters.
+const FAILED: &str = "failed";
+const LAST_JOURNAL: &str = "journalctl --quiet --no-pager --output short-precise --since -15min";
+
 impl<G> Clone for Cluster<'_, G> {
     fn clone(&self) -> Self {
         Self { lab: self.lab, name: self.name, directory: self.directory.clone() }
     }
 }
 
+/// Of checks that failed in earlier runs.
+pub fn forget_what_was_said(cache: &Path) -> Result<()> {
+    let kept = directory(cache).join(FAILED);
+    if kept.exists() {
+        fs::remove_dir_all(kept)?;
+    }
+    Ok(())
+}
+
+fn directory(cache: &Path) -> PathBuf {
+    cache.join("e2e")
+}
+
 impl<'a, G: Ground> Cluster<'a, G> {
     pub fn new(lab: &'a G, cache: &Path, name: &'static str) -> Result<Self> {
-        let directory = cache.join("e2e");
+        let directory = directory(cache);
         fs::create_dir_all(&directory)?;
         Ok(Self { lab, name, directory })
     }
@@ -173,6 +190,19 @@ impl Cluster<'_> {
     /// Its whole name, of `master-1`.
     pub fn machine(&self, which: &str) -> String {
         format!("{}-{which}", self.name)
+    }
+
+    /// What its machines' journals and its runs have said until now, for whoever reads that a check
+    /// has failed when they are gone; the directory where that is.
+    pub fn keep_what_was_said(&self, check: &str) -> Result<PathBuf> {
+        let directory = self.directory.join(FAILED).join(check.replace(' ', "-"));
+        fs::create_dir_all(&directory)?;
+        for machine in self.machines()? {
+            let journal = self.on(&machine, LAST_JOURNAL)?;
+            fs::write(directory.join(format!("{machine}.log")), journal)?;
+        }
+        fs::copy(self.said(), directory.join("runs.jsonl"))?;
+        Ok(directory)
     }
 
     /// What a script, run as root on a machine, says; it must succeed.

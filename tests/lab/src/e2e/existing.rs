@@ -84,6 +84,7 @@ pub fn stage<'a>(lab: &'a Ready, cache: &Path) -> Result<Stage<'a>> {
             Check::new("a machine that does not answer is given up", with(given_up)),
         ],
         teardown: vec![Check::new("the machines are gone", with(|homelab| homelab.remove()))],
+        ..Stage::default()
     })
 }
 

@@ -98,6 +98,7 @@ pub fn stage<'a>(lab: &'a Ready, cache: &Path, seed: u64) -> Result<Stage<'a>> {
             "destroy leaves nothing behind",
             with(|cluster| cluster.destroy()),
         )],
+        keep: Some(Box::new(move |check| cluster.keep_what_was_said(check))),
     })
 }
 

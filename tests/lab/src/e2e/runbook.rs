@@ -40,6 +40,7 @@ pub fn stage<'a>(lab: &'a Ready, cache: &Path) -> Result<Stage<'a>> {
             Check::new("kdiy's own gates pass on it", with(Reader::passes_the_gates)),
         ],
         teardown: vec![Check::new("nothing is left of the reader", with(Reader::clean))],
+        ..Stage::default()
     })
 }
 

@@ -5,9 +5,10 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 
 use super::cluster::Cluster;
+use super::computer::Computer;
 use crate::Ground;
 
 const ASKED_EVERY: Duration = Duration::from_millis(200);
@@ -25,78 +26,97 @@ pub struct Watched {
     pub longest_gap: Duration,
     /// In curl's words, the first of each of its exit codes.
     why: BTreeMap<Option<i32>, String>,
+    computer: Computer,
+}
+
+/// Twice where the first attempt was not `in_time` because of what else runs on the same hardware:
+/// that is not repeated, and what kdiy does is.
+pub fn in_time<T>(
+    attempt: impl Fn() -> Result<(T, Watched)>,
+    in_time: impl Fn(&Watched) -> bool,
+) -> Result<(T, Watched)> {
+    let (done, first) = attempt()?;
+    if in_time(&first) {
+        return Ok((done, first));
+    }
+    ensure!(first.computer.was_robbed(), "{first}");
+    println!("     {first}; once more");
+    let (done, second) = attempt()?;
+    ensure!(in_time(&second), "twice: {first}; {second}");
+    Ok((done, second))
 }
 
 impl Watched {
     /// Asks for an object at the address that everybody uses, as long as `work` takes. What is not
-    /// answered within `patience` has failed.
-    pub fn while_running<G: Ground>(
+    /// answered within `patience` has failed. Gives what `work` gives, too.
+    pub fn while_running<G: Ground, T>(
         cluster: &Cluster<'_, G>,
         patience: Duration,
-        work: impl FnOnce() -> Result<()>,
-    ) -> Result<Self> {
-        let patience = patience.as_secs().to_string();
-        let url = format!("{}{OBJECT}", cluster.endpoint()?);
-        let pki = cluster.home().join("pki");
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<(T, Self)> {
         let done = AtomicBool::new(false);
+        let (mut ask, disk) = (curl(cluster, patience)?, cluster.directory());
         std::thread::scope(|scope| {
-            let client = scope.spawn(|| {
-                let mut seen = Self {
-                    requests: 0,
-                    failed: 0,
-                    longest_gap: Duration::ZERO,
-                    why: BTreeMap::new(),
-                };
-                let mut last = Instant::now();
-                while !done.load(Ordering::Relaxed) {
-                    let mut curl = Command::new("curl");
-                    curl.args([
-                        "-fsS",
-                        "-o",
-                        "/dev/null",
-                        "--noproxy",
-                        "*",
-                        "--max-time",
-                        &patience,
-                    ]);
-                    for (flag, file) in [
-                        ("--cacert", "kubernetes-ca.crt"),
-                        ("--cert", "admin.crt"),
-                        ("--key", "admin.key"),
-                    ] {
-                        curl.arg(flag).arg(pki.join(file));
-                    }
-                    let output = curl.arg(&url).output()?;
-                    seen.requests += 1;
-                    if output.status.success() {
-                        seen.longest_gap = seen.longest_gap.max(last.elapsed());
-                        last = Instant::now();
-                    } else {
-                        seen.failed += 1;
-                        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-                        seen.why.entry(output.status.code()).or_insert(said);
-                    }
-                    std::thread::sleep(ASKED_EVERY);
-                }
-                seen.longest_gap = seen.longest_gap.max(last.elapsed());
-                Ok(seen)
-            });
+            let computer = scope.spawn(|| Computer::watched(&done, disk));
+            let client = scope.spawn(|| Self::asking(&mut ask, &done));
             let result = work();
             done.store(true, Ordering::Relaxed);
-            let seen = client.join().map_err(|_| anyhow::anyhow!("the client crashed"))?;
-            result.and(seen)
+            let seen = client.join().ok().context("the client crashed")?;
+            let computer = computer.join().ok().context("whoever watches the computer crashed")?;
+            Ok((result?, Self { computer: computer?, ..seen? }))
         })
     }
+
+    fn asking(curl: &mut Command, done: &AtomicBool) -> Result<Self> {
+        let mut seen = Self {
+            requests: 0,
+            failed: 0,
+            longest_gap: Duration::ZERO,
+            why: BTreeMap::new(),
+            computer: Computer::default(),
+        };
+        let mut last = Instant::now();
+        while !done.load(Ordering::Relaxed) {
+            let output = curl.output()?;
+            seen.requests += 1;
+            if output.status.success() {
+                seen.longest_gap = seen.longest_gap.max(last.elapsed());
+                last = Instant::now();
+            } else {
+                seen.failed += 1;
+                let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+                seen.why.entry(output.status.code()).or_insert(said);
+            }
+            std::thread::sleep(ASKED_EVERY);
+        }
+        seen.longest_gap = seen.longest_gap.max(last.elapsed());
+        Ok(seen)
+    }
+}
+
+fn curl<G: Ground>(cluster: &Cluster<'_, G>, patience: Duration) -> Result<Command> {
+    let pki = cluster.home().join("pki");
+    let patience = patience.as_secs().to_string();
+    let mut curl = Command::new("curl");
+    curl.args(["-fsS", "-o", "/dev/null", "--noproxy", "*", "--max-time", &patience]);
+    for (flag, file) in
+        [("--cacert", "kubernetes-ca.crt"), ("--cert", "admin.crt"), ("--key", "admin.key")]
+    {
+        curl.arg(flag).arg(pki.join(file));
+    }
+    curl.arg(format!("{}{OBJECT}", cluster.endpoint()?));
+    Ok(curl)
 }
 
 impl std::fmt::Display for Watched {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { requests, failed, longest_gap, why } = self;
+        let Self { requests, failed, longest_gap, why, computer } = self;
         let gap = longest_gap.as_secs_f64();
         write!(
             f,
             "{failed} of {requests} requests failed, {gap:.1} s at most between two answers"
         )?;
-        why.values().try_for_each(|why| write!(f, "; {why}"))
+        why.values().try_for_each(|why| write!(f, "; {why}"))?;
+        write!(f, "; {computer}")
     }
 }

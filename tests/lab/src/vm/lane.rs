@@ -116,6 +116,7 @@ impl Made {
             ],
             checks: self.looks.iter().map(|&(name, look)| with(name, look)).collect(),
             teardown: vec![with("destroy leaves no virtual machine behind", destroy)],
+            ..Stage::default()
         })
     }
 }
@@ -195,7 +196,7 @@ fn reloads(cluster: &Virtual) -> Result<String> {
     let names = names(cluster)?;
     let patience = ANSWERED_WITHIN * slowness(names.len());
     for name in names.iter().filter(|name| name.contains("-master-")) {
-        let asked = Watched::while_running(cluster, patience, || {
+        let ((), asked) = Watched::while_running(cluster, patience, || {
             host::run(cluster.lab().vagrant(&cluster.home()).args(["reload", name]))
         })?;
         ensure!(asked.requests > 1, "the api was not asked while {name} was away");
