@@ -51,6 +51,11 @@ impl Computer {
         Ok(seen)
     }
 
+    #[cfg(test)]
+    pub const fn robbed() -> Self {
+        Self { taken_away: 1.0, late: Duration::ZERO }
+    }
+
     /// Whether other work on the same hardware explains that something was late.
     pub fn was_robbed(&self) -> bool {
         self.taken_away >= MUCH_TAKEN_AWAY || self.late >= STOOD_STILL

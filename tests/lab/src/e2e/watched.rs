@@ -120,3 +120,31 @@ impl std::fmt::Display for Watched {
         write!(f, "; {computer}")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    fn attempts(of: &[(u32, Computer)]) -> (usize, bool) {
+        let made = Cell::new(0);
+        let attempt = || {
+            let (failed, computer) = of[made.replace(made.get() + 1)];
+            let longest_gap = Duration::ZERO;
+            Ok(((), Watched { requests: 9, failed, longest_gap, why: BTreeMap::new(), computer }))
+        };
+        let result = in_time(attempt, |asked| asked.failed == 0);
+        (made.get(), result.is_ok())
+    }
+
+    #[test]
+    fn only_a_computer_that_was_robbed_is_a_reason_to_try_again() {
+        let (calm, robbed) = (Computer::default(), Computer::robbed());
+        assert!(robbed.was_robbed() && !calm.was_robbed());
+        assert_eq!(attempts(&[(0, robbed)]), (1, true));
+        assert_eq!(attempts(&[(1, calm)]), (1, false));
+        assert_eq!(attempts(&[(1, robbed), (0, calm)]), (2, true));
+        assert_eq!(attempts(&[(1, robbed), (1, robbed)]), (2, false));
+    }
+}
