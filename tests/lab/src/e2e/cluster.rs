@@ -198,10 +198,15 @@ impl Cluster<'_> {
         let directory = self.directory.join(FAILED).join(check.replace(' ', "-"));
         fs::create_dir_all(&directory)?;
         for machine in self.machines()? {
-            let journal = self.on(&machine, LAST_JOURNAL)?;
+            // Of a machine that says nothing any more this is what there is to know.
+            let journal = self.on(&machine, LAST_JOURNAL).unwrap_or_else(|why| format!("{why:#}"));
             fs::write(directory.join(format!("{machine}.log")), journal)?;
         }
-        fs::copy(self.said(), directory.join("runs.jsonl"))?;
+        // Before the first of them there is no such directory.
+        for run in fs::read_dir(self.home().join("runs")).into_iter().flatten() {
+            let run = run?;
+            fs::copy(run.path(), directory.join(run.file_name()))?;
+        }
         Ok(directory)
     }
 
