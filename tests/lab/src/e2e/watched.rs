@@ -20,6 +20,7 @@ pub const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
 const OBJECT: &str = "/api/v1/namespaces/default";
 
 /// What a client of the api noticed.
+#[derive(Default)]
 pub struct Watched {
     pub requests: u32,
     pub failed: u32,
@@ -68,13 +69,7 @@ impl Watched {
     }
 
     fn asking(curl: &mut Command, done: &AtomicBool) -> Result<Self> {
-        let mut seen = Self {
-            requests: 0,
-            failed: 0,
-            longest_gap: Duration::ZERO,
-            why: BTreeMap::new(),
-            computer: Computer::default(),
-        };
+        let mut seen = Self::default();
         let mut last = Instant::now();
         while !done.load(Ordering::Relaxed) {
             let output = curl.output()?;
@@ -131,8 +126,7 @@ mod tests {
         let made = Cell::new(0);
         let attempt = || {
             let (failed, computer) = of[made.replace(made.get() + 1)];
-            let longest_gap = Duration::ZERO;
-            Ok(((), Watched { requests: 9, failed, longest_gap, why: BTreeMap::new(), computer }))
+            Ok(((), Watched { failed, computer, ..Watched::default() }))
         };
         let result = in_time(attempt, |asked| asked.failed == 0);
         (made.get(), result.is_ok())
