@@ -9,6 +9,7 @@ mod drills;
 pub mod existing;
 mod grow;
 mod health;
+pub mod hostile;
 mod identity;
 mod leaks;
 mod plan;
@@ -39,6 +40,7 @@ pub enum Part {
     Cluster,
     Repair,
     Drills,
+    Hostile,
 }
 
 /// All these parts on one cluster: making it takes longer than most of them.
@@ -140,6 +142,9 @@ pub fn stage<'a>(lab: &'a Ready, cache: &'a Path, parts: &[Part]) -> Result<Stag
             Check::new("a drill whose kdiy was killed is undone", with(drills::killed_and_undone)),
             Check::new("a lost quorum refuses writes and comes back", with(drills::beyond_quorum)),
         ]);
+    }
+    if parts.contains(&Part::Hostile) {
+        checks.extend(hostile::checks(&cluster));
     }
     Ok(Stage {
         setup: vec![

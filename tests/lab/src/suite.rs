@@ -21,6 +21,8 @@ pub enum Lane {
     Repair,
     /// Everything that can be broken on such a cluster, broken on purpose; when it is named or there is time
     Drills,
+    /// Attackers, owners and machines as they are found; when it is named or there is time
+    Hostile,
     /// A cluster by hand: the guide's blocks, carried out without kdiy
     Runbook,
     /// Machines that exist without kdiy, there and back
@@ -47,6 +49,7 @@ impl Lane {
             Self::Recovery => 7,
             Self::Drills => 9,
             Self::Repair => 5,
+            Self::Hostile => 12,
             // 13 to 40: what is emulated is slowed down most by what else runs on the same hardware.
             Self::Vm => 40,
             Self::VmMasters | Self::VmFull => return None,
@@ -82,6 +85,7 @@ impl Lane {
             Self::Cluster => Some(Part::Cluster),
             Self::Repair => Some(Part::Repair),
             Self::Drills => Some(Part::Drills),
+            Self::Hostile => Some(Part::Hostile),
         }
     }
 }
@@ -118,7 +122,10 @@ pub fn run(
     let left = || within.filter(|_| only.is_empty()).map(|it| it.saturating_sub(began.elapsed()));
     // Only now is it known what had to be built first.
     if let Some(left) = left() {
-        lanes.extend(more(&[Lane::Drills, Lane::Repair], left.saturating_sub(expected(&lanes))));
+        lanes.extend(more(
+            &[Lane::Hostile, Lane::Drills, Lane::Repair],
+            left.saturating_sub(expected(&lanes)),
+        ));
     }
     let containers = Instant::now();
     let expected = expected(&lanes);
@@ -132,6 +139,9 @@ pub fn run(
         }
         if lanes.contains(&Lane::Existing) {
             tally.run(e2e::existing::stage(lab, cache)?);
+        }
+        if lanes.contains(&Lane::Hostile) {
+            tally.run(e2e::hostile::stage(lab, cache)?);
         }
         if lanes.contains(&Lane::Recovery) {
             tally.run(e2e::recovery::stage(lab, cache, seed)?);

@@ -54,7 +54,8 @@ pub const fn made(lane: Lane) -> Option<&'static Made> {
         | Lane::Drills
         | Lane::Runbook
         | Lane::Existing
-        | Lane::Recovery => None,
+        | Lane::Recovery
+        | Lane::Hostile => None,
     }
 }
 
