@@ -69,6 +69,9 @@ enum Lab {
         /// Leave what a failed lane made, to be looked at; the next run of the lane takes it away
         #[arg(long)]
         keep: bool,
+        /// Only checks with this in their name, and what they stand on
+        #[arg(long, value_name = "PART OF NAME", requires = "lane")]
+        matching: Option<String>,
     },
     /// Measure how long a 3+2 cluster takes, and what it waits for
     Bench,
@@ -137,9 +140,9 @@ fn carry_out(command: Lab) -> Result<()> {
             docker::stop(&cache)?;
             vm::stop(&cache)
         }
-        Lab::Test { lane, within, seed, keep } => {
+        Lab::Test { lane, within, seed, keep, matching } => {
             let within = within.map(|minutes| Duration::from_secs(60 * minutes));
-            suite::run(&cache, &lane, within, seed.unwrap_or_else(chance::seed), keep)
+            suite::run(&cache, &lane, within, seed.unwrap_or_else(chance::seed), keep, matching)
         }
         Lab::Bench => bench::run(&cache),
         Lab::Fuzz { seconds } => fuzz::run(&cache, seconds),

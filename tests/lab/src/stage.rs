@@ -42,11 +42,18 @@ pub struct Tally {
     pub skipped: usize,
     /// Whether what a stage made is left where something in it failed.
     keep: bool,
+    /// Of the checks between setup and teardown only those with this in their name.
+    matching: Option<String>,
 }
 
 impl Tally {
     pub fn keeping_what_failed(keep: bool) -> Self {
         Self { keep, ..Self::default() }
+    }
+
+    pub fn matching(mut self, part_of_name: Option<String>) -> Self {
+        self.matching = part_of_name;
+        self
     }
 
     pub fn is_green(&self) -> bool {
@@ -64,7 +71,10 @@ impl Tally {
                 self.skip(&check);
             }
         }
-        for check in stage.checks {
+        let matching = self.matching.clone();
+        let is_wanted =
+            |check: &Check| matching.as_ref().is_none_or(|part| check.name.contains(part.as_str()));
+        for check in stage.checks.into_iter().filter(is_wanted) {
             if ready {
                 self.check(check, keep);
             } else {
@@ -155,7 +165,7 @@ mod tests {
             ..Stage::default()
         });
         assert_eq!(*ran.borrow(), ["first", "last"]);
-        assert_eq!(tally, Tally { passed: 2, failed: 1, skipped: 2, keep: false });
+        assert_eq!(tally, Tally { passed: 2, failed: 1, skipped: 2, ..Tally::default() });
         assert!(!tally.is_green());
         assert_eq!(tally.to_string(), "2 passed, 1 failed, 2 not run");
     }
@@ -201,6 +211,25 @@ mod tests {
     }
 
     #[test]
+    fn checks_can_be_chosen_by_name_but_not_what_they_stand_on() {
+        let ran = RefCell::new(Vec::new());
+        let note = |name: &'static str| {
+            let ran = &ran;
+            Check::new(name, move || {
+                ran.borrow_mut().push(name);
+                Ok(String::new())
+            })
+        };
+        Tally::default().matching(Some("disk".into())).run(Stage {
+            setup: vec![note("made")],
+            checks: vec![note("a disk that is full"), note("a pod")],
+            teardown: vec![note("gone")],
+            ..Stage::default()
+        });
+        assert_eq!(*ran.borrow(), ["made", "a disk that is full", "gone"]);
+    }
+
+    #[test]
     fn a_failed_check_does_not_stop_the_others() {
         let mut tally = Tally::default();
         tally.run(Stage {
@@ -210,6 +239,6 @@ mod tests {
             ],
             ..Stage::default()
         });
-        assert_eq!(tally, Tally { passed: 1, failed: 1, skipped: 0, keep: false });
+        assert_eq!(tally, Tally { passed: 1, failed: 1, skipped: 0, ..Tally::default() });
     }
 }

@@ -91,7 +91,8 @@ impl Lane {
 }
 
 /// Runs these lanes, or all usual ones and as many more as are expected to end in time. `seed`
-/// decides what is left to chance; with `keep`, what a failed lane made is left. Ends with a line
+/// decides what is left to chance; with `keep`, what a failed lane made is left; `matching` chooses
+/// checks by a part of their name. Ends with a line
 /// `N passed, N failed`; an error unless everything passed.
 pub fn run(
     cache: &Path,
@@ -99,11 +100,12 @@ pub fn run(
     within: Option<Duration>,
     seed: u64,
     keep: bool,
+    matching: Option<String>,
 ) -> Result<()> {
     let began = Instant::now();
     let wanted = |lane: &Lane| (only.is_empty() && lane.is_usual()) || only.contains(lane);
     let mut lanes: Vec<Lane> = Lane::value_variants().iter().copied().filter(wanted).collect();
-    let mut tally = Tally::keeping_what_failed(keep);
+    let mut tally = Tally::keeping_what_failed(keep).matching(matching);
     e2e::cluster::forget_what_was_said(cache)?;
     if lanes.contains(&Lane::Code) {
         tally.run(code(cache));
