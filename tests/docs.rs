@@ -129,8 +129,11 @@ fn kind(schema: &Value, node: &Value) -> String {
 }
 
 fn pages() -> Vec<PathBuf> {
-    let mut pages = vec![root().join("README.md")];
-    below(&root().join("docs"), &mut pages);
+    let in_root = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "STYLE.md", "CODE_OF_CONDUCT.md"];
+    let mut pages: Vec<PathBuf> = in_root.map(|page| root().join(page)).into();
+    for directory in ["docs", "examples"] {
+        below(&root().join(directory), &mut pages);
+    }
     pages
 }
 
@@ -188,4 +191,19 @@ fn every_page_is_in_the_table_of_contents() {
         }
     }
     assert!(missing.is_empty(), "not in SUMMARY.md: {missing:?}");
+}
+
+/// A table of where to start is of use only while the places are there.
+#[test]
+fn the_places_that_contributors_are_sent_to_exist() {
+    let text = fs::read_to_string(root().join("CONTRIBUTING.md")).unwrap();
+    let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    assert!(rows.len() > 5, "{rows:?}");
+    for row in rows {
+        for place in row.split('`').skip(1).step_by(2) {
+            // `NN-name` stands for each of the playbooks.
+            let place = place.replace("NN-name", "20-etcd");
+            assert!(root().join(&place).exists(), "{place} does not exist");
+        }
+    }
 }
