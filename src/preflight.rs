@@ -1,6 +1,7 @@
 //! Whether machines that exist can become a cluster: every reason why not, all at once, before
 //! anything is changed on any of them. Pure; [`probe`] asks the machines.
 
+pub mod networks;
 pub mod probe;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -136,9 +137,14 @@ impl Report {
             .collect();
         report.clashes(&answered);
         report.clocks(&answered, is_new);
-        let order = |name: &str| topology.machines.iter().position(|other| other.name == name);
-        report.problems.sort_by_key(|problem| (order(&problem.machine), problem.weight));
+        report.in_order(topology);
         report
+    }
+
+    /// By machine, the worst first.
+    fn in_order(&mut self, topology: &Topology) {
+        let order = |name: &str| topology.machines.iter().position(|other| other.name == name);
+        self.problems.sort_by_key(|problem| (order(&problem.machine), problem.weight));
     }
 
     fn add(&mut self, machine: &Machine, weight: Weight, what: String, mend: String) {

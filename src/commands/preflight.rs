@@ -7,7 +7,7 @@ use crate::cli;
 use crate::config::{ClusterConfig, ProviderChoice};
 use crate::failure::{Failure, Result};
 use crate::machines::{self, sudo};
-use crate::preflight::{Report, probe};
+use crate::preflight::{Report, networks, probe};
 use crate::state::StateDir;
 use crate::topology::{Site, Topology};
 use crate::ui::{self, Ui};
@@ -35,7 +35,9 @@ async fn look(config: &ClusterConfig, site: &Site, joined: &BTreeSet<String>) ->
     let topology = Topology::at(site, config)?;
     let provider = machines::provider(config, &StateDir::of(&config.name)?).await?;
     let answers = probe::look(&*provider, &topology, config.slow_machines).await?;
-    Ok(Report::of(&topology, &answers, joined))
+    let mut report = Report::of(&topology, &answers, joined);
+    report.networks(&config.network, &topology, &answers, joined, &networks::routes_here());
+    Ok(report)
 }
 
 /// Looks before anything is changed, and returns the machines' architectures; an error that says

@@ -35,6 +35,13 @@ for path in /etc/rancher /var/lib/k0s /var/snap/microk8s /etc/kubernetes/manifes
   [ -d $path ] && [ -n "$(ls -A $path)" ] && say kubernetes $path
 done
 if [ -e /var/lib/kdiy/ledger ]; then say owner "$(cat /var/lib/kdiy/cluster 2>/dev/null || echo unknown)"; fi
+ip -4 route show | while read -r route; do say route "$route"; done
+cat /run/systemd/resolve/resolv.conf /etc/resolv.conf 2>/dev/null | awk '/^nameserver/ {print $2}' | sort -u |
+  while read -r server; do say nameserver "$server"; done
+if [ -e /sys/class/net/cni0 ]; then say cni0 "$(ip -o -4 addr show dev cni0 | awk '{print $4; exit}')"; fi
+for file in /etc/cni/net.d/*.conf /etc/cni/net.d/*.conflist /etc/cni/net.d/*.json; do
+  [ ! -e "$file" ] || say cni_file "${file##*/}"
+done
 if command -v nft >/dev/null; then
   nft list ruleset 2>/dev/null | awk '/hook (input|forward)/ && /policy drop/ {
     match($0, /hook [a-z]+/); print substr($0, RSTART + 5, RLENGTH - 5)}' | sort -u |
