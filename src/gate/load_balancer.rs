@@ -1,4 +1,7 @@
-//! One address, held by exactly one machine, behind which every api-server answers.
+//! One address, held by exactly one machine, behind which every api-server answers and has its share
+//! of the connections.
+
+use std::fmt;
 
 use async_trait::async_trait;
 
@@ -104,7 +107,8 @@ fn script(topology: &Topology, seconds: u32) -> String {
     )
 }
 
-/// Each api-server must be up by what `/readyz` said, not by an open port.
+/// Each api-server must be up by what `/readyz` said, not by an open port, and clients must have
+/// been sent to it.
 fn record_backends(verdict: &mut Verdict, machine: &str, topology: &Topology, text: &str) {
     let stats = text.split_once("@stats").map_or("", |(_, stats)| stats);
     for master in topology.group(Group::Masters) {
@@ -122,15 +126,76 @@ fn record_backends(verdict: &mut Verdict, machine: &str, topology: &Topology, te
             saw,
             ok,
         );
+        let traffic = Traffic::parse(stats, &master.name);
+        verdict.record(
+            Some(machine),
+            format!("connections from haproxy to {}", master.name),
+            "some since it is up, with answers",
+            traffic.as_ref().map_or("not listed".to_owned(), Traffic::to_string),
+            traffic.is_some_and(|traffic| traffic.has_flowed()),
+        );
+    }
+}
+
+/// What clients had of a server. How many more there are after so many requests would be no proof:
+/// each goes to whoever has the fewest connections then, so that a few may all go to the same.
+/// Whoever just came up has the fewest, and there is a client at any time: keepalived's check, on
+/// every load balancer every second.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Traffic {
+    /// Connections since haproxy began.
+    connections: u64,
+    /// Bytes of its answers.
+    answered: u64,
+    /// Seconds since the last connection; `None` when there was none.
+    last: Option<u64>,
+    /// Seconds since it was last found to be up or down.
+    up_for: u64,
+}
+
+impl Traffic {
+    /// Columns `stot`, `bout`, `lastchg` and `lastsess` of haproxy's management guide, section 9.1.
+    fn parse(stats: &str, server: &str) -> Option<Self> {
+        let fields = row(stats, server)?;
+        let number = |column: usize| fields.get(column)?.parse::<u64>().ok();
+        Some(Self {
+            connections: number(7)?,
+            answered: number(9)?,
+            // -1 before the first.
+            last: number(55),
+            up_for: number(23)?,
+        })
+    }
+
+    fn has_flowed(&self) -> bool {
+        // Both are whole seconds, each rounded down by itself.
+        let since_it_is_up = self.last.is_some_and(|last| last <= self.up_for + 1);
+        self.connections > 0 && self.answered > 0 && since_it_is_up
+    }
+}
+
+impl fmt::Display for Traffic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { connections, answered, last, up_for } = self;
+        match last {
+            None => write!(f, "none"),
+            Some(last) => write!(
+                f,
+                "{connections}, the last {last} s ago (up for {up_for} s), {answered} bytes answered"
+            ),
+        }
     }
 }
 
 /// Status and last check of a server (haproxy management guide, section 9.1, columns 18 and 37).
 pub fn backend<'a>(stats: &'a str, server: &str) -> Option<(&'a str, &'a str)> {
-    stats.lines().map(|line| line.split(',').collect::<Vec<_>>()).find_map(|fields| {
-        (fields.first() == Some(&"apiservers") && fields.get(1) == Some(&server))
-            .then(|| Some((*fields.get(17)?, *fields.get(36)?)))?
-    })
+    let fields = row(stats, server)?;
+    Some((fields.get(17)?, fields.get(36)?))
+}
+
+fn row<'a>(stats: &'a str, server: &str) -> Option<Vec<&'a str>> {
+    let mut rows = stats.lines().map(|line| line.split(',').collect::<Vec<_>>());
+    rows.find(|row| row.first() == Some(&"apiservers") && row.get(1) == Some(&server))
 }
 
 #[cfg(test)]
@@ -144,5 +209,21 @@ mod tests {
         let text = format!("# pxname,svname\n{}\n", fields.join(","));
         assert_eq!(backend(&text, "m1"), Some(("UP", "L7OK")));
         assert_eq!(backend(&text, "m2"), None);
+    }
+
+    #[test]
+    fn a_server_that_had_no_client_since_it_is_up_is_not_proven() {
+        let flowed = |connections: &str, answered: &str, up_for: &str, last: &str| {
+            let mut fields = vec!["0"; 60];
+            (fields[0], fields[1], fields[7], fields[9]) =
+                ("apiservers", "m1", connections, answered);
+            (fields[23], fields[55]) = (up_for, last);
+            Traffic::parse(&fields.join(","), "m1").unwrap().has_flowed()
+        };
+        assert!(flowed("3", "9000", "60", "2"));
+        assert!(!flowed("0", "0", "60", "-1"), "none");
+        assert!(!flowed("3", "0", "60", "2"), "none was answered");
+        assert!(!flowed("3", "9000", "5", "30"), "none since it came back");
+        assert_eq!(Traffic::parse("apiservers,m1", "m1"), None);
     }
 }

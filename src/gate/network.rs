@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::core::v1::{Event, Namespace, Pod, Service};
 use kube::api::{Api, AttachParams, DeleteParams, ListParams, LogParams};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
@@ -78,8 +78,12 @@ async fn started(client: &Client, context: &GateContext, verdict: &mut Verdict) 
     let api: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
     let listed = api.list(&ListParams::default().labels("app=probe")).await;
     let mut pods = Pods::new();
+    let mut waiting = Pods::new();
     for pod in listed.map(|list| list.items).unwrap_or_default() {
         let name = pod.name_any();
+        if let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()) {
+            waiting.insert(node, (name.clone(), reason(&pod)));
+        }
         let gone = pod.metadata.deletion_timestamp.is_some();
         let (Some(spec), Some(status)) = (pod.spec, pod.status) else { continue };
         let ready = status
@@ -94,10 +98,43 @@ async fn started(client: &Client, context: &GateContext, verdict: &mut Verdict) 
     let nodes = context.topology.group(Group::Nodes);
     for node in &nodes {
         let runs = pods.contains_key(&node.name);
-        let saw = if runs { "runs" } else { "not yet" };
+        let saw = match waiting.get(&node.name) {
+            _ if runs => "runs".to_owned(),
+            None => "not yet: no pod was made for it".to_owned(),
+            Some((pod, reason)) => match warning(client, pod).await {
+                Some(warning) => format!("not yet: {warning}"),
+                None if reason.is_empty() => "not yet".to_owned(),
+                None => format!("not yet: {reason}"),
+            },
+        };
         verdict.record(Some(&node.name), "a pod on the node", "runs", saw, runs);
     }
     (pods.len() == nodes.len()).then_some(pods)
+}
+
+/// Why its container does not run, by the kubelet's word; empty when that says nothing.
+fn reason(pod: &Pod) -> String {
+    let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    let waiting = statuses.filter_map(|status| status.state.as_ref()?.waiting.as_ref());
+    let texts = waiting.map(|waiting| {
+        let (reason, message) = (waiting.reason.as_deref(), waiting.message.as_deref());
+        [reason, message].into_iter().flatten().collect::<Vec<_>>().join(": ")
+    });
+    texts.collect::<Vec<_>>().join("; ")
+}
+
+/// The last thing that went wrong with a pod, as its Events tell.
+async fn warning(client: &Client, pod: &str) -> Option<String> {
+    let api: Api<Event> = Api::namespaced(client.clone(), NAMESPACE);
+    let about = ListParams::default().fields(&format!("type=Warning,involvedObject.name={pod}"));
+    let events = api.list(&about).await.ok()?.items;
+    let last = events.into_iter().max_by(|one, other| when(one).cmp(&when(other)))?;
+    Some(format!("{}: {}", last.reason.unwrap_or_default(), last.message.unwrap_or_default()))
+}
+
+fn when(event: &Event) -> Option<k8s_openapi::jiff::Timestamp> {
+    let last = event.last_timestamp.as_ref().map(|time| time.0);
+    last.or_else(|| event.event_time.as_ref().map(|time| time.0))
 }
 
 /// Runs one script in each pod. Returns the NodePort.
@@ -140,7 +177,9 @@ async fn look(
                         missing.is_empty(),
                     );
                 }
-                verdict.record(machine, "exec", "works", "works", text.contains("done"));
+                let whole = text.lines().any(|line| line == "done");
+                let saw = if whole { "works" } else { "its output broke off" };
+                verdict.record(machine, "exec", "works", saw, whole);
             }
             Err(error) => verdict.record(machine, "exec", "works", error, false),
         }
