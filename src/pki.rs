@@ -38,7 +38,6 @@ const LOOSE: &str = "secrets.json";
 struct Loose {
     /// Key of the secretbox provider, 32 bytes in base64.
     encryption_key: String,
-    vrrp_password: String,
     /// `(id, secret)` by machine.
     bootstrap_tokens: BTreeMap<String, (String, String)>,
 }
@@ -163,18 +162,14 @@ impl Pki {
             .collect()
     }
 
-    pub fn vrrp_password(&self) -> &str {
-        &self.loose.vrrp_password
-    }
-
-    /// All that nobody may read in a log: private keys, tokens and passwords.
+    /// All that nobody may read in a log: private keys and tokens.
     pub fn secrets(&self) -> Vec<String> {
         let pairs = self.authorities.values().chain(self.leaves.values());
         let keys = pairs.map(|pair| pair.key.clone());
         let tokens = self.loose.bootstrap_tokens.values().map(|(_, secret)| secret.clone());
         keys.chain([self.service_account.serialize_pem()])
             .chain(tokens)
-            .chain([self.loose.encryption_key.clone(), self.loose.vrrp_password.clone()])
+            .chain([self.loose.encryption_key.clone()])
             .collect()
     }
 
@@ -436,8 +431,6 @@ impl Store {
     fn loose(&self, topology: &Topology) -> Result<Loose> {
         let mut loose = self.kept_loose()?.unwrap_or_else(|| Loose {
             encryption_key: BASE64.encode(rand::random::<[u8; 32]>()),
-            // VRRP's simple authentication takes eight characters (keepalived.conf(5)).
-            vrrp_password: word(8),
             bootstrap_tokens: BTreeMap::new(),
         });
         let before = loose.bootstrap_tokens.len();

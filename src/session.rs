@@ -93,7 +93,6 @@ impl Design {
             images: self.versions.images.clone(),
             mirrored_images,
             bootstrap_tokens: pki.bootstrap_tokens(),
-            vrrp_password: pki.vrrp_password().to_owned(),
             config: self.config,
         };
         Ok(Blueprint {

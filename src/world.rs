@@ -23,7 +23,6 @@ pub struct World {
     /// Names of the images that the mirror carries.
     pub mirrored_images: Vec<String>,
     pub bootstrap_tokens: Vec<BootstrapToken>,
-    pub vrrp_password: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -119,10 +118,11 @@ impl World {
         }))
     }
 
-    /// VRRP separates the clusters of one network by router id (RFC 5798, 1 to 255).
+    /// VRRP's router id (RFC 5798, 1 to 255). Another cluster of the same network may have the same
+    /// one: adverts go to this cluster's load balancers only, and are taken from no other machine.
     fn vrrp(&self) -> Value {
         let router_id = self.topology.vip.map_or(1, |vip| vip.octets()[3].max(1));
-        json!({ "routerId": router_id, "password": self.vrrp_password })
+        json!({ "routerId": router_id })
     }
 
     pub fn holds(&self, condition: Condition) -> bool {

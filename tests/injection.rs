@@ -156,7 +156,6 @@ fn shapes(config: &ClusterConfig) -> Option<BTreeMap<String, Shape>> {
         images: versions.images,
         mirrored_images: vec!["pause".into()],
         bootstrap_tokens: pki.bootstrap_tokens(),
-        vrrp_password: pki.vrrp_password().to_owned(),
         config: config.clone(),
     };
     let renderer =
@@ -200,7 +199,7 @@ const HOSTILE: &[&str] = &[
     "$(reboot)",
     "`reboot`",
     "a b",
-    "{{vrrp.password}}",
+    "{{bootstrapTokens.0.secret}}",
     "a: b",
     "a #b",
     "&a",

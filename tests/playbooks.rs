@@ -86,7 +86,6 @@ fn world(playbooks: &Playbooks, config: ClusterConfig, directory: &Path) -> (Wor
         images: versions.images,
         mirrored_images: catalogue.image_names().map(str::to_owned).collect(),
         bootstrap_tokens: pki.bootstrap_tokens(),
-        vrrp_password: pki.vrrp_password().to_owned(),
         config,
     };
     (world, pki)

@@ -108,7 +108,6 @@ pub fn others(topology: &Topology) -> String {
         format!("openssl rand -base64 32 >{PKI}/encryption-key"),
         // Digits would do as well, but YAML could take them for a number.
         "letters() { LC_ALL=C tr -dc a-z </dev/urandom | head -c \"$1\"; }".to_owned(),
-        format!("letters 8 >{PKI}/vrrp-password"),
     ];
     lines.extend(topology.group(Group::Nodes).into_iter().map(|machine| {
         let file = quote(&token(machine));

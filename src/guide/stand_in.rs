@@ -49,11 +49,7 @@ pub fn world(world: &World) -> World {
         id: stand_in(&format!("cut -d. -f1 {}", token(machine))),
         secret: stand_in(&format!("cut -d. -f2 {}", token(machine))),
     });
-    World {
-        bootstrap_tokens: tokens.collect(),
-        vrrp_password: file(&format!("{PKI}/vrrp-password")),
-        ..world.clone()
-    }
+    World { bootstrap_tokens: tokens.collect(), ..world.clone() }
 }
 
 /// Keys and certificates as files of the reader's.

@@ -201,9 +201,7 @@ impl Needles {
             Ok(())
         })?;
         let secrets: Value = serde_json::from_str(&fs::read_to_string(pki.join("secrets.json"))?)?;
-        for name in ["encryptionKey", "vrrpPassword"] {
-            needles.insert(secrets[name].as_str().context(name)?.to_owned());
-        }
+        needles.insert(secrets["encryptionKey"].as_str().context("no key")?.to_owned());
         for token in secrets["bootstrapTokens"].as_object().context("no tokens")?.values() {
             needles.insert(token[1].as_str().context("no token")?.to_owned());
         }

@@ -152,7 +152,6 @@ impl<'a> Reader<'a> {
         };
         let secrets = json!({
             "encryptionKey": word("encryption-key")?,
-            "vrrpPassword": word("vrrp-password")?,
             "bootstrapTokens": tokens,
         });
         Ok(fs::write(kdiys.join("secrets.json"), secrets.to_string())?)
