@@ -21,6 +21,9 @@ use crate::world::World;
 /// Where unit files go that kdiy writes.
 const UNIT_DIRECTORY: &str = "/etc/systemd/system";
 
+/// Where `kdiy-reconcile` finds what it keeps true: one file a command, called `STEP-NUMBER`.
+pub const RECONCILE_DIRECTORY: &str = "/var/lib/kdiy/reconcile";
+
 /// The template of units that a playbook describes by `exec` and `flags`.
 const UNIT_TEMPLATE: &str = "unit.service.hbs";
 
@@ -63,6 +66,9 @@ pub struct BundleFile {
 pub struct BundleCommand {
     pub run: String,
     pub unless: Option<String>,
+    /// [`crate::playbook::Command::reconcile`]; left out of digests that were made without it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub reconcile: bool,
     pub why: String,
 }
 
@@ -162,10 +168,15 @@ impl Renderer<'_> {
                         .as_deref()
                         .map(|text| render("unless", text))
                         .transpose()?,
+                    reconcile: command.reconcile,
                     why: command.why.clone(),
                 })
             })
-            .collect::<Result<_>>()?;
+            .collect::<Result<Vec<BundleCommand>>>()?;
+        let reconciled = commands.iter().enumerate().filter(|(_, command)| command.reconcile);
+        files.extend(reconciled.map(|(number, command)| {
+            BundleFile::for_reconciling(&format!("{}-{number}", step.name), command)
+        }));
         let ready = step
             .ready
             .as_ref()
@@ -323,6 +334,28 @@ impl BundleFile {
             bytes,
             secret: false,
             restarts: vec![name.to_owned()],
+        }
+    }
+
+    /// A script whose first argument says whether to `check` or to `restore`. Nothing restarts with
+    /// it: it is read anew each time.
+    fn for_reconciling(name: &str, command: &BundleCommand) -> Self {
+        let unless = command.unless.as_deref().unwrap_or_default();
+        let text = format!(
+            "# {}\nset -eu\ncheck() {{\n{}\n}}\nrestore() {{\n{}\n}}\n\"$1\"\n",
+            command.summary(),
+            unless.trim_end(),
+            command.run.trim_end()
+        );
+        let bytes = text.into_bytes();
+        Self {
+            path: format!("{RECONCILE_DIRECTORY}/{name}"),
+            mode: "0600".into(),
+            owner: "root:root".into(),
+            digest: sha256(&bytes),
+            bytes,
+            secret: false,
+            restarts: Vec::new(),
         }
     }
 }

@@ -211,9 +211,14 @@ pub struct Kubeconfig {
 pub struct Command {
     /// For `/bin/sh`, as root; a template.
     pub run: String,
-    /// Skips the command when this succeeds; a template.
+    /// Skips the command when this succeeds; a template. Every look at the machine asks it, so it
+    /// changes nothing and ends within seconds: one that fails is drift.
     #[serde(default)]
     pub unless: Option<String>,
+    /// The machine itself asks `unless` every few seconds, and runs the command again when it fails
+    /// twice (`kdiy-reconcile.service`).
+    #[serde(default)]
+    pub reconcile: bool,
     pub why: String,
 }
 

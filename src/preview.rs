@@ -13,7 +13,7 @@ use serde::Serialize;
 use similar::TextDiff;
 
 use crate::bundle::observe::{Difference, Verb};
-use crate::bundle::{Bundle, BundleFile, Renderer};
+use crate::bundle::{Bundle, BundleFile, RECONCILE_DIRECTORY, Renderer};
 use crate::failure::{Failure, Result};
 use crate::plan::Plan;
 use crate::playbook::Step;
@@ -187,6 +187,9 @@ impl Drafter<'_> {
         if it.verb == Verb::Redo {
             action.why = Some("it was not finished, or consists of other things now".into());
         }
+        if it.verb == Verb::Run && look.observed.is_untrue(bundle, &it.what) {
+            action.why = Some("this is not so on the machine now".into());
+        }
         let Some(place) = bundle.files.iter().position(|file| file.path == it.what) else {
             return action;
         };
@@ -194,6 +197,9 @@ impl Drafter<'_> {
         // The step's own files come first, then those of its units.
         action.why = match step.files.get(place) {
             Some(described) => described.why.clone(),
+            None if file.path.starts_with(RECONCILE_DIRECTORY) => {
+                Some("what kdiy-reconcile looks at every few seconds, and restores".into())
+            }
             None => Some(format!("the unit of {}", step.name)),
         };
         if it.verb == Verb::Settle {

@@ -122,6 +122,17 @@ file() {
   case $path in /etc/systemd/system/*) dirty=yes ;; esac
 }
 
+# step names...: what kdiy-reconcile keeps true of this step, and nothing that it once kept
+reconciles() {
+  for kept in "$state/reconcile/$1"-*; do
+    [ -e "$kept" ] || continue
+    number=${kept#"$state/reconcile/$1-"}
+    # Of another step, whose name begins like this one's.
+    case $number in *[!0-9]*) continue ;; esac
+    case " $* " in *" $1-$number "*) ;; *) rm -f "$kept" ;; esac
+  done
+}
+
 reload_units() {
   [ -z "$dirty" ] || systemctl daemon-reload || fail "systemctl daemon-reload"
 }

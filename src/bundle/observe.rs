@@ -24,6 +24,10 @@ pub struct Observed {
     pub pending: BTreeSet<String>,
     /// Digest of installed artifacts by path, where the file is as kdiy left it.
     pub artifacts: BTreeMap<String, String>,
+    /// Commands whose `unless` fails, by step and place in it.
+    pub untrue: BTreeSet<(String, usize)>,
+    /// What packages provide and is not there any more ([`crate::playbook::Package::provides`]).
+    pub lacking: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +48,17 @@ pub struct UnitState {
 pub fn script<'a>(bundles: impl Iterator<Item = &'a Bundle>) -> String {
     let mut paths = BTreeSet::new();
     let mut units = BTreeSet::new();
+    let mut provided = BTreeSet::new();
+    let mut probes = String::new();
     for bundle in bundles {
+        provided.extend(bundle.packages.iter().map(|package| quote(&package.provides)));
+        for (number, unless) in bundle.probes() {
+            probes.push_str(&format!(
+                "{{ /bin/sh -euc {} >/dev/null 2>&1 || printf 'untrue\\t%s\\t%s\\n' {} {number}; }} &\n",
+                quote(unless),
+                quote(&bundle.step),
+            ));
+        }
         paths.extend(bundle.files.iter().map(|file| quote(&file.path)));
         units.extend(bundle.units.iter().map(|unit| quote(&unit.name)));
     }
@@ -59,6 +73,9 @@ for f in artifacts/*; do
   read -r path digest size mtime <"$f"
   [ "$(stat -c '%s %Y' "$path" 2>/dev/null)" = "$size $mtime" ] && printf 'artifact\t%s\t%s\n' "$path" "$digest"
 done
+{probes}for p in {provided}; do
+  command -v "$p" >/dev/null || [ -e "$p" ] || printf 'lacking\t%s\n' "$p"
+done
 set -- {paths}
 if [ $# -gt 0 ]; then
   sha256sum -- "$@" 2>/dev/null | sed 's/^\([0-9a-f]*\)  /digest\t\1\t/'
@@ -69,8 +86,9 @@ if [ $# -gt 0 ]; then
   systemctl show --property Id,ActiveState,UnitFileState -- "$@" 2>/dev/null |
     awk -F= '/^Id=/ {{id=$2}} /^ActiveState=/ {{active=$2}} /^UnitFileState=/ {{enabled=$2}} /^$/ {{print "unit\t" id "\t" active "\t" enabled}} END {{print "unit\t" id "\t" active "\t" enabled}}'
 fi
-:
+wait
 "#,
+        provided = list(provided),
         paths = list(paths),
         units = list(units),
     )
@@ -93,6 +111,13 @@ pub fn parse(text: &str) -> Observed {
             }
             ["artifact", path, digest] => {
                 observed.artifacts.insert(path.to_owned(), digest.to_owned());
+            }
+            ["untrue", step, number] => {
+                let number = number.parse().ok().map(|number| (step.to_owned(), number));
+                observed.untrue.extend(number);
+            }
+            ["lacking", provides] => {
+                observed.lacking.insert(provides.to_owned());
             }
             ["digest", digest, path] => {
                 digests.insert(path, digest);
@@ -118,6 +143,16 @@ pub fn parse(text: &str) -> Observed {
         }
     }
     observed
+}
+
+impl Observed {
+    /// Whether the command of `bundle` that is told as `summary` has something to restore.
+    pub fn is_untrue(&self, bundle: &Bundle, summary: &str) -> bool {
+        let mut commands = bundle.commands.iter().enumerate();
+        commands.any(|(number, command)| {
+            command.summary() == summary && self.untrue.contains(&(bundle.step.clone(), number))
+        })
+    }
 }
 
 /// One thing that a bundle has to change on a machine.
@@ -181,6 +216,18 @@ impl Bundle {
     /// Artifacts and images are not looked at.
     pub fn differences(&self, observed: &Observed) -> Vec<Difference> {
         let mut differences = Vec::new();
+        for package in &self.packages {
+            if observed.lacking.contains(&package.provides) {
+                let what = format!("the package {}", package.apt);
+                differences.push(Difference::new(Verb::Install, what));
+            }
+        }
+        for (number, _) in self.probes() {
+            if observed.untrue.contains(&(self.step.clone(), number)) {
+                let summary = self.commands[number].summary();
+                differences.push(Difference::new(Verb::Run, summary));
+            }
+        }
         for file in &self.files {
             let verb = match observed.files.get(&file.path) {
                 None => Verb::Create,
@@ -205,6 +252,12 @@ impl Bundle {
             differences.push(Difference::new(Verb::Redo, &self.step));
         }
         differences
+    }
+
+    /// What tells whether a command of this bundle has anything to do, with its place among them.
+    fn probes(&self) -> impl Iterator<Item = (usize, &str)> {
+        let commands = self.commands.iter().enumerate();
+        commands.filter_map(|(number, command)| Some((number, command.unless.as_deref()?)))
     }
 
     /// Everything that applying this bundle does, in the order in which it is done; empty when
@@ -235,11 +288,25 @@ impl Bundle {
         }
         let (files, others): (Vec<_>, Vec<_>) = differences
             .into_iter()
-            .partition(|it| matches!(it.verb, Verb::Create | Verb::Change | Verb::Settle));
+            // All commands are named below, in their order.
+            .filter(|it| it.verb != Verb::Run)
+            .partition(|it| {
+                matches!(it.verb, Verb::Install | Verb::Create | Verb::Change | Verb::Settle)
+            });
         let installs = installing.iter().map(|path| Difference::new(Verb::Install, path));
         let mut work: Vec<Difference> = installs.chain(files).collect();
-        let summaries = self.commands.iter().map(BundleCommand::summary);
-        work.extend(summaries.map(|summary| Difference::new(Verb::Run, summary)));
+        let is_open = |number: usize, command: &BundleCommand| {
+            // What the step writes may change what its probes say.
+            command.unless.is_none()
+                || !work.is_empty()
+                || !observed.steps.contains_key(&self.step)
+                || observed.untrue.contains(&(self.step.clone(), number))
+        };
+        let commands = self.commands.iter().enumerate();
+        let open = commands.filter(|(number, command)| is_open(*number, command));
+        let runs: Vec<Difference> =
+            open.map(|(_, command)| Difference::new(Verb::Run, command.summary())).collect();
+        work.extend(runs);
         work.extend(others);
         for unit in &self.units {
             let acts = |it: &Difference| {
@@ -284,8 +351,11 @@ mod tests {
         let observed = parse(
             "step\tetcd\tabc\npending\tetcd.service\nartifact\t/usr/local/bin/etcd\tfff\n\
              digest\t00ff\t/etc/etcd/etcd.env\nmode\t640\troot:etcd\t/etc/etcd/etcd.env\n\
-             unit\tetcd.service\tactive\tenabled\nnonsense\n",
+             unit\tetcd.service\tactive\tenabled\nuntrue\tmachine\t2\nuntrue\tmachine\tx\n\
+             lacking\tnft\nnonsense\n",
         );
+        assert_eq!(observed.untrue, [("machine".to_owned(), 2)].into());
+        assert_eq!(observed.lacking, ["nft".to_owned()].into());
         assert_eq!(observed.steps["etcd"], "abc");
         assert_eq!(observed.files["/etc/etcd/etcd.env"].mode, "0640");
         assert_eq!(observed.units["etcd.service"], UnitState { active: true, enabled: true });
@@ -312,7 +382,12 @@ mod tests {
             files: vec![file("/etc/x", "x")],
             undo: Vec::new(),
             leaves: Vec::new(),
-            commands: vec![BundleCommand { run: "true".into(), unless: None, why: "look".into() }],
+            commands: vec![BundleCommand {
+                run: "true".into(),
+                unless: None,
+                reconcile: false,
+                why: "look".into(),
+            }],
             units: vec![BundleUnit {
                 name: "x.service".into(),
                 on_change: OnChange::Restart,
@@ -370,6 +445,50 @@ mod tests {
         let mut observed = settled();
         observed.files.get_mut("/etc/x").unwrap().mode = "0666".into();
         assert_eq!(work(&observed, &[], &[]), ["set mode and owner of /etc/x", "run look"]);
+    }
+
+    #[test]
+    fn what_the_kernel_lost_and_packages_that_were_removed_are_differences() {
+        let mut bundle = bundle();
+        bundle.commands[0].unless = Some("false".into());
+        bundle.packages = vec![crate::playbook::Package {
+            apt: "nftables".into(),
+            dnf: "nftables".into(),
+            provides: "nft".into(),
+        }];
+        let mut observed = Observed::default();
+        observed.settle(&bundle);
+        assert_eq!(bundle.differences(&observed), []);
+        observed.untrue.insert(("x".into(), 0));
+        observed.lacking.insert("nft".into());
+        let work = bundle.work(&observed, &[], &BTreeSet::new());
+        let work: Vec<String> = work.iter().map(Difference::to_string).collect();
+        assert_eq!(work, ["install the package nftables", "run look"]);
+    }
+
+    #[test]
+    fn a_machine_tells_what_is_not_true_and_what_it_lacks() {
+        let mut bundle = bundle();
+        let command = |unless: &str| BundleCommand {
+            run: "true".into(),
+            unless: Some(unless.into()),
+            reconcile: false,
+            why: "it's so".into(),
+        };
+        bundle.commands = vec![command("exit 0"), command("false; true"), command("test '' = ''")];
+        let package = |provides: &str| crate::playbook::Package {
+            apt: "a".into(),
+            dnf: "a".into(),
+            provides: provides.into(),
+        };
+        bundle.packages = vec![package("sh"), package("/no/such"), package("no-such-command")];
+        bundle.units.clear();
+        let here = script(std::iter::once(&bundle)).replace("/var/lib/kdiy 2", "/ 2");
+        let output = std::process::Command::new("sh").args(["-c", &here]).output().unwrap();
+        let observed = parse(&String::from_utf8(output.stdout).unwrap());
+        assert_eq!(observed.untrue, [("x".to_owned(), 1)].into());
+        let lacking: Vec<&str> = observed.lacking.iter().map(String::as_str).collect();
+        assert_eq!(lacking, ["/no/such", "no-such-command"]);
     }
 
     proptest::proptest! {

@@ -83,6 +83,9 @@ for lock in /run/kdiy-*.lock; do
   [ ! -e "$lock" ] || flock -w 300 "$lock" true || { trouble "a step does not end: $lock"; exit 1; }
 done
 
+# What puts things back on this machine would put back what is taken away here.
+systemctl stop kdiy-reconcile.service 2>/dev/null
+
 if [ -s "$state/ledger" ]; then
   tac "$state/ledger" >"$state/backwards" || exit 1
   while IFS=$tab read -r what which before <&3; do

@@ -79,6 +79,10 @@ impl Bundle {
         for path in &self.leaves {
             lines.push(call("leaves", [path]));
         }
+        let reconciled = self.commands.iter().enumerate().filter(|(_, it)| it.reconcile);
+        let names: Vec<String> =
+            reconciled.map(|(number, _)| format!("{}-{number}", self.step)).collect();
+        lines.push(call("reconciles", std::iter::once(&self.step).chain(&names)));
         lines.push("reload_units".into());
         for command in &self.commands {
             lines.push(command_lines(command));

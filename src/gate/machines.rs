@@ -1,4 +1,5 @@
-//! Every machine is itself, has the right time, and reaches every other.
+//! Every machine is itself, has the right time, does what its kernel was told, and reaches every
+//! other.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -6,6 +7,7 @@ use std::net::Ipv4Addr;
 use async_trait::async_trait;
 
 use super::{Gate, GateContext, Verdict};
+use crate::bundle::RECONCILE_DIRECTORY;
 use crate::clock::{self, Clock, MOST_SKEW, SAY_TIME};
 use crate::config::ProviderChoice;
 use crate::topology::{Group, Machine};
@@ -94,6 +96,19 @@ impl Gate for Machines {
                 field("swap"),
                 field("swap") == "0",
             );
+            let untrue: Vec<&str> =
+                text.lines().filter_map(|line| line.strip_prefix("untrue=")).collect();
+            verdict.record(
+                Some(name),
+                "kernel settings, rules and routes",
+                "as they were set",
+                if untrue.is_empty() {
+                    "as they were set".to_owned()
+                } else {
+                    format!("not so: {}", untrue.join("; "))
+                },
+                untrue.is_empty(),
+            );
             let unreached = field("unreached");
             verdict.record(
                 Some(name),
@@ -164,6 +179,11 @@ echo "interfaces=$(ip -o -4 addr show | awk '{{split($4, p, "/"); if (p[1] == "{
 echo "addresses=$(ip -o -4 addr show scope global | awk '{{split($4, p, "/"); printf " %s", p[1]}}')"
 {SAY_TIME}
 echo "swap=$(($(wc -l </proc/swaps) - 1))"
+for kept in {RECONCILE_DIRECTORY}/*; do
+  [ -e "$kept" ] || continue
+  {{ /bin/sh "$kept" check >/dev/null 2>&1 || echo "untrue=$(sed -n '1s/^# //p' "$kept")"; }} &
+done
+wait
 unreached=
 for a in {others}; do ping -c 1 -W 2 -q "$a" >/dev/null 2>&1 || unreached="$unreached $a"; done
 echo "unreached=$unreached"

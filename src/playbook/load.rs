@@ -5,7 +5,7 @@ use std::path::Path;
 
 use include_dir::{Dir, include_dir};
 
-use super::{File, Playbook, Step, Unit};
+use super::{Command, File, Playbook, Step, Unit};
 use crate::failure::{Failure, Result};
 use crate::gate;
 use crate::topology::Group;
@@ -157,6 +157,10 @@ fn check_step(step: &Step, report: &mut impl FnMut(String)) {
         }
         check_mode(&file.path, &file.mode, report);
     }
+    let blind = |command: &&Command| command.reconcile && command.unless.is_none();
+    for command in step.commands.iter().filter(blind) {
+        report(format!("`reconcile` needs `unless`: {}", command.why.trim()));
+    }
     for directory in &step.directories {
         check_mode(&directory.path, &directory.mode, report);
     }
@@ -255,13 +259,18 @@ mod tests {
 why: x
 steps:
   - {name: a, title: a, why: a, on: all, needs: [b], files: [{path: /x, content: a, key: b}]}
-  - {name: a, title: a, why: a, on: cluster, commands: [{run: x, why: x}]}
+  - {name: a, title: a, why: a, on: cluster, commands: [{run: x, why: x, reconcile: true}]}
 ",
         )
         .unwrap_err();
         let text = failure.to_string();
-        for part in ["needs `b`", "exactly one of template", "another step", "nothing on a machine"]
-        {
+        for part in [
+            "needs `b`",
+            "exactly one of template",
+            "another step",
+            "nothing on a machine",
+            "needs `unless`",
+        ] {
             assert!(text.contains(part), "{part} is missing in {text}");
         }
     }
