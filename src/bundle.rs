@@ -37,6 +37,7 @@ pub struct Bundle {
     pub files: Vec<BundleFile>,
     pub undo: Vec<BundleUndo>,
     pub leaves: Vec<String>,
+    pub shares: Vec<String>,
     pub commands: Vec<BundleCommand>,
     pub units: Vec<BundleUnit>,
     pub ready: Option<BundleReady>,
@@ -198,6 +199,7 @@ impl Renderer<'_> {
             files,
             undo,
             leaves: step.leaves.clone(),
+            shares: step.shares.clone(),
             commands,
             units: units.into_iter().map(|(unit, _)| unit).collect(),
             ready,
@@ -367,13 +369,14 @@ impl Bundle {
 
     /// Identifies what the step wants of the machine, secrets included only by their digests.
     pub fn digest(&self) -> String {
+        let leaves: Vec<&String> = self.leaves.iter().chain(&self.shares).collect();
         let parts = serde_json::json!([
             self.packages,
             self.users,
             self.directories,
             self.files,
             self.undo,
-            self.leaves,
+            leaves,
             self.commands,
             self.units,
             self.ready,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::architecture;
 use crate::failure::{Failure, Result};
+use crate::ownership::FILE as OWNER;
 
 /// Facts that templates and steps depend on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,8 +80,14 @@ cat /run/systemd/resolve/resolv.conf /etc/resolv.conf 2>/dev/null |
   awk '/^nameserver/ && $2 !~ /^127\./ && $2 ~ /^[0-9.]+$/ && !seen[$2]++ {{list = list " " $2}} END {{print "nameservers=" list}}'
 echo "capabilities=$(awk '/^CapEff/ {{print $2}}' /proc/self/status)"
 if [ -d "/lib/modules/$(uname -r)" ]; then echo modules=yes; else echo modules=no; fi
+echo "owner=$(cat {OWNER} 2>/dev/null | tr '\n' ' ')"
 "#
     )
+}
+
+/// Whose the machine says that it is, in what [`script`] printed.
+pub fn owner(text: &str) -> &str {
+    text.lines().find_map(|line| line.trim().strip_prefix("owner=")).unwrap_or_default()
 }
 
 /// Reads what [`script`] printed.

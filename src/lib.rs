@@ -28,6 +28,7 @@ pub mod guard;
 pub mod guide;
 pub mod kube_api;
 pub mod machines;
+pub mod ownership;
 pub mod pki;
 pub mod plan;
 pub mod playbook;

@@ -78,9 +78,13 @@ pub struct Step {
     #[serde(default)]
     pub undo: Vec<Undo>,
     /// Files that the step's programs make, and directories that they make or fill. `destroy`
-    /// removes what was not there before, and empties directories that were empty.
+    /// removes what was not there before, in directories that were there as well.
     #[serde(default)]
     pub leaves: Vec<String>,
+    /// Directories in which the step's programs make things, and others may as well. `undo` takes
+    /// out what is the step's; `destroy` removes those that were not there before and are empty.
+    #[serde(default)]
+    pub shares: Vec<String>,
     /// Polled on the machine itself after its units have started.
     #[serde(default)]
     pub ready: Option<Ready>,

@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::architecture::{self, Architectures};
 use crate::clock::{self, MOST_SKEW};
 use crate::failure::Failure;
+use crate::ownership::{self, Ownership};
 use crate::topology::{Group, Machine, Role, Topology};
 
 /// The certificates that this computer makes begin to be valid by its clock.
@@ -63,6 +64,8 @@ pub struct Answer {
     offset: Option<f64>,
     /// Machines whose ports it does not reach.
     pub closed: Vec<String>,
+    /// The id of the cluster that asks; empty before it was begun.
+    pub cluster_id: String,
 }
 
 impl Answer {
@@ -72,7 +75,7 @@ impl Answer {
         for (key, value) in text.lines().filter_map(|line| line.trim_end().split_once('=')) {
             fields.entry(key.to_owned()).or_default().push(value.trim().to_owned());
         }
-        fields.contains_key("done").then_some(Self { fields, offset, closed: Vec::new() })
+        fields.contains_key("done").then_some(Self { fields, offset, ..Self::default() })
     }
 
     fn all(&self, key: &str) -> &[String] {
@@ -313,9 +316,9 @@ impl Look<'_> {
             self.warn("it has what kdiy put there until it was given up", "that is used again");
             return;
         }
-        if let Some(owner) = answer.all("owner").first() {
-            let mend = format!("kdiy destroy --name {owner}, from where it was made");
-            self.stop(format!("it belongs to kdiy's cluster {owner}"), mend);
+        if let Some(said) = answer.all("owner").first() {
+            let (what, mend) = self.belongs(said);
+            self.stop(what, mend);
             return;
         }
         const OTHERS: [&str; 7] = [
@@ -353,7 +356,19 @@ impl Look<'_> {
                 self.stop(format!("{unit} runs already, and kdiy brings its own"), mend);
             }
         }
-        let ports = ports(self.topology, self.machine);
+        let data = [
+            ("/var/lib/etcd", "etcd", Group::Etcd),
+            ("/var/lib/containerd", "containerd", Group::Nodes),
+        ];
+        for (path, program, group) in data {
+            if answer.has("data", path) && self.is(group) {
+                self.stop(
+                    format!("{path} holds another {program}'s data"),
+                    format!("keep it elsewhere: mv {path} {path}.before; mkdir {path}"),
+                );
+            }
+        }
+        let ports = self.topology.ports(self.machine);
         let used: Vec<String> =
             ports.iter().map(u16::to_string).filter(|port| answer.has("port", port)).collect();
         if !used.is_empty() {
@@ -362,13 +377,40 @@ impl Look<'_> {
         }
     }
 
+    /// A machine that has a ledger, and is not one that comes back.
+    fn belongs(&self, said: &str) -> (String, String) {
+        let Self { answer, topology, .. } = *self;
+        let Topology { cluster, .. } = topology;
+        let id = &answer.cluster_id;
+        let owner = Ownership::judge(cluster, id, said);
+        if let Some(objection) = owner.as_ref().and_then(|owner| owner.objection(cluster)) {
+            return objection;
+        }
+        let found = match owner {
+            None => "it has what a kdiy put there, and does not say for which cluster".to_owned(),
+            Some(_) => format!("it has what a kdiy put there for a cluster {cluster}"),
+        };
+        let fix = format!("kdiy destroy --name {cluster}, on the computer that made it");
+        let is_by_name = owner == Some(Ownership::OursByName) && !answer.has("active", "etcd");
+        (found, if is_by_name && !id.is_empty() {
+            format!("{fix}; if it is this one: echo {id} | sudo tee -a {} there", ownership::FILE)
+        } else {
+            fix
+        })
+    }
+
     /// Whether it is a worker that was given up while it did not answer (`kdiy remove --force`).
     /// What runs etcd was not: it is another cluster's, of the same name.
     fn comes_back(&self) -> bool {
         let Self { answer, topology, joined, .. } = *self;
-        !joined.is_empty()
-            && answer.has("owner", &topology.cluster)
-            && !answer.has("active", "etcd")
+        let id = &answer.cluster_id;
+        let is_ours = match Ownership::judge(&topology.cluster, id, answer.one("owner")) {
+            Some(Ownership::Ours) => true,
+            // This cluster has no id either yet.
+            Some(Ownership::OursByName) => id.is_empty(),
+            _ => false,
+        };
+        !joined.is_empty() && is_ours && !answer.has("active", "etcd")
     }
 
     /// Whether it reaches the others; of two that joined already, that is no longer the question.
@@ -419,25 +461,6 @@ impl Look<'_> {
             );
         }
     }
-}
-
-/// Every port that a machine is going to listen on for others, or for itself.
-fn ports(topology: &Topology, machine: &Machine) -> Vec<u16> {
-    let is = |group| topology.is_in(machine, group);
-    let mut ports = Vec::new();
-    if is(Group::Etcd) {
-        ports.extend([2379, 2380]);
-    }
-    if is(Group::LoadBalancers) {
-        ports.extend([topology.endpoint.port, 8404]);
-    }
-    if is(Group::Masters) {
-        ports.extend([6443, 10257, 10259]);
-    }
-    if is(Group::Nodes) {
-        ports.extend([10248, 10249, 10250, 10256]);
-    }
-    ports
 }
 
 /// The port by which others are most in need of a machine.
@@ -531,15 +554,20 @@ mod tests {
 
     #[test]
     fn only_a_worker_of_a_cluster_that_is_there_can_have_been_given_up() {
-        let stops = |b: &str, joined: &BTreeSet<String>| {
-            let left = format!("owner=kdiy\nport=10250\nkubernetes=/var/lib/kubelet\n{b}");
-            Report::of(&topology(), &[answer("a", "", 0.0), answer("b", &left, 0.1)], joined)
-                .stops()
+        let stops = |b: &str, id: &str, joined: &BTreeSet<String>| {
+            let left = format!("port=10250\nkubernetes=/var/lib/kubelet\n{b}");
+            let mut b = answer("b", &left, 0.1).unwrap();
+            id.clone_into(&mut b.cluster_id);
+            Report::of(&topology(), &[answer("a", "", 0.0), Ok(b)], joined).stops()
         };
         let there = BTreeSet::from(["a".to_owned()]);
-        assert!(!stops("", &there));
-        assert!(stops("active=etcd\n", &there));
-        assert!(stops("", &BTreeSet::new()));
+        assert!(!stops("owner=kdiy 1f", "1f", &there));
+        assert!(stops("owner=kdiy 1f\nactive=etcd\n", "1f", &there));
+        assert!(stops("owner=kdiy 1f", "1f", &BTreeSet::new()));
+        // Another cluster of the same name; one that does not say which; neither says.
+        assert!(stops("owner=kdiy 2e", "1f", &there));
+        assert!(stops("owner=kdiy", "1f", &there));
+        assert!(!stops("owner=kdiy", "", &there));
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub struct Design {
     pub versions: Versions,
     pub source: Source,
     pub architectures: Architectures,
+    /// Of the cluster that was begun; empty before.
+    pub id: String,
 }
 
 impl Design {
@@ -58,7 +60,8 @@ impl Design {
         let catalogue = Catalogue::load(&playbooks)?;
         let versions = catalogue.versions(&config)?;
         let architectures = Architectures::default();
-        Ok(Self { config, playbooks, catalogue, versions, source, architectures })
+        let id = String::new();
+        Ok(Self { config, playbooks, catalogue, versions, source, architectures, id })
     }
 
     /// Every release file that the cluster takes, for every architecture that takes it.
@@ -88,6 +91,7 @@ impl Design {
         let pki = Pki::open(pki, &topology, &self.config, keeping)?;
         let mirrored_images = self.mirrored_images(&topology);
         let world = World {
+            id: self.id,
             topology,
             versions: self.versions.by_name.clone(),
             images: self.versions.images.clone(),
@@ -202,7 +206,8 @@ impl Session {
     pub async fn open(name: &str, overlay: Option<&Path>) -> Result<Self> {
         let (state, record) = known(name)?;
         let design = Design::recorded(record.config.clone(), overlay)?;
-        let design = Design { architectures: record.machine_architectures, ..design };
+        let design =
+            Design { architectures: record.machine_architectures, id: record.id, ..design };
         Self::new(design, state, &record.site, Keeping::Existing).await
     }
 

@@ -217,6 +217,7 @@ mod tests {
         state.create().unwrap();
         let record = Record {
             kdiy: "0.1.0".into(),
+            id: "0".repeat(32),
             site: "192.168.56.0/24".parse::<Ipv4Net>().unwrap().into(),
             config: ClusterConfig::default(),
             complete: false,

@@ -11,8 +11,10 @@ use crate::facts;
 use crate::failure::{Failure, Result};
 use crate::fleet::Reached;
 use crate::session::Session;
+use crate::ownership::Ownership;
 use crate::topology::Machine;
 use crate::transport::{Script, Transport, TransportError};
+use crate::world::World;
 
 /// SSH may answer before the machine has its address on the cluster's network.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -56,6 +58,13 @@ pub async fn survey(
         }
         tokio::time::sleep(PAUSE).await;
     };
+    // Machines that kdiy makes are its own by the provider's word.
+    if session.provider.name() == "existing"
+        && let World { id, topology, .. } = &session.blueprint.world
+        && let Some(owner) = Ownership::judge(&topology.cluster, id, facts::owner(&text))
+    {
+        owner.check(&topology.cluster, &machine.name)?;
+    }
     let facts = facts::parse(&machine.name, machine.address, &text)?;
     let bundles = session.blueprint.renderer().bundles(machine, &facts)?;
     let output = transport.run(Script::new(observe::script(bundles.values()))).await?;

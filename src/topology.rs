@@ -240,6 +240,26 @@ impl Topology {
         self.machines.iter().filter(|machine| self.is_in(machine, group)).collect()
     }
 
+    /// Every port that a machine listens on for others, or for itself, once it is part of the
+    /// cluster.
+    pub fn ports(&self, machine: &Machine) -> Vec<u16> {
+        let is = |group| self.is_in(machine, group);
+        let mut ports = Vec::new();
+        if is(Group::Etcd) {
+            ports.extend([2379, 2380]);
+        }
+        if is(Group::LoadBalancers) {
+            ports.extend([self.endpoint.port, 8404]);
+        }
+        if is(Group::Masters) {
+            ports.extend([6443, 10257, 10259]);
+        }
+        if is(Group::Nodes) {
+            ports.extend([10248, 10249, 10250, 10256]);
+        }
+        ports
+    }
+
     pub fn is_in(&self, machine: &Machine, group: Group) -> bool {
         match group {
             Group::All => true,

@@ -15,6 +15,8 @@ use crate::topology::{ETCD_CLIENT_PORT, ETCD_PEER_PORT, Group, Machine, Topology
 #[derive(Debug, Clone)]
 pub struct World {
     pub config: ClusterConfig,
+    /// Tells this cluster from another of the same name; empty for one that was never begun.
+    pub id: String,
     pub topology: Topology,
     /// By artifact or image name.
     pub versions: BTreeMap<String, String>,
@@ -83,6 +85,7 @@ impl World {
         Ok(json!({
             "cluster": {
                 "name": topology.cluster,
+                "id": self.id,
                 "endpoint": {
                     "host": topology.endpoint.host,
                     "port": topology.endpoint.port,

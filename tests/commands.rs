@@ -105,6 +105,7 @@ impl User {
             fs::set_permissions(root.join(directory), closed).unwrap();
         }
         let record = Record {
+            id: "0".repeat(32),
             kdiy: "0.1.0".into(),
             site: "192.168.56.0/24".parse::<Ipv4Net>().unwrap().into(),
             config: config.clone(),

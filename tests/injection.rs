@@ -151,6 +151,7 @@ fn shapes(config: &ClusterConfig) -> Option<BTreeMap<String, Shape>> {
     let nowhere = tempfile::tempdir().unwrap();
     let pki = Pki::open(nowhere.path(), &topology, config, Keeping::Existing).unwrap();
     let world = World {
+        id: "0".repeat(32),
         topology,
         versions: versions.by_name,
         images: versions.images,

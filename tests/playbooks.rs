@@ -81,6 +81,7 @@ fn world(playbooks: &Playbooks, config: ClusterConfig, directory: &Path) -> (Wor
     let topology = Topology::build(&config, "192.168.56.0/24".parse().unwrap()).unwrap();
     let pki = Pki::open(&directory.join("pki"), &topology, &config, Keeping::Existing).unwrap();
     let world = World {
+        id: "0".repeat(32),
         topology,
         versions: versions.by_name,
         images: versions.images,

@@ -36,40 +36,86 @@ need_package() {
   fi
 }
 
+# What an installation is going to bring is noted in this file before it begins. Afterwards, or when
+# the next run finds the file because this one was cut off, what is there of it enters the ledger.
+# What the owner installs between two runs never does.
+planned="$state/planned-packages"
+
+# package: whether it is there, if only half
+is_installed() {
+  if command -v dpkg-query >/dev/null 2>&1; then
+    case $(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null) in
+      '' | not-installed | config-files) return 1 ;;
+    esac
+  else
+    rpm -q "$1" >/dev/null 2>&1
+  fi
+}
+
+# enters what is there of an installation that ended, however it did
+settle_packages() {
+  [ -e "$planned" ] || return 0
+  while read -r package before; do
+    ! is_installed "$package" || enter package "$package" "$before"
+  done <"$planned"
+  rm -f "$planned"
+}
+
 # shellcheck disable=SC2086
 apt_install() {
-  planned=$(apt-get install --simulate -y --no-install-recommends $missing_apt) || return
+  # A file of the owner's that a package has as well stays the owner's.
+  set -- -y --no-install-recommends -o Dpkg::Options::=--force-confold $missing_apt
+  plan=$(apt-get install --simulate "$@") || return
   # "Inst name [old] (new)": what has an old version was there before.
-  for package in $(printf '%s\n' "$planned" | awk '$1 == "Inst" && $3 !~ /^\[/ {print $2}'); do
-    enter package "$package" absent
-  done
-  apt-get install -y --no-install-recommends $missing_apt
+  for package in $(printf '%s\n' "$plan" | awk '$1 == "Inst" && $3 !~ /^\[/ {print $2}'); do
+    # A package that was removed may have left its owner's settings.
+    before=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)
+    [ "$before" = config-files ] || before=absent
+    printf '%s %s\n' "$package" "$before"
+  done >"$planned" || return
+  apt-get install "$@"
 }
 
 # shellcheck disable=SC2086
 dnf_install() {
-  # dnf has no plan that a program could read, so what is new is found afterwards; the list of
-  # before is kept until then, in case of an interruption.
-  [ -e "$state/rpms" ] || rpm -qa --qf '%{NAME}\n' | sort >"$state/rpms"
-  dnf install -y $missing_dnf || return
-  for package in $(rpm -qa --qf '%{NAME}\n' | sort | comm -13 "$state/rpms" -); do
-    enter package "$package" absent
-  done
-  rm -f "$state/rpms"
+  # dnf has no plan that a program could read, but it can stop once everything is downloaded.
+  rm -rf "$state/rpms" && mkdir "$state/rpms" || return
+  dnf install -y --downloadonly --destdir "$state/rpms" $missing_dnf || return
+  for file in "$state/rpms"/*.rpm; do
+    [ -e "$file" ] || continue
+    package=$(rpm -qp --nosignature --qf '%{NAME}' "$file") || return
+    is_installed "$package" || printf '%s absent\n' "$package"
+  done >"$planned" || return
+  rm -rf "$state/rpms"
+  # By name once more, so that signatures are checked with the repositories' keys.
+  dnf install -y $missing_dnf
+}
+
+# manager: installs with it
+install_with() {
+  "$1_install"
+  status=$?
+  settle_packages
+  return $status
 }
 
 install_packages() {
+  # One step at a time.
+  exec 8>/run/kdiy-packages.lock
+  flock 8
+  settle_packages
   if [ -n "${missing_apt-}" ]; then
     doing "installing$missing_apt"
-    apt_install || { apt-get update && apt_install; } ||
+    install_with apt || { apt-get update && install_with apt; } ||
       fail "apt-get could not install$missing_apt"
     did "installed$missing_apt"
   fi
   if [ -n "${missing_dnf-}" ]; then
     doing "installing$missing_dnf"
-    dnf_install || fail "dnf could not install$missing_dnf"
+    install_with dnf || fail "dnf could not install$missing_dnf"
     did "installed$missing_dnf"
   fi
+  exec 8>&-
 }
 
 # name home
@@ -144,14 +190,20 @@ undo() {
   enter undo "$1" -
 }
 
-# path: a file that the step's programs make, or a directory that they make or fill
+# path: a file that the step's programs make, or a directory that they make or fill. What a
+# directory held before is listed, so that the rest can go.
 leaves() {
   if [ ! -e "$1" ]; then
     enter_directory "$1" directory
-  elif [ -d "$1" ] && [ -z "$(ls -A "$1")" ]; then
-    enter contents "$1" empty
+  elif [ -d "$1" ] && ! entered directory "$1" && ! entered contents "$1"; then
+    list="$state/held/$(printf '%s' "$1" | tr / _)"
+    mkdir -p "$state/held" && ls -A "$1" >"$list" || fail "could not list $1"
+    enter contents "$1" "$list"
   fi
 }
+
+# path: a directory in which others may make things as well; it goes once it is empty
+shares() { enter_directory "$1" parent; }
 
 # start|restart|reload unit: one that ends by itself, say because what it needs was not there in time,
 # may get further the next time; one that cannot run at all says so at once, each time

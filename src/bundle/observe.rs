@@ -382,6 +382,7 @@ mod tests {
             files: vec![file("/etc/x", "x")],
             undo: Vec::new(),
             leaves: Vec::new(),
+            shares: Vec::new(),
             commands: vec![BundleCommand {
                 run: "true".into(),
                 unless: None,

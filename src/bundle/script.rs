@@ -31,6 +31,8 @@ pub enum Line<'a> {
     Doing(&'a str),
     /// The step failed, and why.
     Fail(&'a str),
+    /// What was looked at in the end, and found to be as it should.
+    Saw(&'a str),
     /// For the log only.
     Other(&'a str),
 }
@@ -42,6 +44,7 @@ impl<'a> Line<'a> {
             Some(("did", what)) => Self::Did(what),
             Some(("doing", what)) => Self::Doing(what),
             Some(("fail", what)) => Self::Fail(what),
+            Some(("saw", what)) => Self::Saw(what),
             _ => Self::Other(line),
         }
     }
@@ -78,6 +81,9 @@ impl Bundle {
         }
         for path in &self.leaves {
             lines.push(call("leaves", [path]));
+        }
+        for path in &self.shares {
+            lines.push(call("shares", [path]));
         }
         let reconciled = self.commands.iter().enumerate().filter(|(_, it)| it.reconcile);
         let names: Vec<String> =

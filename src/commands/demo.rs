@@ -22,6 +22,7 @@ pub async fn run(arguments: Demo, overlay: Option<&Path>, ui: Ui) -> Result<u8> 
     // From the range that is kept for documentation: nothing is reached.
     let topology = Topology::build(&design.config, "192.0.2.0/24".parse().unwrap_or_default())?;
     let world = World {
+        id: String::new(),
         topology,
         versions: design.versions.by_name,
         images: design.versions.images,

@@ -33,8 +33,10 @@ pub async fn run(arguments: cli::Preflight, ui: Ui) -> Result<u8> {
 async fn look(config: &ClusterConfig, site: &Site, joined: &BTreeSet<String>) -> Result<Report> {
     sudo::obtain(config)?;
     let topology = Topology::at(site, config)?;
-    let provider = machines::provider(config, &StateDir::of(&config.name)?).await?;
-    let answers = probe::look(&*provider, &topology, config.slow_machines).await?;
+    let state = StateDir::of(&config.name)?;
+    let id = state.record()?.map(|record| record.id).unwrap_or_default();
+    let provider = machines::provider(config, &state).await?;
+    let answers = probe::look(&*provider, &topology, &id, config.slow_machines).await?;
     let mut report = Report::of(&topology, &answers, joined);
     report.networks(&config.network, &topology, &answers, joined, &networks::routes_here());
     Ok(report)

@@ -21,6 +21,7 @@ use crate::event::{Event, Events, Stamped};
 use crate::failure::{Failure, Result};
 use crate::guard::Standing;
 use crate::machines::{self, Provider, host, keys};
+use crate::ownership;
 use crate::pki::Keeping;
 use crate::plan::{self, Circumstances};
 use crate::runner::{Fetched, Runner};
@@ -90,6 +91,7 @@ impl Wanted {
         let before = state.same_cluster(&design.config)?;
         if let Some(record) = &before {
             design.architectures.clone_from(&record.machine_architectures);
+            design.id.clone_from(&record.id);
         }
         let (site, joined) = laid_out(&design.config, before.as_ref()).await?;
         check::validate_on(&design.config, site.machine_network)?;
@@ -134,8 +136,12 @@ pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> 
     state.create()?;
     let lock = Lock::take(&state.lock_file(), "up")?;
     keys::ensure(&state, host::emulated(design.config.provider)).await?;
+    if design.id.is_empty() {
+        design.id = ownership::new_id();
+    }
     let mut record = Record {
         kdiy: env!("CARGO_PKG_VERSION").into(),
+        id: design.id.clone(),
         site,
         config: design.config.clone(),
         complete,

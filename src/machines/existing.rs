@@ -12,6 +12,7 @@ use crate::config::{ClusterConfig, HostSsh};
 use crate::event::{Event, Events};
 use crate::failure::{Failure, Kind, Result};
 use crate::fleet::{Fleet, transport_failure};
+use crate::ownership::{FILE, Ownership};
 use crate::state::StateDir;
 use crate::state::ledger::{Ledger, What};
 use crate::topology::{Machine, Topology};
@@ -22,9 +23,6 @@ use crate::transport::{Script, sockets};
 const REACHED_WITHIN: Duration = Duration::from_secs(10);
 /// Stopping every unit, with room for pods that do not want to end and for packages.
 const CLEANED_WITHIN: Duration = Duration::from_secs(600);
-/// Where the machine notes whose it is; written by the first playbook.
-const OWNER: &str = "/var/lib/kdiy/cluster";
-
 const NO_SWITCH: &str =
     "kdiy has no switch for machines that exist already: it could not turn one on again";
 
@@ -50,7 +48,15 @@ impl Existing {
         let target = self.ssh_target(topology, machine)?;
         events.progress("destroy", format!("connecting to {machine}"));
         let transport = fleet.connect(&target, REACHED_WITHIN).await?;
-        let script = Script::new(format!("{}\n{REMOVE}", owner_check(&topology.cluster)));
+        let ports = topology.ports(topology.named(machine)?);
+        let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+        let id = self.state.record()?.map(|record| record.id).unwrap_or_default();
+        let said = transport.run(Script::new(format!("cat {FILE} 2>/dev/null"))).await;
+        let said = said.map_err(|error| transport_failure("destroy", &error))?.stdout;
+        if let Some(owner) = Ownership::judge(&topology.cluster, &id, &said) {
+            owner.check(&topology.cluster, machine)?;
+        }
+        let script = Script::new(format!("ports={}\n{REMOVE}", quote(&ports.join(" "))));
         let troubles = Mutex::new(Vec::new());
         let listen = |line: &str| match Line::parse(line) {
             Line::Did(what) if what.starts_with("left ") => {
@@ -59,6 +65,7 @@ impl Existing {
             Line::Did(what) | Line::Doing(what) => {
                 events.progress("destroy", format!("{machine}: {what}"));
             }
+            Line::Saw(what) => events.note(format!("{machine} was looked at: {what}")),
             Line::Fail(what) => {
                 if let Ok(mut troubles) = troubles.lock() {
                     troubles.push(what.to_owned());
@@ -74,7 +81,6 @@ impl Existing {
         let output = transport.run_with(script.timeout(CLEANED_WITHIN * slow), &listen).await;
         let output = output.map_err(|error| transport_failure("destroy", &error))?;
         if output.success() {
-            events.note(format!("{machine} is as it was before kdiy"));
             return Ok(());
         }
         let troubles = troubles.into_inner().unwrap_or_default();
@@ -211,13 +217,4 @@ fn no_switch(machine: &str) -> Failure {
 fn hosts(ledger: &Ledger) -> impl Iterator<Item = &str> {
     let hosts = ledger.entries().iter().filter(|entry| entry.what == What::Host);
     hosts.map(|entry| entry.id.as_str())
-}
-
-/// Another cluster's machine is not ours to clean.
-fn owner_check(cluster: &str) -> String {
-    format!(
-        "if [ -s {OWNER} ] && [ \"$(cat {OWNER})\" != {name} ]; then \
-         echo \"@kdiy fail the machine belongs to the cluster $(cat {OWNER})\"; exit 1; fi",
-        name = quote(cluster)
-    )
 }

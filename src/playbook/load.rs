@@ -131,6 +131,7 @@ fn check_step(step: &Step, report: &mut impl FnMut(String)) {
         || !step.commands.is_empty()
         || !step.undo.is_empty()
         || !step.leaves.is_empty()
+        || !step.shares.is_empty()
         || !step.units.is_empty()
         || step.ready.is_some();
     let in_cluster = !step.manifests.is_empty() || step.action.is_some();

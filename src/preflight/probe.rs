@@ -20,10 +20,12 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(120);
 const LISTENS_FOR: Duration = Duration::from_secs(6);
 const BEGINS_WITHIN: Duration = Duration::from_secs(1);
 
-/// What each machine answered, in the topology's order, or why it did not.
+/// What each machine answered, in the topology's order, or why it did not. `id` is the cluster's;
+/// empty for one that was never begun.
 pub async fn look(
     provider: &dyn Provider,
     topology: &Topology,
+    id: &str,
     slow: u32,
 ) -> Result<Vec<Result<Answer>>> {
     let sockets = sockets::directory()?;
@@ -34,6 +36,7 @@ pub async fn look(
     let closed = closed_ports(topology, &fleet).await;
     for (machine, answer) in topology.machines.iter().zip(&mut answers) {
         if let Ok(answer) = answer {
+            id.clone_into(&mut answer.cluster_id);
             answer.closed = closed.get(&machine.name).cloned().unwrap_or_default();
         }
     }

@@ -31,10 +31,13 @@ for unit in kubelet k3s k3s-agent rke2-server rke2-agent k0scontroller k0sworker
   containerd docker crio etcd haproxy keepalived ufw firewalld; do
   systemctl is-active --quiet $unit && say active $unit
 done
-for path in /etc/rancher /var/lib/k0s /var/snap/microk8s /etc/kubernetes/manifests /var/lib/kubelet /var/lib/etcd; do
-  [ -d $path ] && [ -n "$(ls -A $path)" ] && say kubernetes $path
+# A file system of its own has a lost+found.
+filled() { [ -d "$1" ] && ls -A "$1" | grep -qvx lost+found; }
+for path in /etc/rancher /var/lib/k0s /var/snap/microk8s /etc/kubernetes/manifests /var/lib/kubelet; do
+  filled $path && say kubernetes $path
 done
-if [ -e /var/lib/kdiy/ledger ]; then say owner "$(cat /var/lib/kdiy/cluster 2>/dev/null || echo unknown)"; fi
+for path in /var/lib/etcd /var/lib/containerd; do filled $path && say data $path; done
+if [ -e /var/lib/kdiy/ledger ]; then say owner "$(cat /var/lib/kdiy/cluster 2>/dev/null | tr '\n' ' ')"; fi
 ip -4 route show | while read -r route; do say route "$route"; done
 cat /run/systemd/resolve/resolv.conf /etc/resolv.conf 2>/dev/null | awk '/^nameserver/ {print $2}' | sort -u |
   while read -r server; do say nameserver "$server"; done

@@ -60,7 +60,7 @@ impl Runner {
                 Line::Did(what) => answer.did.push(what.to_owned()),
                 Line::Doing(what) => self.events.progress(&task.id, what),
                 Line::Fail(what) => answer.failed = Some(what.to_owned()),
-                Line::Other(text) => {
+                Line::Other(text) | Line::Saw(text) => {
                     answer.tail.push(text.to_owned());
                     self.events.send(Event::Output {
                         machine: machine.clone(),

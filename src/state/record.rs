@@ -30,6 +30,10 @@ const ROLLED_OUT: [&str; 4] = [
 pub struct Record {
     /// The kdiy that wrote this.
     pub kdiy: String,
+    /// Tells this cluster from others of its name; empty when an older kdiy wrote this. `up` makes
+    /// one and writes it to each machine.
+    #[serde(default)]
+    pub id: String,
     #[serde(flatten)]
     pub site: Site,
     /// The effective cluster file.
@@ -230,6 +234,7 @@ mod tests {
     fn record(config: ClusterConfig) -> Record {
         Record {
             kdiy: "0.1.0".into(),
+            id: "0".repeat(32),
             site: "192.168.56.0/24".parse::<Ipv4Net>().unwrap().into(),
             config,
             complete: true,
