@@ -72,6 +72,11 @@ pub trait Provider: Send + Sync {
     /// Gives the power back, and returns before the machine has booted. No error where it is on.
     async fn power_on(&self, machine: &str, events: &Events) -> Result<()>;
 
+    /// An error where the machine says that it is another cluster's. What kdiy makes says nothing.
+    async fn check_ours(&self, _: &Topology, _: &Machine) -> Result<()> {
+        Ok(())
+    }
+
     /// Takes one machine away for good, and what kdiy put on one that stays; what is gone already
     /// is no error.
     async fn remove(

@@ -392,11 +392,17 @@ impl Look<'_> {
         };
         let fix = format!("kdiy destroy --name {cluster}, on the computer that made it");
         let is_by_name = owner == Some(Ownership::OursByName) && !answer.has("active", "etcd");
-        (found, if is_by_name && !id.is_empty() {
-            format!("{fix}; if it is this one: echo {id} | sudo tee -a {} there", ownership::FILE)
-        } else {
-            fix
-        })
+        (
+            found,
+            if is_by_name && !id.is_empty() {
+                format!(
+                    "{fix}; if it is this one: echo {id} | sudo tee -a {} there",
+                    ownership::FILE
+                )
+            } else {
+                fix
+            },
+        )
     }
 
     /// Whether it is a worker that was given up while it did not answer (`kdiy remove --force`).

@@ -165,7 +165,12 @@ impl StateDir {
         serde_json::from_str(&text).map(Some).map_err(|error| {
             Failure::host(format!("{} is not what kdiy wrote there", path.display()))
                 .because(error)
-                .hint("`kdiy destroy` takes the machines away without it")
+                .hint("bring it back from a backup")
+                .hint(format!(
+                    "or give the cluster up: `kdiy destroy --name {}` finds machines that kdiy made \
+                     without it",
+                    self.root.file_name().unwrap_or_default().display()
+                ))
         })
     }
 

@@ -455,6 +455,73 @@ fn without_somebody_to_ask_destroy_removes_nothing() {
     user.is_refused(&["destroy"], &["there is nobody to ask", "--yes"]);
 }
 
+/// The ledger of a cluster of machines that existed before.
+const HOSTS: &str = r#"[{"what": "host", "id": "nuc1", "provider": "existing", "since": "2026-01-01T00:00:00Z"},
+    {"what": "host", "id": "pi1", "provider": "existing", "since": "2026-01-01T00:00:00Z"}]"#;
+
+#[test]
+fn without_a_record_destroy_keeps_what_still_leads_to_machines() {
+    for record in [None, Some("{\"kdiy\": ")] {
+        let user = User::with_docker();
+        let root = user.made(&ClusterConfig::default());
+        fs::create_dir(root.join("pki")).unwrap();
+        fs::write(root.join("ledger.json"), HOSTS).unwrap();
+        fs::write(root.join("lock"), "").unwrap();
+        fs::set_permissions(root.join("lock"), fs::Permissions::from_mode(0o600)).unwrap();
+        match record {
+            Some(text) => fs::write(root.join("cluster.json"), text).unwrap(),
+            None => fs::remove_file(root.join("cluster.json")).unwrap(),
+        }
+        let forget = "kdiy destroy --name kdiy --forget nuc1 --forget pi1";
+        user.is_refused(&["destroy", "--yes"], &["how to reach nuc1, pi1", "backup", forget]);
+        // What it says can be done as it stands.
+        let words: Vec<&str> = forget.split(' ').skip(1).chain(["--yes"]).collect();
+        user.kdiy(&words).assert().success();
+        assert!(!root.exists());
+    }
+}
+
+#[test]
+fn keys_whose_machines_nobody_knows_are_kept() {
+    let user = User::with_docker();
+    let root = user.made(&ClusterConfig::default());
+    for file in ["lock", "cluster.json"] {
+        fs::write(root.join(file), "").unwrap();
+        fs::set_permissions(root.join(file), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    fs::create_dir(root.join("pki")).unwrap();
+    user.is_refused(&["destroy", "--yes"], &["has the keys of a cluster", "backup", "rm -r"]);
+    // Nothing was ever made.
+    fs::remove_dir(root.join("pki")).unwrap();
+    user.kdiy(&["destroy", "--yes"]).assert().success();
+    assert!(!root.exists());
+}
+
+#[test]
+fn machines_of_docker_are_found_without_record_and_ledger() {
+    let user = User::with_docker();
+    let root = user.made(&ClusterConfig::default());
+    fs::remove_file(root.join("cluster.json")).unwrap();
+    fs::create_dir(root.join("pki")).unwrap();
+    let gone = user.path("gone");
+    user.program(
+        "docker",
+        &format!(
+            "case \"$*\" in
+              'ps -aq --filter label=dev.kdiy.state={state}') [ -e {gone} ] || echo 1 ;;
+              'ps -a --no-trunc --filter'*) [ -e {gone} ] || printf 'kdiy-master-1\\trunning\\t1\\n' ;;
+              'rm --force --volumes kdiy-master-1') : >{gone} ;;
+              'network ls --filter'*) echo kdiy-kdiy ;;
+              'network rm kdiy-kdiy') : >{gone}-network ;;
+            esac",
+            state = root.display(),
+            gone = gone.display(),
+        ),
+    );
+    user.kdiy(&["destroy", "--yes"]).assert().success();
+    assert!(gone.exists() && user.path("gone-network").exists() && !root.exists());
+}
+
 #[test]
 fn an_existing_cluster_file_is_not_overwritten() {
     let user = User::new();

@@ -1,12 +1,16 @@
 //! `kdiy destroy`: takes everything away that the ledger names, and proves it gone.
 
+use std::fs;
+
 use crate::cli::Destroy;
+use crate::config::{ClusterConfig, ProviderChoice};
 use crate::event::Events;
 use crate::failure::{Failure, Kind, Result};
-use crate::machines;
+use crate::machines::{self, docker, host};
 use crate::state::StateDir;
 use crate::state::ledger::{Ledger, What};
 use crate::state::lock::Lock;
+use crate::topology::Topology;
 use crate::ui::Ui;
 
 pub async fn run(arguments: Destroy, ui: Ui) -> Result<u8> {
@@ -22,15 +26,23 @@ pub async fn run(arguments: Destroy, ui: Ui) -> Result<u8> {
     let lock = Lock::take(&state.lock_file(), "destroy")?;
     let mut ledger = Ledger::open(state.root())?;
     forget(&arguments, &mut ledger, ui)?;
+    let has_given_up = !arguments.forget.is_empty();
+    let known = match state.record() {
+        Ok(Some(record)) => Some((record.topology()?, record.config)),
+        Ok(None) => unrecorded(name, &state, &mut ledger, has_given_up).await?,
+        Err(failure) => {
+            ui.note(&format!("going on without cluster.json: {failure}"));
+            unrecorded(name, &state, &mut ledger, has_given_up).await?
+        }
+    };
     let mut list: Vec<String> =
         ledger.entries().iter().map(|entry| format!("{} {}", noun(entry.what), entry.id)).collect();
     list.push(format!("directory {}", state.root().display()));
     ui.note(&format!("this removes the cluster {name}:\n  {}", list.join("\n  ")));
     ui.confirm("remove all of it?", arguments.yes)?;
 
-    if let Some(record) = state.record()? {
-        let topology = record.topology()?;
-        let provider = machines::provider(&record.config, &state).await?;
+    if let Some((topology, config)) = known {
+        let provider = machines::provider(&config, &state).await?;
         let (events, reader) = Events::channel();
         let shown = ui.follow(reader, Default::default(), |_| {});
         let result = provider.destroy(&topology, &ledger, &events).await;
@@ -60,6 +72,88 @@ pub async fn run(arguments: Destroy, ui: Ui) -> Result<u8> {
         &serde_json::json!({"cluster": name, "removed": list}),
     );
     Ok(0)
+}
+
+/// What of a cluster can be found without its record: machines that kdiy made are known to the
+/// ledger, to Vagrant and to Docker. `None` where no machine was ever made; an error where machines
+/// may run that nothing here leads to, unless some were given up just now (`--forget`).
+async fn unrecorded(
+    name: &str,
+    state: &StateDir,
+    ledger: &mut Ledger,
+    has_given_up: bool,
+) -> Result<Option<(Topology, ClusterConfig)>> {
+    let hosts: Vec<String> = ledger
+        .entries()
+        .iter()
+        .filter(|entry| entry.what == What::Host)
+        .map(|entry| entry.id.clone())
+        .collect();
+    if !hosts.is_empty() {
+        let forget: Vec<String> = hosts.iter().map(|host| format!("--forget {host}")).collect();
+        return Err(Failure::host(format!(
+            "without cluster.json kdiy does not know how to reach {}",
+            hosts.join(", ")
+        ))
+        .hint("bring cluster.json back from a backup, and run the same command again")
+        .hint(format!(
+            "or leave the machines as they are: kdiy destroy --name {name} {}",
+            forget.join(" ")
+        )));
+    }
+    for (machine, provider) in of_vagrant(state) {
+        ledger.add(&provider, What::Machine, &[machine])?;
+    }
+    let recorded = ledger.entries().iter().find_map(|entry| provider_named(&entry.provider));
+    let provider = match recorded {
+        None if has_containers(state).await => Some(ProviderChoice::Docker),
+        provider => provider,
+    };
+    let Some(provider) = provider else {
+        // Keys are made after the record and before any machine.
+        if !state.pki().exists() || has_given_up {
+            return Ok(None);
+        }
+        let directory = state.root().display();
+        return Err(Failure::host(format!(
+            "{directory} has the keys of a cluster, and nothing there says where its machines are"
+        ))
+        .hint("bring cluster.json back from a backup, and run the same command again")
+        .hint(format!("when you know that none of its machines runs: rm -r {directory}")));
+    };
+    let config = ClusterConfig { name: name.to_owned(), provider, ..ClusterConfig::default() };
+    // Where its machines were laid out no longer matters: they are found by name.
+    let network = "192.0.2.0/24".parse().unwrap_or_default();
+    Ok(Some((Topology::build(&config, network)?, config)))
+}
+
+fn provider_named(name: &str) -> Option<ProviderChoice> {
+    host::PROVIDERS.into_iter().find(|choice| machines::vagrant::spelled(*choice) == name)
+}
+
+/// Machines that Vagrant has made and not removed, each with its provider.
+fn of_vagrant(state: &StateDir) -> Vec<(String, String)> {
+    let names = |at: &std::path::Path| -> Vec<String> {
+        let entries = fs::read_dir(at).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    };
+    let machines = state.vagrant().join(".vagrant/machines");
+    let mut found = Vec::new();
+    for machine in names(&machines) {
+        for provider in names(&machines.join(&machine)) {
+            if machines.join(&machine).join(&provider).join("id").exists() {
+                found.push((machine.clone(), provider));
+            }
+        }
+    }
+    found
+}
+
+/// Docker knows by a label whose containers are whose.
+async fn has_containers(state: &StateDir) -> bool {
+    let filter = format!("label={}={}", docker::LABEL, state.root().display());
+    let listed = host::ask("docker", &["ps", "-aq", "--filter", &filter]).await;
+    listed.is_ok_and(|text| !text.trim().is_empty())
 }
 
 /// Takes machines out of the ledger that will never answer again.

@@ -12,6 +12,7 @@ use crate::cli::{Remove, Up};
 use crate::cluster::{PATIENCE, drain};
 use crate::event::Events;
 use crate::failure::{Failure, Kind, Result};
+use crate::machines::Owned;
 use crate::pki::Pki;
 use crate::session::{Design, Session, known};
 use crate::state::ledger::{Ledger, What};
@@ -37,6 +38,9 @@ pub async fn run(arguments: Remove, overlay: Option<&Path>, ui: Ui) -> Result<u8
     let lock = Lock::take(&state.lock_file(), TASK)?;
     let patience = CONNECTED_WITHIN * record.config.slow_machines;
     let answers = !session.connect(patience).await.contains_key(&machine.name);
+    if answers {
+        session.provider.check_ours(session.topology(), &machine).await?;
+    }
     let client = session.api.any().await?;
     let lost = drain::losses(&client, &machine.name).await?;
     if !arguments.force {
@@ -139,6 +143,12 @@ impl Removal<'_> {
             })?;
         }
         let mut ledger = Ledger::open(session.state.root())?;
+        let is_left = |owned: &Owned| owned.what == What::Machine && owned.id == machine.name;
+        if session.provider.leftovers(&ledger).await?.iter().any(is_left) {
+            return Err(Failure::new(Kind::Step, "it is still there")
+                .on(&machine.name)
+                .hint("the same command tries again"));
+        }
         for what in [What::Machine, What::Host] {
             ledger.remove(what, &machine.name)?;
         }

@@ -1,6 +1,6 @@
 //! System containers, made by Vagrant's docker provider.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use include_dir::{Dir, include_dir};
@@ -333,6 +333,9 @@ impl Provider for Docker {
             return Ok(Vec::new());
         };
         host::ask("docker", &["stop", "--time", STOPS_WITHIN, &container.id]).await?;
+        if self.containers().await?.get(&machine.name).is_some_and(|it| it.state == "running") {
+            return Err(Failure::host("Docker stopped it, and it runs").on(&machine.name));
+        }
         Ok(vec![format!("stopped {}", machine.name)])
     }
 
@@ -373,8 +376,14 @@ impl Provider for Docker {
             host::ask("docker", &arguments).await?;
         }
         let left = self.leftovers(ledger).await?;
-        for network in left.iter().filter(|owned| owned.what == What::Network) {
-            host::ask("docker", &["network", "rm", &network.id]).await?;
+        let entered = left.into_iter().filter(|owned| owned.what == What::Network);
+        let mut networks: BTreeSet<String> = entered.map(|owned| owned.id).collect();
+        // The ledger may be lost.
+        let filter = format!("label={}", self.label());
+        let labelled = ["network", "ls", "--filter", &filter, "--format", "{{.Name}}"];
+        networks.extend(host::ask("docker", &labelled).await?.lines().map(str::to_owned));
+        for network in &networks {
+            host::ask("docker", &["network", "rm", network]).await?;
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ use crate::state::StateDir;
 use crate::state::ledger::{Ledger, What};
 use crate::topology::{Machine, Topology};
 use crate::transport::target::{Root, SshTarget};
-use crate::transport::{Script, sockets};
+use crate::transport::{Script, Transport, sockets};
 
 /// A machine that is up answers at once; nobody waits for one that is not.
 const REACHED_WITHIN: Duration = Duration::from_secs(10);
@@ -50,12 +50,7 @@ impl Existing {
         let transport = fleet.connect(&target, REACHED_WITHIN).await?;
         let ports = topology.ports(topology.named(machine)?);
         let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
-        let id = self.state.record()?.map(|record| record.id).unwrap_or_default();
-        let said = transport.run(Script::new(format!("cat {FILE} 2>/dev/null"))).await;
-        let said = said.map_err(|error| transport_failure("destroy", &error))?.stdout;
-        if let Some(owner) = Ownership::judge(&topology.cluster, &id, &said) {
-            owner.check(&topology.cluster, machine)?;
-        }
+        self.owner_check(topology, &*transport, machine).await?;
         let script = Script::new(format!("ports={}\n{REMOVE}", quote(&ports.join(" "))));
         let troubles = Mutex::new(Vec::new());
         let listen = |line: &str| match Line::parse(line) {
@@ -87,6 +82,20 @@ impl Existing {
         Err(Failure::new(Kind::Step, "not everything could be taken away")
             .on(machine)
             .tail(if troubles.is_empty() { output.tail(10) } else { troubles }))
+    }
+
+    /// Another cluster's machine is not ours to clean.
+    async fn owner_check(
+        &self,
+        topology: &Topology,
+        transport: &dyn Transport,
+        machine: &str,
+    ) -> Result<()> {
+        let id = self.state.record()?.map(|record| record.id).unwrap_or_default();
+        let said = transport.run(Script::new(format!("cat {FILE} 2>/dev/null"))).await;
+        let said = said.map_err(|error| transport_failure("destroy", &error))?.stdout;
+        let owner = Ownership::judge(&topology.cluster, &id, &said);
+        owner.map_or(Ok(()), |owner| owner.check(&topology.cluster, machine))
     }
 
     /// `~/` is the shell's to expand, and no shell reads the cluster file.
@@ -149,6 +158,16 @@ impl Provider for Existing {
             slow_machines: self.config.slow_machines,
             root: Root::FindOut { password: sudo::password() },
         })
+    }
+
+    async fn check_ours(&self, topology: &Topology, machine: &Machine) -> Result<()> {
+        let sockets = sockets::directory()?;
+        let fleet = Fleet::new(sockets.path().to_owned());
+        let target = self.ssh_target(topology, &machine.name)?;
+        let transport = fleet.connect(&target, REACHED_WITHIN).await?;
+        let checked = self.owner_check(topology, &*transport, &machine.name).await;
+        fleet.close().await;
+        checked
     }
 
     async fn power_off(&self, machine: &str, _: &Events) -> Result<()> {

@@ -433,6 +433,9 @@ impl Provider for Virtual {
             return Ok(Vec::new());
         }
         self.vagrant.run(&["halt", &machine.name], events, task).await?;
+        if self.vagrant.has_power(&machine.name, events, task).await? {
+            return Err(Failure::host("Vagrant halted it, and it is on").on(&machine.name));
+        }
         Ok(vec![format!("stopped {}", machine.name)])
     }
 

@@ -9,6 +9,7 @@ mod drills;
 pub mod existing;
 mod grow;
 mod health;
+mod homelab;
 pub mod hostile;
 mod identity;
 mod leaks;

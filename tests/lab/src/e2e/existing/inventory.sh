@@ -22,6 +22,8 @@ ip route show table all | sed 's/^/route /'
 awk '{print "mount", $1, $2, $3}' /proc/mounts | sort
 sysctl net.ipv4.ip_forward net.ipv4.conf.all net.ipv4.conf.default net.bridge 2>/dev/null |
   sed 's/^/sysctl /'
+ip netns list | sed 's/^/namespace /'
+pgrep -af '^/usr/local/bin/containerd-shim' | sed 's/^[0-9]* /shim /'
 # Before anything sorts them: ps sees what else is in its pipe, or it does not.
 processes=$(ps -e -o comm=)
 printf '%s\n' "$processes" | sort -u | sed 's/^/process /'
