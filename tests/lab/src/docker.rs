@@ -16,6 +16,7 @@ const STOPS_WITHIN: Duration = Duration::from_secs(20);
 /// What machines run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Debian {
+    Bullseye,
     Bookworm,
     Trixie,
 }
@@ -23,6 +24,7 @@ pub enum Debian {
 impl std::fmt::Display for Debian {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
+            Self::Bullseye => "bullseye",
             Self::Bookworm => "bookworm",
             Self::Trixie => "trixie",
         })
