@@ -141,7 +141,7 @@ directory() {
 settle() {
   # stat prints the mode without leading zeros
   if [ "$(stat -c '%a %U:%G' "$1")" != "$(printf '%o' "0$2") $3" ]; then
-    entered file "$1" || entered directory "$1" || enter settled "$1" "$(stat -c '%a %U:%G' "$1")"
+    entered file "$1" || entered directory "$1" || entered parent "$1" || enter settled "$1" "$(stat -c '%a %U:%G' "$1")"
     chown "$3" "$1" && chmod "$2" "$1" || fail "could not set mode and owner of $1"
     did "set mode and owner of $1"
   fi

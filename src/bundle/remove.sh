@@ -145,12 +145,17 @@ take_away() {
         esac
         ;;
       parent) remove_empty "$which" absent ;;
-      settled) chown "${before#* }" "$which" && chmod "${before%% *}" "$which" || trouble "could not settle $which" ;;
+      settled) settle_again "$which" "${before%% *}" "${before#* }" ;;
       user) remove_user "$which" ;;
       package) note_package "$which" "$before" ;;
       *) trouble "the ledger has a line that this kdiy does not know: $what $which" ;;
     esac
   done 3<"$state/backwards"
+}
+
+# path mode owner: as it was, unless another step had made it and it is gone by now
+settle_again() {
+  ! [ -e "$1" ] || { chown "$3" "$1" && chmod "$2" "$1"; } || trouble "could not settle $1"
 }
 
 # path before
