@@ -26,6 +26,8 @@ const NODE_MEMORY: u64 = 600;
 const OTHER_MEMORY: u64 = 300;
 /// What kdiy installs on a master, in MiB, with room for etcd and the first pods.
 const DISK: u64 = 3000;
+/// For kube-proxy's mode nftables (Kubernetes docs, "Virtual IPs and Service Proxies").
+const OLDEST_NFT: semver::Version = semver::Version::new(1, 0, 1);
 /// The systems that kdiy is made for, as os-release(5) spells them.
 const SUPPORTED: [&str; 6] =
     ["debian 12", "debian 13", "ubuntu 22.04", "ubuntu 24.04", "rocky 9", "almalinux 9"];
@@ -148,6 +150,27 @@ impl Report {
     fn in_order(&mut self, topology: &Topology) {
         let order = |name: &str| topology.machines.iter().position(|other| other.name == name);
         self.problems.sort_by_key(|problem| (order(&problem.machine), problem.weight));
+    }
+
+    /// Of nodes that are new, where kube-proxy is to write its rules with nft.
+    pub fn check_nft(
+        &mut self,
+        topology: &Topology,
+        answers: &[Result<Answer, Failure>],
+        joined: &BTreeSet<String>,
+    ) {
+        for (machine, answer) in topology.machines.iter().zip(answers) {
+            let Ok(answer) = answer else { continue };
+            let version = answer.one("nft").trim_start_matches('v');
+            let is_old = semver::Version::parse(version).is_ok_and(|version| version < OLDEST_NFT);
+            let is_node = topology.is_in(machine, Group::Nodes);
+            if is_old && is_node && !joined.contains(&machine.name) {
+                let what = format!("its nft is {version}, and kube-proxy wants {OLDEST_NFT}");
+                let mend = "set network.kubeProxy: iptables, or take a newer system";
+                self.add(machine, Weight::Stops, what, mend.into());
+            }
+        }
+        self.in_order(topology);
     }
 
     fn add(&mut self, machine: &Machine, weight: Weight, what: String, mend: String) {
@@ -616,6 +639,17 @@ mod tests {
             let other = Ok(Answer::parse(&text, Some(0.0)).unwrap());
             let report = judged(&[answer("a", "", 0.0), other]);
             assert_eq!(!report.problems.is_empty(), warns, "{os}: {:?}", report.problems);
+        }
+    }
+
+    #[test]
+    fn an_nft_that_kube_proxy_does_not_take_is_named() {
+        for (version, stops) in [("v0.9.8", true), ("v1.0.1", false), ("v1.1.3", false)] {
+            let b = answer("b", &format!("nft={version}\n"), 0.1);
+            let answers = [answer("a", "", 0.0), b];
+            let mut report = judged(&answers);
+            report.check_nft(&topology(), &answers, &BTreeSet::new());
+            assert_eq!(report.stops(), stops, "{version}");
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::architecture::Architectures;
 use crate::cli;
-use crate::config::{ClusterConfig, ProviderChoice};
+use crate::config::{ClusterConfig, KubeProxyMode, ProviderChoice};
 use crate::failure::{Failure, Result};
 use crate::machines::{self, sudo};
 use crate::preflight::{Report, networks, probe};
@@ -38,6 +38,9 @@ async fn look(config: &ClusterConfig, site: &Site, joined: &BTreeSet<String>) ->
     let provider = machines::provider(config, &state).await?;
     let answers = probe::look(&*provider, &topology, &id, config.slow_machines).await?;
     let mut report = Report::of(&topology, &answers, joined);
+    if config.network.kube_proxy == KubeProxyMode::Nftables {
+        report.check_nft(&topology, &answers, joined);
+    }
     report.networks(&config.network, &topology, &answers, joined, &networks::routes_here());
     Ok(report)
 }

@@ -46,6 +46,7 @@ for file in /etc/cni/net.d/*.conf /etc/cni/net.d/*.conflist /etc/cni/net.d/*.jso
   [ ! -e "$file" ] || say cni_file "${file##*/}"
 done
 if command -v nft >/dev/null; then
+  say nft "$(nft --version | awk '{print $2}')"
   nft list ruleset 2>/dev/null | awk '/hook (input|forward)/ && /policy drop/ {
     match($0, /hook [a-z]+/); print substr($0, RSTART + 5, RLENGTH - 5)}' | sort -u |
     while read -r hook; do say drops "$hook"; done
