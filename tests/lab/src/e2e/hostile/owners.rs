@@ -101,7 +101,12 @@ fn make(homelab: &Homelab) -> Result<()> {
             "- {{role: {role}, name: {name}, address: {address}, ssh: {{user: {user}, config: ssh_config}}}}\n"
         ));
     }
-    fs::write(homelab.directory.join("cluster.yaml"), text)?;
+    let path = homelab.directory.join("cluster.yaml");
+    fs::write(&path, &text)?;
+    // Debian 11's nft is too old for kube-proxy.
+    homelab.fails(&["preflight"], &["elm", "0.9.8", "network.kubeProxy:"])?;
+    text.push_str("network: {kubeProxy: iptables}\n");
+    fs::write(&path, text)?;
     Ok(())
 }
 
