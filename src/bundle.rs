@@ -296,6 +296,7 @@ impl Renderer<'_> {
             "description": unit.description,
             "documentation": unit.documentation,
             "after": unit.after,
+            "mounts": unit.mounts,
             "user": unit.user,
             "exec": unit.exec,
             "flags": flags,

@@ -12,11 +12,6 @@ pub const ETCDCTL: &str = "etcdctl --cacert /etc/etcd/pki/ca.crt --cert /etc/etc
 pub const CURL: &str = "curl -s --max-time 5 --cacert /etc/etcd/pki/ca.crt \
     --cert /etc/etcd/pki/client.crt --key /etc/etcd/pki/client.key https://127.0.0.1:2379";
 
-/// Where a member keeps its log and its data, once it has any.
-pub const MEMBER_DATA: &str = "/var/lib/etcd/data/member";
-/// Read when the unit starts. It is in /run, because it is for the time of joining only.
-pub const JOINING: &str = "/run/kdiy-etcd-joins.env";
-
 /// Prints the mean time of a write to this machine's write-ahead log since its member started, in
 /// ms. `options` are curl's.
 pub fn mean_fsync(options: &str) -> String {
@@ -99,14 +94,46 @@ pub fn members(text: &str) -> Result<Vec<Member>, String> {
     decode("members", text).map(|list: Members| list.members)
 }
 
-/// Reads `etcdctl alarm list`: how many alarms there are.
-pub fn alarms(text: &str) -> Result<usize, String> {
+/// What etcd calls an operator for; it stays until somebody takes it back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Alarm {
+    /// A database has reached its quota: nothing can be written.
+    NoSpace,
+    /// A database differs from the others.
+    Corrupt,
+    Other,
+}
+
+impl Alarm {
+    /// As etcd calls it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoSpace => "NOSPACE",
+            Self::Corrupt => "CORRUPT",
+            Self::Other => "unknown",
+        }
+    }
+}
+
+/// Reads `etcdctl alarm list`: the alarm of each member that has raised one.
+pub fn alarms(text: &str) -> Result<Vec<Alarm>, String> {
     #[derive(Deserialize)]
     struct Alarms {
         #[serde(default)]
-        alarms: Vec<serde_json::Value>,
+        alarms: Vec<Raised>,
     }
-    decode("alarms", text).map(|list: Alarms| list.alarms.len())
+    #[derive(Deserialize)]
+    struct Raised {
+        /// Of etcd's `AlarmType`; 0, which is none, is left out.
+        #[serde(default)]
+        alarm: serde_json::Value,
+    }
+    let alarm = |raised: Raised| match (raised.alarm.as_u64(), raised.alarm.as_str()) {
+        (Some(1), _) | (_, Some("NOSPACE")) => Alarm::NoSpace,
+        (Some(2), _) | (_, Some("CORRUPT")) => Alarm::Corrupt,
+        _ => Alarm::Other,
+    };
+    decode("alarms", text).map(|list: Alarms| list.alarms.into_iter().map(alarm).collect())
 }
 
 /// Several commands' output in one text, each after a line `@name`.
@@ -154,6 +181,14 @@ mod tests {
         assert_eq!(at("10.0.0.12"), Some(2));
         assert_eq!(at("10.0.0.2"), None);
         assert_eq!(members[0].hosts().collect::<Vec<_>>(), ["10.0.0.1", "10.0.0.1"]);
+    }
+
+    #[test]
+    fn alarms_are_known_by_name() {
+        // As etcdctl 3.6.14 prints them.
+        let text = r#"{"header":{"cluster_id":7},"alarms":[{"memberID":1,"alarm":1},{"memberID":2,"alarm":2}]}"#;
+        assert_eq!(alarms(text).unwrap(), [Alarm::NoSpace, Alarm::Corrupt]);
+        assert!(alarms(r#"{"header":{}}"#).unwrap().is_empty());
     }
 
     proptest::proptest! {

@@ -76,6 +76,11 @@ pub trait Gate: Send + Sync {
     /// The port that the watched machines serve each other on, for finding the culprit.
     fn port(&self) -> Option<u16>;
 
+    /// What to do about a verdict that is red, where the gate knows.
+    fn fixes(&self, _: &Verdict) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Looks once. Errors of reaching things are evidence, not errors.
     async fn probe(&self, context: &GateContext) -> Verdict;
 }
@@ -84,7 +89,7 @@ pub trait Gate: Send + Sync {
 pub fn all() -> Vec<Box<dyn Gate>> {
     vec![
         Box::new(machines::Machines),
-        Box::new(etcd::Etcd),
+        Box::new(etcd::Etcd::default()),
         Box::new(api::ApiServers),
         Box::new(load_balancer::LoadBalancer),
         Box::new(controllers::Controllers),
@@ -95,6 +100,14 @@ pub fn all() -> Vec<Box<dyn Gate>> {
 
 pub fn by_name(name: &str) -> Option<Box<dyn Gate>> {
     all().into_iter().find(|gate| gate.name() == name)
+}
+
+/// The same gate between two turns of a rolling change.
+pub fn between_turns(name: &str) -> Option<Box<dyn Gate>> {
+    match name {
+        "etcd" => Some(Box::new(etcd::Etcd { tolerates_no_space: true })),
+        _ => by_name(name),
+    }
 }
 
 impl GateContext {

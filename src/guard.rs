@@ -155,6 +155,11 @@ impl Members {
         self.healthy() >= self.needed()
     }
 
+    /// Whether this machine has, or should have, a member that counts.
+    pub fn lists(&self, machine: &str) -> bool {
+        self.list.iter().any(|member| member.machine == machine)
+    }
+
     /// Nothing is lost by the loss of a machine whose member does not count anyway.
     pub fn counts_on(&self, machine: &str) -> bool {
         self.list.iter().any(|member| member.machine == machine && member.health.is_ok())

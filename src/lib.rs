@@ -18,6 +18,7 @@ pub mod doctor;
 pub mod drill;
 pub mod engine;
 pub mod etcd;
+pub mod etcd_data;
 pub mod event;
 pub mod explain;
 pub mod facts;

@@ -37,20 +37,23 @@ pub struct Plan {
 /// What the planner has to know besides playbooks and world.
 #[derive(Debug, Clone, Default)]
 pub struct Circumstances {
-    /// How the cluster stands, where there is one. While it serves, `rolling` steps change one
-    /// machine at a time.
+    /// How a cluster stands that was complete once: its `rolling` steps change one machine at a
+    /// time. What never served has nobody to spare.
     pub standing: Option<Standing>,
 }
 
 impl Circumstances {
-    /// Machines that may change at the same time, turn after turn. What is down comes first: it
-    /// has nothing to lose, and no proof is to be had before it is mended.
+    /// Machines that may change at the same time, turn after turn. What is down comes first, and
+    /// together: it has nothing to lose, no proof is to be had before it is repaired, and etcd
+    /// members that are all down wait for each other.
     fn turns(&self, step: &Step, machines: Vec<String>) -> Vec<Vec<String>> {
-        let serving = self.standing.as_ref().filter(|standing| standing.etcd.works());
-        let Some(standing) = serving.filter(|_| step.rolling) else { return vec![machines] };
+        let standing = self.standing.as_ref().filter(|_| step.rolling);
+        let Some(standing) = standing else { return vec![machines] };
         let service = step.units.iter().find_map(|unit| Service::of_unit(&unit.name));
-        let is_down = |machine: &String| {
-            service.is_some_and(|service| !standing.members(service).counts_on(machine))
+        let is_down = |machine: &String| match service {
+            Some(service) => !standing.members(service).counts_on(machine),
+            // What works with the api of its machine does nothing without it.
+            None => standing.api_servers.lists(machine) && !standing.api_servers.counts_on(machine),
         };
         let (down, up): (Vec<String>, Vec<String>) = machines.into_iter().partition(is_down);
         let turns = [down].into_iter().chain(up.into_iter().map(|machine| vec![machine]));
@@ -454,8 +457,16 @@ mod tests {
     }
 
     #[test]
-    fn without_a_quorum_all_begin_together() {
-        assert_eq!(turns(&step("etcd"), &["b", "c"]), [["a", "b", "c"]]);
+    fn what_is_down_begins_together_and_what_may_serve_does_not() {
+        assert_eq!(turns(&step("etcd"), &["a", "b", "c"]), [["a", "b", "c"]]);
+        assert_eq!(turns(&step("kube-scheduler"), &["a", "b", "c"]), [["a", "b", "c"]]);
+        // Two that a slow SSH makes look down: the third is not restarted with them.
+        let split = vec![vec!["b".to_owned(), "c".to_owned()], vec!["a".to_owned()]];
+        assert_eq!(turns(&step("etcd"), &["b", "c"]), split);
+    }
+
+    #[test]
+    fn what_never_served_begins_together() {
         let machines = vec!["a".to_owned(), "b".to_owned()];
         let new = Circumstances::default().turns(&step("etcd"), machines.clone());
         assert_eq!(new, [machines]);

@@ -253,6 +253,9 @@ pub struct Unit {
     pub documentation: Option<String>,
     #[serde(default)]
     pub after: Vec<String>,
+    /// Paths whose file systems are mounted before it starts, where they have one of their own.
+    #[serde(default)]
+    pub mounts: Vec<String>,
     #[serde(default)]
     pub user: Option<String>,
     /// The program, absolute.

@@ -3,7 +3,9 @@
 
 mod absent;
 mod apply;
+mod data_loss;
 mod members;
+mod no_space;
 mod spared;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,7 +29,7 @@ use crate::playbook::{Action, Step};
 use crate::session::Session;
 use crate::state::ledger::Ledger;
 use crate::survey::{self, SurveyError};
-use crate::topology::Machine;
+use crate::topology::{Group, Machine};
 use crate::transport::TransportError;
 use crate::turns::Turns;
 
@@ -45,6 +47,12 @@ pub struct Runner {
     pub wanted: BTreeSet<String>,
     /// Every gate was green at the end of an earlier run.
     pub proven_before: bool,
+    /// The cluster was complete once, so etcd must have data.
+    pub had_data: bool,
+    /// Machines that this run could not reach.
+    pub unreached: Mutex<BTreeSet<String>>,
+    /// What keeps a gate from being passed is repaired where it can be.
+    pub repairs: bool,
     /// Restarts go on where the cluster cannot spare what they stop.
     pub beyond_quorum: bool,
     /// Machines whose etcd member had no vote when the run began.
@@ -132,9 +140,18 @@ impl Runner {
         Ok(Done { changes })
     }
 
-    /// Connects, reads what the machine is, and compares it with what every step wants of it.
     async fn reach(&self, task: &Task) -> Result<Done, Failed> {
         let machine = self.machine(task)?;
+        if let Err(failed) = self.look_at(task, machine).await {
+            self.unreached.lock().await.insert(machine.name.clone());
+            return Err(failed);
+        }
+        self.data_verdict().await?;
+        Ok(Done::default())
+    }
+
+    /// Connects, reads what the machine is, and compares it with what every step wants of it.
+    async fn look_at(&self, task: &Task, machine: &Machine) -> Result<(), Failed> {
         let session = &self.session;
         let target = session.provider.ssh_target(session.topology(), &machine.name)?;
         self.events.progress(&task.id, "waiting for SSH");
@@ -156,7 +173,8 @@ impl Runner {
             .into());
         }
         session.fleet.record(&machine.name, reached).await;
-        Ok(Done::default())
+        self.unreached.lock().await.remove(&machine.name);
+        Ok(())
     }
 
     async fn fetch(&self, task: &Task) -> Result<Done> {
@@ -183,6 +201,7 @@ impl Runner {
         if step.manifests.is_empty() && step.action.is_none() {
             return Ok(Done::default());
         }
+        self.data_is_there().await?;
         let client = self.session.api.any().await.map_err(Failed::Transient)?;
         let patience = self.slowly(cluster::PATIENCE);
         let mut changes = Vec::new();
@@ -227,8 +246,15 @@ impl Runner {
             self.events.progress(&task.id, "nothing was changed that it depends on");
             return Ok(Done::default());
         }
-        let gate = gate::by_name(&reference.name)
-            .ok_or_else(|| Failure::bug(format!("there is no gate {}", reference.name)))?;
+        let gate = match &task.machine {
+            Some(_) => gate::between_turns(&reference.name),
+            None => gate::by_name(&reference.name),
+        };
+        let gate =
+            gate.ok_or_else(|| Failure::bug(format!("there is no gate {}", reference.name)))?;
+        if task.machine.is_none() && gate.watches().0 == Group::Etcd && self.repairs {
+            self.take_back_no_space().await;
+        }
         let context = self.session.gate_context();
         let deadline = self.slowly(Duration::from_secs(reference.seconds.into()));
         gate::hold::hold(&*gate, &context, deadline, &self.events, &task.id, &self.stop).await?;

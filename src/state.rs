@@ -226,6 +226,7 @@ mod tests {
             site: "192.168.56.0/24".parse::<Ipv4Net>().unwrap().into(),
             config: ClusterConfig::default(),
             complete: false,
+            had_data: false,
             machine_architectures: Default::default(),
         };
         state.write_record(&record).unwrap();

@@ -110,6 +110,7 @@ impl User {
             site: "192.168.56.0/24".parse::<Ipv4Net>().unwrap().into(),
             config: config.clone(),
             complete: true,
+            had_data: false,
             machine_architectures: Default::default(),
         };
         fs::write(root.join("cluster.json"), serde_json::to_vec(&record).unwrap()).unwrap();

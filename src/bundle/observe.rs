@@ -7,10 +7,13 @@ use serde::Serialize;
 
 use super::script::quote;
 use super::{Bundle, BundleCommand};
+use crate::etcd_data::{self, EtcdData};
 
 /// Where [`crate::runner`] notes what it installed: one file an artifact, holding the digest,
 /// size and modification time of the installed file.
 pub const ARTIFACT_STAMPS: &str = "/var/lib/kdiy/artifacts";
+
+const ETCD: &str = "etcd.service";
 
 /// The parts of a machine's state that bundles care about.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,6 +31,8 @@ pub struct Observed {
     pub untrue: BTreeSet<(String, usize)>,
     /// What packages provide and is not there any more ([`crate::playbook::Package::provides`]).
     pub lacking: BTreeSet<String>,
+    /// Of machines that are to run an etcd member.
+    pub etcd_data: Option<EtcdData>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,10 +67,11 @@ pub fn script<'a>(bundles: impl Iterator<Item = &'a Bundle>) -> String {
         paths.extend(bundle.files.iter().map(|file| quote(&file.path)));
         units.extend(bundle.units.iter().map(|unit| quote(&unit.name)));
     }
+    let etcd_data = if units.contains(&quote(ETCD)) { etcd_data::script() } else { String::new() };
     let list = |set: BTreeSet<String>| set.into_iter().collect::<Vec<_>>().join(" ");
     format!(
         r#"export LC_ALL=C
-cd /var/lib/kdiy 2>/dev/null || exit 0
+{etcd_data}cd /var/lib/kdiy 2>/dev/null || exit 0
 for f in steps/*; do [ -f "$f" ] && printf 'step\t%s\t%s\n' "${{f#steps/}}" "$(cat "$f")"; done
 for f in pending/*; do [ -f "$f" ] && printf 'pending\t%s\n' "${{f#pending/}}"; done
 for f in artifacts/*; do
@@ -129,8 +135,15 @@ pub fn parse(text: &str) -> Observed {
                 let state = UnitState { active: active == "active", enabled: enabled == "enabled" };
                 observed.units.insert(name.to_owned(), state);
             }
+            ["etcd", ref rest @ ..] => observed.etcd_data = EtcdData::parse(rest),
             _ => {}
         }
+    }
+    // etcd goes on for a while after its files were deleted, and is lost at its next start.
+    if observed.etcd_data.is_some_and(|data| !data.has_log)
+        && let Some(state) = observed.units.get_mut(ETCD)
+    {
+        state.active = false;
     }
     for (path, digest) in digests {
         if let Some((mode, owner)) = modes.get(path) {
@@ -361,6 +374,15 @@ mod tests {
         assert_eq!(observed.units["etcd.service"], UnitState { active: true, enabled: true });
         assert!(observed.pending.contains("etcd.service"));
         assert_eq!(observed.artifacts["/usr/local/bin/etcd"], "fff");
+    }
+
+    #[test]
+    fn etcd_without_its_log_is_as_good_as_stopped() {
+        let active = |log: &str| {
+            let text = format!("etcd\t{log}\tyes\tno\tyes\nunit\tetcd.service\tactive\tenabled\n");
+            parse(&text).units["etcd.service"].active
+        };
+        assert!(active("yes") && !active("no"));
     }
 
     fn bundle() -> Bundle {

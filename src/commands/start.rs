@@ -53,6 +53,9 @@ pub async fn run(arguments: Start, overlay: Option<&Path>, ui: Ui) -> Result<u8>
         wanted: wanted.iter().map(|machine| machine.name.clone()).collect(),
         // However it was before, it has been off.
         proven_before: false,
+        had_data: record.had_data(),
+        unreached: Default::default(),
+        repairs: false,
         beyond_quorum: false,
         learners: Default::default(),
         turn: Default::default(),

@@ -19,11 +19,12 @@ use crate::drill::undo::{self, Pending};
 use crate::engine::{self, Report};
 use crate::event::{Event, Events, Stamped};
 use crate::failure::{Failure, Result};
-use crate::guard::Standing;
+use crate::guard::{Service, Standing};
 use crate::machines::{self, Provider, host, keys};
 use crate::ownership;
 use crate::pki::Keeping;
-use crate::plan::{self, Circumstances};
+use crate::plan::{self, Circumstances, Plan};
+use crate::playbook::load::Playbooks;
 use crate::runner::{Fetched, Runner};
 use crate::session::{Design, Session};
 use crate::state::lock::Lock;
@@ -33,6 +34,12 @@ use crate::topology::{Group, Quorum, Site, Topology};
 use crate::turns::Turns;
 use crate::ui::Ui;
 use crate::ui::summary::Summary;
+
+/// How often a cluster that served is looked at before it is taken to be down; each look gives a
+/// machine 5 s to answer (`fleet::SHORTEST_CONNECT`).
+const LOOKS: u32 = 3;
+/// Multiplied by `slowMachines`.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 
 /// Steps that the summary names.
 const SLOWEST: usize = 3;
@@ -145,6 +152,7 @@ pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> 
         site,
         config: design.config.clone(),
         complete,
+        had_data: before.as_ref().is_some_and(Record::had_data),
         machine_architectures: design.architectures.clone(),
     };
     state.write_record(&record)?;
@@ -154,15 +162,19 @@ pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> 
     let kubeconfig =
         session.blueprint.pki.kubeconfig_for(&topology.cluster, &endpoint, "admin", None)?;
     atomic::write(&state.kubeconfig(), kubeconfig.as_bytes(), 0o600)?;
-    let standing = if before.is_some() { Some(look(&session).await) } else { None };
+    let standing = match &before {
+        Some(before) => Some(look(&session, before.had_data()).await),
+        None => None,
+    };
     let learners = standing.iter().flat_map(|standing| standing.etcd.learners()).cloned().collect();
     let plan = plan::build(
         &session.blueprint.playbooks,
         &session.blueprint.world,
-        &Circumstances { standing },
+        &Circumstances { standing: standing.filter(|_| record.had_data) },
     )?;
     let is_whole = arguments.only.is_empty();
     let plan = if is_whole { plan } else { plan.only(&arguments.only) };
+    let starts_etcd = starts_etcd(&plan, &session.blueprint.playbooks);
     let versions = session.blueprint.versions.by_name.clone();
 
     let recording = Recording::begin(&session, "up", ui, |_| {})?;
@@ -197,6 +209,9 @@ pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> 
         sending: Turns::at_once(2 * host::cores()),
         wanted: topology.machines.iter().map(|machine| machine.name.clone()).collect(),
         proven_before: complete,
+        had_data: record.had_data && starts_etcd,
+        unreached: Default::default(),
+        repairs: true,
         beyond_quorum: arguments.beyond_quorum,
         learners,
         turn: Default::default(),
@@ -226,12 +241,23 @@ pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> 
         return Ok(0);
     }
     record.complete = true;
+    record.had_data = true;
     state.write_record(&record)?;
     let mut summary = summary(&topology, &state, &versions, &report);
     summary.etcd_leader = leader(&events);
     summary.slowest = timings.map(|timings| timings.slowest(SLOWEST)).unwrap_or_default();
     ui.result(&summary.render(), &summary);
     Ok(0)
+}
+
+/// `--only` may leave etcd alone: then nothing can begin a new cluster, and what a restored snapshot
+/// needs can be installed.
+fn starts_etcd(plan: &Plan, playbooks: &Playbooks) -> bool {
+    let unit = Service::Etcd.unit();
+    plan.tasks.iter().any(|task| {
+        let step = playbooks.step(&task.step).map(|(_, step)| step);
+        step.is_some_and(|step| step.units.iter().any(|it| it.name == unit))
+    })
 }
 
 /// What a drill broke and could not mend. A machine that is gone for good cannot be mended, but
@@ -247,10 +273,21 @@ async fn mend_drill(session: &Session, events: &Events) -> Result<()> {
     Ok(())
 }
 
-/// How a cluster that was begun stands now. What does not answer at once is down.
-async fn look(session: &Session) -> Standing {
-    session.connect(Duration::ZERO).await;
-    Standing::of(&session.gate_context()).await
+/// How a cluster that was begun stands now. One that `served` is looked at again where it does not
+/// seem to: a machine that is slow to let kdiy in must not make it look down.
+async fn look(session: &Session, served: bool) -> Standing {
+    let context = session.gate_context();
+    let mut looks = 1;
+    loop {
+        session.connect(Duration::ZERO).await;
+        let standing = Standing::of(&context).await;
+        let serves = Service::ALL.into_iter().all(|service| standing.members(service).works());
+        if serves || !served || looks == LOOKS {
+            return standing;
+        }
+        looks += 1;
+        tokio::time::sleep(BETWEEN_LOOKS * session.blueprint.world.config.slow_machines).await;
+    }
 }
 
 /// As the last green gate of etcd saw it.

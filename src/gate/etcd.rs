@@ -8,11 +8,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use async_trait::async_trait;
 
 use super::{Gate, GateContext, Verdict};
-use crate::etcd::{self, ETCDCTL, Status};
+use crate::etcd::{self, Alarm, ETCDCTL, Status};
+use crate::event::Evidence;
 use crate::topology::{ETCD_PEER_PORT, Group, Quorum, Topology};
 
-pub struct Etcd;
+#[derive(Default)]
+pub struct Etcd {
+    /// A database that has reached its quota is no reason to stop: a larger quota is what is being
+    /// rolled out, and the alarm can be taken back once every member has it.
+    pub tolerates_no_space: bool,
+}
 
+const ALARMS: &str = "alarms";
 const PREFIX: &str = "/kdiy/gate/";
 
 /// What one member said of itself and of the others.
@@ -23,7 +30,7 @@ struct Answer {
     /// Where it says that peers and clients find the members.
     hosts: BTreeSet<String>,
     learners: usize,
-    alarms: usize,
+    alarms: Vec<Alarm>,
     wrote: bool,
     /// Mean time of a write to the write-ahead log, in ms.
     fsync_ms: Option<f64>,
@@ -61,9 +68,10 @@ impl Gate for Etcd {
                 }
             }
         }
-        judge(&mut verdict, &wanted, &answers);
+        let may_be_full = self.tolerates_no_space && answers.values().any(Answer::is_full);
+        judge(&mut verdict, &wanted, &answers, may_be_full);
         judge_hosts(&mut verdict, &context.topology, &answers);
-        if verdict.passed() {
+        if verdict.passed() && !may_be_full {
             let read = context.ask(Group::Etcd, |_| second_round()).await;
             for (machine, answer) in read {
                 let text = answer.unwrap_or_else(|error| error);
@@ -80,6 +88,29 @@ impl Gate for Etcd {
         }
         verdict
     }
+
+    fn fixes(&self, verdict: &Verdict) -> Vec<String> {
+        let full = |evidence: &Evidence| {
+            !evidence.ok
+                && evidence.asked == ALARMS
+                && evidence.saw.contains(Alarm::NoSpace.as_str())
+        };
+        if !verdict.evidence.iter().any(full) {
+            return Vec::new();
+        }
+        vec![
+            "raise etcd.quotaMebibytes in the cluster file and run `kdiy up`, which takes the alarm \
+             back"
+                .into(),
+            "or make room: docs/reliability.md, \"etcd is out of space\"".into(),
+        ]
+    }
+}
+
+impl Answer {
+    fn is_full(&self) -> bool {
+        self.alarms.contains(&Alarm::NoSpace)
+    }
 }
 
 impl Etcd {
@@ -94,7 +125,12 @@ impl Etcd {
     }
 }
 
-fn judge(verdict: &mut Verdict, wanted: &BTreeSet<String>, answers: &BTreeMap<String, Answer>) {
+fn judge(
+    verdict: &mut Verdict,
+    wanted: &BTreeSet<String>,
+    answers: &BTreeMap<String, Answer>,
+    may_be_full: bool,
+) {
     let list = |names: &BTreeSet<String>| names.iter().cloned().collect::<Vec<_>>().join(" ");
     for (name, answer) in answers {
         let machine = Some(name.as_str());
@@ -112,13 +148,21 @@ fn judge(verdict: &mut Verdict, wanted: &BTreeSet<String>, answers: &BTreeMap<St
             answer.learners.to_string(),
             answer.learners == 0 && !answer.status.learner,
         );
-        verdict.record(machine, "alarms", "0", answer.alarms.to_string(), answer.alarms == 0);
+        let alarms: BTreeSet<&str> = answer.alarms.iter().map(|alarm| alarm.as_str()).collect();
+        let alarms: Vec<&str> = alarms.into_iter().collect();
+        verdict.record(
+            machine,
+            ALARMS,
+            if may_be_full { "none but NOSPACE" } else { "none" },
+            if alarms.is_empty() { "none".into() } else { alarms.join(", ") },
+            answer.alarms.iter().all(|alarm| may_be_full && *alarm == Alarm::NoSpace),
+        );
         verdict.record(
             machine,
             "a write through this member",
-            "done",
+            if may_be_full { "done, or refused for lack of space" } else { "done" },
             if answer.wrote { "done" } else { "refused" },
-            answer.wrote,
+            answer.wrote || may_be_full,
         );
         if let Some(fsync) = answer.fsync_ms {
             verdict.record(
@@ -229,13 +273,17 @@ mod tests {
     }
 
     fn verdict(answers: [(&str, String); 2]) -> Verdict {
+        judged(answers, false)
+    }
+
+    fn judged(answers: [(&str, String); 2], may_be_full: bool) -> Verdict {
         let wanted = BTreeSet::from(["a".to_owned(), "b".to_owned()]);
         let answers = answers
             .into_iter()
             .map(|(name, text)| (name.to_owned(), parse(&text).unwrap()))
             .collect();
         let mut verdict = Verdict::default();
-        judge(&mut verdict, &wanted, &answers);
+        judge(&mut verdict, &wanted, &answers, may_be_full);
         verdict
     }
 
@@ -257,6 +305,23 @@ mod tests {
         let refused = text(2, 2, 3).replace("@write\nOK", "@write\n");
         let verdict = verdict([("a", text(1, 2, 3)), ("b", refused)]);
         assert_eq!(red(&verdict), ["a write through this member"]);
+    }
+
+    #[test]
+    fn no_space_is_named_with_its_fix_and_tolerated_while_a_quota_is_rolled_out() {
+        let full = text(1, 2, 3)
+            .replace(
+                "@alarms\n{\"header\":{}}",
+                "@alarms\n{\"header\":{},\"alarms\":[{\"memberID\":1,\"alarm\":1}]}",
+            )
+            .replace("@write\nOK", "@write\n");
+        let both = || [("a", full.clone()), ("b", text(2, 2, 3))];
+        let red_verdict = judged(both(), false);
+        assert_eq!(red(&red_verdict), [ALARMS, "a write through this member"]);
+        assert!(Etcd::default().fixes(&red_verdict)[0].contains("quotaMebibytes"));
+        assert!(judged(both(), true).passed());
+        let corrupt = full.replace("\"alarm\":1", "\"alarm\":2");
+        assert_eq!(red(&judged([("a", corrupt), ("b", text(2, 2, 3))], true)), [ALARMS]);
     }
 
     #[test]

@@ -95,6 +95,9 @@ async fn failure(
     }
     let mut tail: Vec<String> =
         red.iter().take(8).map(|evidence| evidence.difference_there()).collect();
+    for fix in gate.fixes(verdict) {
+        failure = failure.hint(fix);
+    }
     if let Some(culprit) = culprit {
         tail.extend(journal(gate, context, &culprit.machine).await);
         failure = failure.on(&culprit.machine).hint(culprit.why);

@@ -37,16 +37,14 @@ impl Runner {
         let installing: Vec<String> = missing.iter().map(|file| file.to.clone()).collect();
         let work = bundle.work(&reached.observed, &installing, &*reached.changed.lock().await);
         let learns = self.learners.contains(&machine) && bundle.has_unit(Service::Etcd.unit());
+        self.data_is_there().await?;
         if work.is_empty() {
             let changes = if learns { self.promote(task, place).await? } else { Vec::new() };
             return Ok(Done { changes });
         }
         let mut changes = self.install(task, &machine, missing, &reached).await?;
         let spared = self.spared(task, &machine, &work, &reached.observed).await?;
-        let _turn = match spared {
-            Some(turn) => Some(turn),
-            None => self.let_in(task, place, &work).await?,
-        };
+        let _turn = self.let_in(task, place, &work, spared).await?;
         self.mark_pending(task, &machine, bundle, &reached).await?;
         let transport = self.connected(&machine).await?;
         let log = MachineLog::open(&self.session.state.machine_log(&machine))?;
@@ -82,7 +80,7 @@ impl Runner {
         if output.success() {
             changes.extend(answer.did);
             // Also when an attempt before this one let it in.
-            if learns || self.may_join(task, place, &work).await {
+            if learns || self.may_have_joined(task, place, &work).await {
                 changes.extend(self.promote(task, place).await?);
             }
             return Ok(Done { changes });

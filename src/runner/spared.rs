@@ -10,13 +10,17 @@ use crate::failure::Result;
 use crate::guard::{Members, OVERRIDE, Service};
 use crate::plan::Task;
 
+/// How often a member whose unit ran is looked at before it is taken not to count: it may be
+/// unhealthy for the moment in which another one restarts, or slow to answer.
+const LOOKS: u32 = 3;
 /// A member that is just coming back is waited for this long; multiplied by `slowMachines`.
 const BACK_WITHIN: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(500);
 
 impl Runner {
     /// Waits until the cluster, as it is then, can spare what this work stops on the machine.
-    /// Nothing else that it counts on is stopped while the result is held.
+    /// Nothing else that it counts on is stopped while the result is held. `None` where nothing is
+    /// stopped, or what does not count: several of these may have to start together.
     pub(super) async fn spared(
         &self,
         task: &Task,
@@ -24,12 +28,18 @@ impl Runner {
         work: &[Difference],
         observed: &Observed,
     ) -> Result<Option<MutexGuard<'_, ()>>> {
-        let Some(service) = stopped_by(work, observed) else { return Ok(None) };
+        let Some((service, runs)) = stopped_by(work, observed) else { return Ok(None) };
         let context = self.session.gate_context();
-        if !Members::of(service, &context).await.counts_on(machine) {
-            return Ok(None);
-        }
+        // Looked at while nothing else is stopped, which would make this member look unhealthy.
         let turn = self.turn.lock().await;
+        let mut looks = 1;
+        while !Members::of(service, &context).await.counts_on(machine) {
+            if !runs || looks == LOOKS || self.stop.is_cancelled() {
+                return Ok(None);
+            }
+            looks += 1;
+            tokio::time::sleep(self.slowly(PAUSE)).await;
+        }
         let began = Instant::now();
         loop {
             let members = Members::of(service, &context).await;
@@ -54,13 +64,14 @@ impl Runner {
     }
 }
 
-/// The guarded service that this work restarts. What is to be started counts as well: it may have
-/// come up by itself since the machine was looked at. What was never enabled is new.
-fn stopped_by(work: &[Difference], observed: &Observed) -> Option<Service> {
+/// The guarded service that this work restarts, and whether it ran when the machine was looked at.
+/// What is to be started counts as well: it may have come up by itself since. What was never enabled
+/// is new.
+fn stopped_by(work: &[Difference], observed: &Observed) -> Option<(Service, bool)> {
     let is_installed = |unit: &str| observed.units.get(unit).is_some_and(|state| state.enabled);
     work.iter()
         .filter(|it| matches!(it.verb, Verb::Start | Verb::Restart) && is_installed(&it.what))
-        .find_map(|it| Service::of_unit(&it.what))
+        .find_map(|it| Some((Service::of_unit(&it.what)?, it.verb == Verb::Restart)))
 }
 
 #[cfg(test)]
@@ -75,7 +86,7 @@ mod tests {
         assert_eq!(stopped_by(&start, &observed), None);
         let state = UnitState { active: false, enabled: true };
         observed.units.insert("etcd.service".into(), state);
-        assert_eq!(stopped_by(&start, &observed), Some(Service::Etcd));
+        assert_eq!(stopped_by(&start, &observed), Some((Service::Etcd, false)));
     }
 
     #[test]
@@ -86,7 +97,7 @@ mod tests {
             observed.units.insert(unit.into(), state.clone());
         }
         let work = |verb, unit| stopped_by(&[Difference::new(verb, unit)], &observed);
-        assert_eq!(work(Verb::Restart, "etcd.service"), Some(Service::Etcd));
+        assert_eq!(work(Verb::Restart, "etcd.service"), Some((Service::Etcd, true)));
         assert_eq!(work(Verb::Restart, "kubelet.service"), None);
         assert_eq!(work(Verb::Settle, "etcd.service"), None);
     }

@@ -41,6 +41,9 @@ pub struct Record {
     /// Every gate has been green at least once.
     #[serde(default)]
     pub complete: bool,
+    /// Every gate was green once, maybe before machines were added: etcd has data since.
+    #[serde(default)]
+    pub had_data: bool,
     #[serde(default)]
     pub machine_architectures: Architectures,
 }
@@ -115,6 +118,11 @@ impl Record {
         smaller.site = self.site.settled(&before.without(&BTreeSet::from([name.clone()])));
         smaller.machine_architectures.forget(name);
         Ok(smaller)
+    }
+
+    /// Whether there must be data. A record of an older kdiy says so by `complete` alone.
+    pub const fn had_data(&self) -> bool {
+        self.had_data || self.complete
     }
 
     pub fn topology(&self) -> Result<Topology> {
@@ -238,6 +246,7 @@ mod tests {
             site: "192.168.56.0/24".parse::<Ipv4Net>().unwrap().into(),
             config,
             complete: true,
+            had_data: true,
             machine_architectures: Architectures::default(),
         }
     }

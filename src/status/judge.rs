@@ -95,6 +95,14 @@ impl Problems {
                 ),
             );
         }
+        if answers.iter().flat_map(|member| &member.errors).any(|error| is_no_space(error)) {
+            self.add(
+                Health::Down,
+                None,
+                "etcd is out of space (alarm NOSPACE), so nothing can be written: raise \
+                 etcd.quotaMebibytes and run `kdiy up`",
+            );
+        }
         let terms: BTreeSet<u64> = answers.iter().map(|member| member.term).collect();
         if terms.len() > 1 {
             self.degraded(None, format!("etcd's members disagree about the term: {terms:?}"));
@@ -197,7 +205,7 @@ impl Problems {
     }
 
     fn member(&mut self, name: Option<&str>, member: &Member) {
-        for error in &member.errors {
+        for error in member.errors.iter().filter(|error| !is_no_space(error)) {
             self.degraded(name, format!("etcd: {error}"));
         }
         if member.learner {
@@ -207,6 +215,11 @@ impl Problems {
             self.degraded(name, format!("etcd: {} entries behind", member.lag));
         }
     }
+}
+
+/// As etcd's status names the alarm: `memberID:… alarm:NOSPACE`.
+fn is_no_space(error: &str) -> bool {
+    error.contains("alarm:NOSPACE")
 }
 
 #[cfg(test)]
@@ -313,6 +326,17 @@ mod tests {
         let mut status = status([member(1, 2, 4), member(2, 2, 4), member(3, 2, 4)], true);
         status.endpoint.error = Some("refused".into());
         assert_eq!(worst(&status), Some(Health::Degraded));
+    }
+
+    #[test]
+    fn a_cluster_that_cannot_write_is_down_and_says_what_to_do() {
+        let mut status = status([member(1, 2, 4), member(2, 2, 4), member(3, 2, 4)], true);
+        if let Some(Heard::Answer(member)) = &mut status.machines[0].etcd {
+            member.errors = vec!["memberID:1 alarm:NOSPACE".into()];
+        }
+        assert_eq!(worst(&status), Some(Health::Down));
+        assert!(problems(&status)[0].what.contains("etcd.quotaMebibytes"));
+        assert_eq!(problems(&status).len(), 1);
     }
 
     #[test]
