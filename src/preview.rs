@@ -14,6 +14,7 @@ use similar::TextDiff;
 
 use crate::bundle::observe::{Difference, Verb};
 use crate::bundle::{Bundle, BundleFile, RECONCILE_DIRECTORY, Renderer};
+use crate::etcd_data::{self, EtcdData, Verdict};
 use crate::failure::{Failure, Result};
 use crate::plan::Plan;
 use crate::playbook::Step;
@@ -31,6 +32,9 @@ pub struct Preview {
     /// It was begun on this computer before.
     pub begun: bool,
     pub machines: Vec<MachinePreview>,
+    /// Members of etcd without their data, and what `up` would do about each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<String>,
     /// Steps that would do something, in their order, once for each machine.
     pub parts: Vec<Part>,
     /// Steps whose gates are proven afterwards.
@@ -74,7 +78,7 @@ impl Preview {
     /// Whether `up` would change anything, as far as the machines could be looked at.
     pub fn changes(&self) -> bool {
         let stands = |machine: &MachinePreview| machine.standing == Standing::Answers;
-        !self.parts.is_empty() || !self.machines.iter().all(stands)
+        !self.parts.is_empty() || !self.findings.is_empty() || !self.machines.iter().all(stands)
     }
 }
 
@@ -86,6 +90,8 @@ pub struct Drafter<'a> {
     pub redactor: &'a Redactor,
     /// Show what new files hold as well.
     pub full: bool,
+    /// The cluster was complete once, so etcd must have data.
+    pub had_data: bool,
 }
 
 impl Drafter<'_> {
@@ -114,7 +120,38 @@ impl Drafter<'_> {
             }
         }
         let machines = topology.machines.iter().map(|machine| self.machine(machine)).collect();
-        Ok(Preview { cluster: topology.cluster.clone(), begun, machines, parts, gates })
+        let findings = self.findings();
+        Ok(Preview { cluster: topology.cluster.clone(), begun, machines, findings, parts, gates })
+    }
+
+    fn findings(&self) -> Vec<String> {
+        let topology = &self.renderer.world.topology;
+        let data: Vec<(&str, Option<EtcdData>)> = topology
+            .group(Group::Etcd)
+            .into_iter()
+            .map(|machine| {
+                let look = &self.looks.machines[&machine.name];
+                let data = match look.standing {
+                    Standing::Answers => look.observed.etcd_data,
+                    Standing::ToBeMade => Some(EtcdData::default()),
+                    Standing::Silent { .. } => None,
+                };
+                (machine.name.as_str(), data)
+            })
+            .collect();
+        if self.had_data && etcd_data::verdict(&data) == Verdict::Lost {
+            let failure = etcd_data::lost(&topology.cluster, &data);
+            let first = format!("{}, so `kdiy up` would stop and change nothing", failure.what);
+            return [first].into_iter().chain(failure.tail).chain(failure.hints).collect();
+        }
+        let member = |(name, data): &(&str, Option<EtcdData>)| {
+            let data = data.filter(|data| data.cluster_exists && !data.has_log)?;
+            Some(format!(
+                "etcd on {name} has lost its data ({}): `kdiy up` lets it in as a new member",
+                data.why_not()
+            ))
+        };
+        data.iter().filter_map(member).collect()
     }
 
     fn machine(&self, machine: &Machine) -> MachinePreview {
@@ -314,6 +351,8 @@ mod tests {
             let mut paper = Self::draw().await;
             for look in paper.looks.machines.values_mut() {
                 look.standing = Standing::Answers;
+                let kept = EtcdData { has_log: true, ..EtcdData::default() };
+                look.observed.etcd_data = look.bundles.contains_key("etcd").then_some(kept);
                 for bundle in look.bundles.values() {
                     look.observed.settle(bundle);
                 }
@@ -332,6 +371,7 @@ mod tests {
                 looks: &self.looks,
                 redactor: &redactor,
                 full,
+                had_data: true,
             };
             drafter.preview(true).unwrap()
         }
@@ -360,6 +400,22 @@ mod tests {
         let last = part.actions.last().unwrap();
         assert_eq!((last.verb, last.what.as_str()), (Verb::Reload, "haproxy.service"));
         assert_eq!(last.why.as_deref(), Some("/etc/haproxy/haproxy.cfg changes"));
+    }
+
+    #[tokio::test]
+    async fn data_that_is_lost_is_a_finding() {
+        let mut paper = Paper::settled().await;
+        let gone = EtcdData { cluster_exists: true, ..EtcdData::default() };
+        let mut lose = |machine: &str| {
+            paper.looks.machines.get_mut(machine).unwrap().observed.etcd_data = Some(gone);
+            paper.preview(false)
+        };
+        let one = lose("kdiy-master-2");
+        assert!(one.changes() && one.findings.len() == 1, "{:?}", one.findings);
+        assert!(one.findings[0].contains("kdiy-master-2 has lost its data"), "{:?}", one.findings);
+        lose("kdiy-master-1");
+        let all = lose("kdiy-master-3");
+        assert!(all.findings[0].contains("would stop"), "{:?}", all.findings);
     }
 
     #[tokio::test]

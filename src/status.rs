@@ -152,6 +152,9 @@ pub struct Machine {
     /// Of machines that run etcd.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub etcd: Option<Heard<Member>>,
+    /// Why it has none of etcd's data, although it must have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub etcd_data_lost: Option<String>,
     /// Of masters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_server: Option<ApiServer>,

@@ -17,7 +17,7 @@ use crate::preview::look::Looks;
 use crate::preview::{Drafter, Preview, graph};
 use crate::redact::Redactor;
 use crate::session::Session;
-use crate::state;
+use crate::state::{self, Record};
 use crate::ui::{self, Ui};
 
 /// When there is something to do.
@@ -39,8 +39,9 @@ pub async fn run(arguments: Arguments, overlay: Option<&Path>, ui: Ui) -> Result
             return Ok(0);
         }
         let looks = Looks::assumed(&blueprint, &store).await?;
-        return show(&arguments, ui, blueprint.renderer(), &blueprint.pki, &plan, &looks, false);
+        return show(&arguments, ui, blueprint.renderer(), &blueprint.pki, &plan, &looks, None);
     }
+    let had_data = before.as_ref().is_some_and(Record::had_data);
     let session = Session::new(design, state, &site, Keeping::Existing).await?;
     let plan = plan::build(
         &session.blueprint.playbooks,
@@ -49,7 +50,15 @@ pub async fn run(arguments: Arguments, overlay: Option<&Path>, ui: Ui) -> Result
     )?;
     let looks = Looks::at(&session, &store, &joined).await;
     session.close().await;
-    show(&arguments, ui, session.blueprint.renderer(), &session.blueprint.pki, &plan, &looks?, true)
+    show(
+        &arguments,
+        ui,
+        session.blueprint.renderer(),
+        &session.blueprint.pki,
+        &plan,
+        &looks?,
+        Some(had_data),
+    )
 }
 
 fn show(
@@ -59,15 +68,17 @@ fn show(
     pki: &Pki,
     plan: &Plan,
     looks: &Looks,
-    begun: bool,
+    // Of a cluster that was begun: whether it was complete once.
+    begun: Option<bool>,
 ) -> Result<u8> {
     let secrets = pki.secrets();
     let redactor = Redactor::new(secrets.iter().map(String::as_str))?;
     if let Some(step) = &arguments.show {
         return show_step(ui, &renderer, looks, &redactor, step);
     }
-    let drafter = Drafter { renderer, plan, looks, redactor: &redactor, full: arguments.full };
-    let preview: Preview = drafter.preview(begun)?;
+    let (full, had_data) = (arguments.full, begun.unwrap_or_default());
+    let drafter = Drafter { renderer, plan, looks, redactor: &redactor, full, had_data };
+    let preview: Preview = drafter.preview(begun.is_some())?;
     ui.result(&ui::preview::render(&preview, arguments.full), &preview);
     Ok(if preview.changes() { CHANGES } else { 0 })
 }

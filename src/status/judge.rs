@@ -103,9 +103,28 @@ impl Problems {
                  etcd.quotaMebibytes and run `kdiy up`",
             );
         }
+        self.lost_data(status);
         let terms: BTreeSet<u64> = answers.iter().map(|member| member.term).collect();
         if terms.len() > 1 {
             self.degraded(None, format!("etcd's members disagree about the term: {terms:?}"));
+        }
+    }
+
+    fn lost_data(&mut self, status: &Status) {
+        let on_etcd = |machine: &&super::Machine| machine.etcd.is_some();
+        let lost: Vec<(&str, &String)> = status
+            .machines
+            .iter()
+            .filter_map(|machine| Some((machine.name.as_str(), machine.etcd_data_lost.as_ref()?)))
+            .collect();
+        let all = lost.len() == status.machines.iter().filter(on_etcd).count();
+        if all && !lost.is_empty() {
+            let what = "etcd has no data on any machine; `kdiy up` says what can be done";
+            self.add(Health::Down, None, what);
+        }
+        for (name, reason) in lost {
+            let then = if all { "" } else { "; `kdiy up` lets it in as a new member" };
+            self.degraded(Some(name), format!("etcd: its data is gone ({reason}){then}"));
         }
     }
 
@@ -252,6 +271,7 @@ mod tests {
             unreachable: None,
             system: None,
             etcd: Some(etcd),
+            etcd_data_lost: None,
             api_server: Some(ApiServer { ready: api, failing: Vec::new() }),
             load_balancer: None,
             node: None,
@@ -337,6 +357,18 @@ mod tests {
         assert_eq!(worst(&status), Some(Health::Down));
         assert!(problems(&status)[0].what.contains("etcd.quotaMebibytes"));
         assert_eq!(problems(&status).len(), 1);
+    }
+
+    #[test]
+    fn data_that_all_members_lost_is_told_from_that_of_one() {
+        let mut status = status([gone(), member(2, 2, 4), member(3, 2, 4)], true);
+        status.machines[0].etcd_data_lost = Some("it was a member".into());
+        assert_eq!(worst(&status), Some(Health::Degraded));
+        assert!(problems(&status).iter().any(|it| it.what.contains("as a new member")));
+        for machine in &mut status.machines {
+            machine.etcd_data_lost = Some("it was a member".into());
+        }
+        assert_eq!(worst(&status), Some(Health::Down));
     }
 
     #[test]

@@ -22,6 +22,7 @@ use super::{
     Dns, Drift, Endpoint, Etcd, Health, Heard, Machine, Status, VirtualAddress, dns, judge,
 };
 use crate::config::Cni;
+use crate::etcd_data::EtcdData;
 use crate::failure::chain;
 use crate::gate::controllers::{LEASES, NAMESPACE, machine_of};
 use crate::kube_api::{ApiPath, raw};
@@ -42,6 +43,8 @@ const HEAD_START: Duration = Duration::from_millis(400);
 /// Looks again and again over the same connections.
 pub struct Probe {
     session: Arc<Session>,
+    /// The cluster was complete once, so etcd must have data.
+    had_data: bool,
     /// By machine.
     lines: Mutex<BTreeMap<String, Line>>,
 }
@@ -60,6 +63,7 @@ struct Seen {
     answer: Answer,
     drift: Vec<Drift>,
     dns: Option<Heard<u64>>,
+    etcd_data: Option<EtcdData>,
 }
 
 /// What the api says of the cluster.
@@ -72,7 +76,10 @@ struct Objects {
 
 impl Probe {
     pub fn new(session: Arc<Session>) -> Arc<Self> {
-        Arc::new(Self { session, lines: Mutex::default() })
+        // A record that cannot be read has stopped the command before.
+        let record = session.state.record().ok().flatten();
+        let had_data = record.is_some_and(|record| record.had_data());
+        Arc::new(Self { session, had_data, lines: Mutex::default() })
     }
 
     pub async fn look(self: &Arc<Self>) -> Status {
@@ -138,14 +145,15 @@ impl Probe {
         );
         let output = answer.map_err(|error| chain(&error))?;
         let answer = answer::parse(topology, machine, &output.stdout, Timestamp::now());
-        Ok(Seen { answer, drift: drift?, dns })
+        let (drift, etcd_data) = drift?;
+        Ok(Seen { answer, drift, dns, etcd_data })
     }
 
     async fn drift(
         &self,
         machine: &topology::Machine,
         transport: &dyn Transport,
-    ) -> Result<Vec<Drift>, String> {
+    ) -> Result<(Vec<Drift>, Option<EtcdData>), String> {
         // A machine that lacks its address is an answer here, and not waited for.
         let now = CancellationToken::new();
         now.cancel();
@@ -162,7 +170,8 @@ impl Probe {
                 .map(ToString::to_string)
                 .collect(),
         });
-        Ok(steps.filter(|drift| !drift.differences.is_empty()).collect())
+        let drift = steps.filter(|drift| !drift.differences.is_empty()).collect();
+        Ok((drift, reached.observed.etcd_data))
     }
 
     /// Milliseconds until the cluster's DNS answered through a machine.
@@ -280,7 +289,7 @@ impl Probe {
                         cordoned: false,
                     })
                 });
-                described(machine, seen, node)
+                described(machine, seen, node, self.had_data)
             })
             .collect();
         let etcd = measure_etcd(topology.etcd_quorum().members, &mut machines);
@@ -315,6 +324,7 @@ fn described(
     machine: &topology::Machine,
     seen: Result<Seen, String>,
     node: Option<super::Node>,
+    had_data: bool,
 ) -> Machine {
     let mut described = Machine {
         name: machine.name.clone(),
@@ -323,6 +333,7 @@ fn described(
         unreachable: None,
         system: None,
         etcd: None,
+        etcd_data_lost: None,
         api_server: None,
         load_balancer: None,
         node,
@@ -330,7 +341,9 @@ fn described(
         drift: Vec::new(),
     };
     match seen {
-        Ok(Seen { answer, drift, .. }) => {
+        Ok(Seen { answer, drift, etcd_data, .. }) => {
+            let lost = etcd_data.filter(|data| !data.has_log && (had_data || data.cluster_exists));
+            described.etcd_data_lost = lost.map(|data| data.why_not().to_owned());
             described.system = answer.system;
             described.etcd = answer.etcd;
             described.api_server = answer.api_server;

@@ -15,6 +15,9 @@ pub fn render(preview: &Preview, full: bool) -> String {
     for machine in &preview.machines {
         text.push_str(&machine_line(machine));
     }
+    for finding in &preview.findings {
+        let _ = writeln!(text, "{} {finding}", "!".red());
+    }
     for group in groups(&preview.parts, full) {
         text.push_str(&step(preview, &group));
     }

@@ -403,6 +403,7 @@ mod tests {
             unreachable: unreachable.map(str::to_owned),
             system: None,
             etcd: None,
+            etcd_data_lost: None,
             api_server: None,
             load_balancer: None,
             node: None,

@@ -30,8 +30,9 @@ pub fn checks<'a>(cluster: &Cluster<'a>) -> Vec<Check<'a>> {
     .collect()
 }
 
-/// On machines that existed before kdiy.
+/// On machines that existed before kdiy, and on a cluster that is lost.
 pub fn stage<'a>(lab: &'a Ready, cache: &'a Path) -> Result<Stage<'a>> {
     let checks = owners::checks(lab, cache)?.into_iter().chain(machines::checks(lab, cache)?);
+    let checks = checks.chain([members::lost_for_good(lab, cache)]);
     Ok(Stage { checks: checks.collect(), ..Stage::default() })
 }
