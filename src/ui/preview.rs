@@ -171,6 +171,7 @@ mod tests {
             cluster: "c".into(),
             begun: true,
             machines: vec![machine("m1"), machine("m2"), machine("m3")],
+            findings: Vec::new(),
             parts,
             gates: vec!["etcd".into()],
         }

@@ -65,6 +65,7 @@ fn status(text: &str) -> Status {
                 unreachable: None,
                 system: answer.system,
                 etcd: answer.etcd,
+                etcd_data_lost: None,
                 api_server: answer.api_server,
                 load_balancer: answer.load_balancer,
                 node: None,
