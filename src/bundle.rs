@@ -301,6 +301,8 @@ impl Renderer<'_> {
             "exec": unit.exec,
             "flags": flags,
             "service": service,
+            "sandbox": unit.sandbox,
+            "writes": unit.writes,
             "settings": context["settings"],
             "restart": !own("Restart"),
             "restartSec": !own("RestartSec"),

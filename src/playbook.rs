@@ -266,6 +266,12 @@ pub struct Unit {
     /// Further lines of `[Service]`, in alphabetical order of their keys.
     #[serde(default)]
     pub service: BTreeMap<String, String>,
+    /// What systemd keeps the unit from, should somebody take it over (`unit.service.hbs`).
+    #[serde(default)]
+    pub sandbox: Option<Sandbox>,
+    /// Paths that the unit may write to, for all that its sandbox makes read-only.
+    #[serde(default)]
+    pub writes: Vec<String>,
     /// Files of other steps and artifacts at whose change this unit restarts, besides the files
     /// and artifacts of its own step.
     #[serde(default)]
@@ -273,6 +279,16 @@ pub struct Unit {
     /// `reload` where the daemon can read its files again without stopping.
     #[serde(default)]
     pub on_change: OnChange,
+}
+
+/// How much a unit can do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sandbox {
+    /// It reads its files, serves and connects; it runs as a user of its own.
+    Server,
+    /// It is root and changes the kernel's network: rules, routes, interfaces, settings.
+    Network,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
