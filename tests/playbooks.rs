@@ -1,7 +1,7 @@
 //! The playbooks as they are shipped: every reason is given, nothing is left over, and every
 //! step renders for every kind of cluster.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use ipnet::Ipv4Net;
@@ -277,6 +277,55 @@ fn units_restart_with_files_that_somebody_writes() {
             }
         }
     }
+}
+
+/// Guaranteed pods have -997 (kubernetes.io, "Node-pressure Eviction").
+#[test]
+fn out_of_memory_pods_end_before_what_they_depend_on() {
+    let mut lowest: BTreeMap<String, i32> = BTreeMap::new();
+    each_bundle(|_, bundle| {
+        for file in &bundle.files {
+            let Some(unit) = file.path.strip_prefix("/etc/systemd/system/") else { continue };
+            let unit = unit.split('.').next().unwrap_or_default().to_owned();
+            let text = String::from_utf8_lossy(&file.bytes);
+            for line in text.lines().filter_map(|line| line.strip_prefix("OOMScoreAdjust=")) {
+                let score: i32 = line.parse().unwrap();
+                let entry = lowest.entry(unit.clone()).or_insert(score);
+                *entry = score.min(*entry);
+            }
+        }
+    });
+    let order = |unit: &str| lowest.get(unit).copied();
+    for unit in ["etcd", "containerd", "kubelet", "kube-proxy", "flanneld", "keepalived"] {
+        assert_eq!(order(unit), Some(-999), "{unit}");
+    }
+    assert_eq!((order("kube-apiserver"), order("haproxy")), (Some(-998), Some(-998)));
+    for unit in ["kube-controller-manager", "kube-scheduler"] {
+        assert_eq!(order(unit), Some(-997), "{unit}");
+    }
+}
+
+/// Those that cannot bear it are known by name, with their reasons in the playbook.
+#[test]
+fn every_service_is_in_a_sandbox() {
+    let bare = [
+        "containerd.service",
+        "kubelet.service",
+        // These run scripts of ours that set what the machine itself has, and serve nobody.
+        "kdiy-address.service",
+        "kdiy-reconcile.service",
+    ];
+    each_bundle(|kind, bundle| {
+        for unit in bundle.units.iter().filter(|unit| !bare.contains(&unit.name.as_str())) {
+            let own = format!("/etc/systemd/system/{}", unit.name);
+            let is_sandboxed = bundle
+                .files
+                .iter()
+                .filter(|file| file.path == own || file.path.starts_with(&format!("{own}.d/")))
+                .any(|file| String::from_utf8_lossy(&file.bytes).contains("NoNewPrivileges=yes"));
+            assert!(is_sandboxed, "{kind}: {}", unit.name);
+        }
+    });
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! before, with histories of their own, are in [`stage`].
 
 mod approval;
+mod hardening;
 mod kernel;
 mod machines;
 mod manifests;
@@ -24,6 +25,7 @@ pub fn checks<'a>(cluster: &Cluster<'a>) -> Vec<Check<'a>> {
         manifests::checks(cluster),
         kernel::checks(cluster),
         members::checks(cluster),
+        hardening::checks(cluster),
     ]
     .into_iter()
     .flatten()
