@@ -31,6 +31,9 @@ pub struct Facts {
     /// Without CAP_SYS_RESOURCE no process may lower an oom_score_adj.
     pub oom_score_restricted: bool,
     pub modules_loadable: bool,
+    /// In MiB; 0 where it is not known.
+    #[serde(default)]
+    pub memory: u32,
 }
 
 impl Facts {
@@ -46,6 +49,7 @@ impl Facts {
             nameservers: fallback_nameservers(),
             oom_score_restricted: false,
             modules_loadable: true,
+            memory: 2048,
         }
     }
 }
@@ -79,6 +83,7 @@ if [ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ]; then echo cgroup_version=2; 
 cat /run/systemd/resolve/resolv.conf /etc/resolv.conf 2>/dev/null |
   awk '/^nameserver/ && $2 !~ /^127\./ && $2 ~ /^[0-9.]+$/ && !seen[$2]++ {{list = list " " $2}} END {{print "nameservers=" list}}'
 echo "capabilities=$(awk '/^CapEff/ {{print $2}}' /proc/self/status)"
+echo "memory=$(awk '/^MemTotal/ {{print int($2 / 1024)}}' /proc/meminfo)"
 if [ -d "/lib/modules/$(uname -r)" ]; then echo modules=yes; else echo modules=no; fi
 echo "owner=$(cat {OWNER} 2>/dev/null | tr '\n' ' ')"
 "#
@@ -124,6 +129,7 @@ pub fn parse(machine: &str, address: Ipv4Addr, text: &str) -> Result<Facts> {
         nameservers: nameservers(fields.get("nameservers").copied().unwrap_or_default()),
         oom_score_restricted: capabilities & (1 << CAP_SYS_RESOURCE) == 0,
         modules_loadable: field("modules")? == "yes",
+        memory: fields.get("memory").and_then(|text| text.parse().ok()).unwrap_or_default(),
     })
 }
 

@@ -9,7 +9,7 @@ use crate::config::{ClusterConfig, Cni, EtcdTopology, LOCAL_PATH, LoadBalancerMo
 use crate::facts::Facts;
 use crate::failure::{Failure, Result};
 use crate::playbook::Condition;
-use crate::topology::{ETCD_CLIENT_PORT, ETCD_PEER_PORT, Group, Machine, Topology};
+use crate::topology::{ETCD_CLIENT_PORT, ETCD_PEER_PORT, Group, Machine, Role, Topology};
 
 /// Everything about a cluster that is known before a machine is touched.
 #[derive(Debug, Clone)]
@@ -49,6 +49,8 @@ impl World {
         context["machine"] = encode(machine)?;
         context["others"] = encode(&others)?;
         context["facts"] = encode(facts)?;
+        let (kube, system) = reserved(machine.role == Role::Master, facts.memory);
+        context["reserved"] = json!({"kube": kube, "system": system});
         context["vrrp"] = self.vrrp();
         Ok(context)
     }
@@ -117,6 +119,7 @@ impl World {
             },
             "versions": self.versions,
             "images": self.images,
+            "sandboxImage": without_tag(self.images.get("pause").map_or("", String::as_str)),
             "settings": encode(&self.config)?,
         }))
     }
@@ -153,6 +156,37 @@ impl World {
     }
 }
 
+/// MiB that pods leave to Kubernetes' own programs, and to the system's, on a machine with so much
+/// memory. What they take on a new cluster, as measured, and a 64th of the memory, because the
+/// kubelet and containerd grow with the pods that fit; half of a small machine at most.
+fn reserved(is_master: bool, memory: u32) -> (u32, u32) {
+    const SYSTEM: u32 = 128;
+    /// kubelet, containerd and kube-proxy, 64 each.
+    const NODE: u32 = 192;
+    /// kube-apiserver 320, etcd 96, controller-manager 96, scheduler 64.
+    const CONTROL_PLANE: u32 = 576;
+    const SMALL: u32 = 2048;
+    // Kernels take more and less of the same memory for themselves.
+    const ROUNDED: u32 = 256;
+    let memory = if memory == 0 { SMALL } else { memory / ROUNDED * ROUNDED };
+    let kube = NODE + if is_master { CONTROL_PLANE } else { 0 } + memory / 64;
+    let most = memory / 2;
+    let system = SYSTEM.min(most / 2);
+    (kube.min(most - system), system)
+}
+
+/// A reference with a digest as containerd keeps it, `name@sha256:…`: the name that it is asked to
+/// keep for good has to be the same, or the kubelet deletes the image when a disk fills up.
+fn without_tag(reference: &str) -> String {
+    match reference.split_once('@') {
+        Some((tagged, digest)) => {
+            let name = tagged.rsplit_once(':').map_or(tagged, |(name, _)| name);
+            format!("{name}@{digest}")
+        }
+        None => reference.to_owned(),
+    }
+}
+
 fn list<'a>(
     members: impl Iterator<Item = &'a &'a Machine>,
     each: impl Fn(&Machine) -> String,
@@ -162,4 +196,29 @@ fn list<'a>(
 
 fn encode(value: &(impl Serialize + ?Sized)) -> Result<Value> {
     serde_json::to_value(value).map_err(|error| Failure::bug("a template context").because(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reservations_fit_the_role_and_the_machine() {
+        assert_eq!(reserved(true, 2048), (800, 128));
+        assert_eq!(reserved(false, 2048), (224, 128));
+        assert_eq!(reserved(false, 65_500), (1212, 128));
+        assert_eq!(reserved(true, 1024), (384, 128), "half of it");
+        assert_eq!(reserved(false, 256), (64, 64));
+        assert_eq!(reserved(true, 0), reserved(true, 2048), "not known");
+        assert_eq!(reserved(true, 1990), reserved(true, 1800), "kernels differ");
+    }
+
+    #[test]
+    fn containerd_keeps_an_image_by_its_digest_alone() {
+        assert_eq!(
+            without_tag("registry.k8s.io/pause:3.10@sha256:ab"),
+            "registry.k8s.io/pause@sha256:ab"
+        );
+        assert_eq!(without_tag("registry.k8s.io/pause:3.10"), "registry.k8s.io/pause:3.10");
+    }
 }
