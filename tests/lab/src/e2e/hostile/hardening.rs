@@ -14,7 +14,7 @@ const EXPOSURES: &[(&str, u32, bool)] = &[
     ("kube-controller-manager", 15, true),
     ("kube-scheduler", 15, true),
     ("haproxy", 30, true),
-    ("keepalived", 32, true),
+    ("keepalived", 34, true),
     ("kube-proxy", 25, true),
     ("kdiy-pod-network", 20, true),
     ("kdiy-pods", 17, true),
