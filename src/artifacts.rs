@@ -1,5 +1,6 @@
 //! Release files: which there are, where they come from, and having them here, checked.
 
+pub mod advisories;
 pub mod catalogue;
 pub mod digest;
 pub mod fetch;

@@ -45,7 +45,8 @@ pub struct ClusterConfig {
     pub network: Network,
     pub machines: Machines,
     pub artifacts: Artifacts,
-    /// Cluster add-ons: `local-path`, or the path or https URL of a manifest file.
+    /// Cluster add-ons: `local-path`, the path of a manifest file, or its https URL with its digest:
+    /// `https://…/addon.yaml#sha256=…`.
     pub addons: Vec<String>,
     /// Multiplies every deadline and etcd's timeouts; 1 for ordinary hardware, 10 or more for
     /// emulated or very old machines.
@@ -304,6 +305,23 @@ pub struct Artifacts {
     pub mirror: Option<String>,
     /// `sha256sum`-style file that replaces the pinned digests, for mirrors of rebuilt files.
     pub digests: Option<PathBuf>,
+    /// Releases that kdiy does not know the digests of, by artifact or image name; each sets the
+    /// version as `versions` does.
+    pub pins: BTreeMap<String, Pin>,
+}
+
+/// A release, and what it must be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Pin {
+    pub version: String,
+    /// SHA-256 of the release file, in hex, by architecture (`amd64`, `arm64`); for artifacts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sha256: BTreeMap<String, String>,
+    /// `sha256:` and 64 hex digits: what a registry calls the image, for all architectures; for
+    /// images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
 }
 
 /// One machine that exists already.

@@ -12,7 +12,7 @@ use crate::architecture::Architectures;
 use crate::artifacts::catalogue::{Item, Versions};
 use crate::artifacts::{Catalogue, Source};
 use crate::bundle::Renderer;
-use crate::config::{ClusterConfig, Cni};
+use crate::config::{ClusterConfig, Cni, LOCAL_PATH};
 use crate::failure::{Failure, Result};
 use crate::fleet::Fleet;
 use crate::gate::GateContext;
@@ -90,11 +90,12 @@ impl Design {
         let topology = Topology::at(site, &self.config)?;
         let pki = Pki::open(pki, &topology, &self.config, keeping)?;
         let mirrored_images = self.mirrored_images(&topology);
+        let images = self.references(&mirrored_images);
         let world = World {
             id: self.id,
             topology,
             versions: self.versions.by_name.clone(),
-            images: self.versions.images.clone(),
+            images,
             mirrored_images,
             bootstrap_tokens: pki.bootstrap_tokens(),
             config: self.config,
@@ -109,6 +110,27 @@ impl Design {
             world,
             pki,
         })
+    }
+
+    /// An error for an image that machines would pull by nothing but its tag.
+    pub fn check_images(&self, site: &Site) -> Result<()> {
+        let mirrored = self.mirrored_images(&Topology::at(site, &self.config)?);
+        let mut pulled = self.catalogue.image_names().filter(|name| {
+            let is_taken = *name != LOCAL_PATH || self.config.addons.iter().any(|it| it == name);
+            is_taken && !mirrored.iter().any(|image| image == name)
+        });
+        pulled.try_for_each(|name| self.versions.check_pulled(name))
+    }
+
+    /// What pods and containerd call the images. Those of a mirror are loaded under their tags,
+    /// after their files' digests were checked.
+    fn references(&self, mirrored: &[String]) -> BTreeMap<String, String> {
+        let reference = |name: &str| {
+            let tagged =
+                self.versions.images.get(name).filter(|_| mirrored.iter().any(|m| m == name));
+            tagged.cloned().unwrap_or_else(|| self.versions.pulled(name))
+        };
+        self.catalogue.image_names().map(|name| (name.to_owned(), reference(name))).collect()
     }
 
     /// Names of the images that the mirror has for every architecture that takes them.

@@ -10,8 +10,9 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable};
 use flate2::read::GzDecoder;
 use futures::StreamExt;
-use reqwest::StatusCode;
 use reqwest::header::{CONTENT_RANGE, RANGE};
+use reqwest::{StatusCode, redirect};
+use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 
 use super::catalogue::Item;
@@ -25,6 +26,7 @@ use crate::state::atomic;
 /// Without a byte for this long a download has stalled, and is resumed.
 const STALL: Duration = Duration::from_secs(30);
 const ATTEMPTS: usize = 5;
+const MOST_REDIRECTS: usize = 10;
 /// How often a download says how far it is, in bytes.
 const TELL_EVERY: u64 = 2 * 1024 * 1024;
 
@@ -43,6 +45,7 @@ impl Store {
         let client = reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(10))
             .read_timeout(STALL)
+            .redirect(redirect::Policy::custom(follow))
             .user_agent(concat!("kdiy/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| Failure::host("cannot make HTTPS requests").because(error))?;
@@ -117,14 +120,26 @@ impl Store {
         })
     }
 
-    /// The text of a manifest that the user named: a file, or an https URL.
+    /// The text of a manifest that the user named: a file, or an https URL with its digest.
     pub async fn read_manifest(&self, place: &str) -> Result<String> {
-        let location = if place.starts_with("https://") {
-            Location::Url(place.to_owned())
-        } else {
-            Location::File(PathBuf::from(place))
-        };
-        self.text(&location).await
+        if !place.starts_with("https://") {
+            return self.text(&Location::File(PathBuf::from(place))).await;
+        }
+        let (url, expected) = with_digest(place);
+        let bytes = self.bytes(url).await?;
+        let found = hex::encode(Sha256::digest(&bytes));
+        vouched(url, expected, &found)?;
+        String::from_utf8(bytes)
+            .map_err(|error| Failure::input(format!("{url} is no text")).because(error))
+    }
+
+    /// An error for an add-on that cannot be fetched, or is not what the user vouches for, before
+    /// anything is made for it.
+    pub async fn check_manifests(&self, places: impl Iterator<Item = &String>) -> Result<()> {
+        for place in places.filter(|place| place.starts_with("https://")) {
+            self.read_manifest(place).await?;
+        }
+        Ok(())
     }
 
     /// What [`Self::ensure`] will put where, without fetching or unpacking anything: each path on
@@ -169,10 +184,7 @@ impl Store {
         if let Some(digest) = self.known_digest(item)? {
             return Ok(digest);
         }
-        let url = item
-            .published
-            .as_deref()
-            .ok_or_else(|| Failure::bug(format!("no digest for {} {}", item.name, item.version)))?;
+        let url = item.published.as_deref().ok_or_else(|| item.undigested())?;
         let text = self.text(&Location::Url(url.to_owned())).await?;
         let digest = text
             .split_whitespace()
@@ -247,12 +259,17 @@ impl Store {
                 fs::read_to_string(path).map_err(|error| unreadable(path, error))
             }
             Location::Url(url) => {
-                let get = || async {
-                    self.client.get(url).send().await?.error_for_status()?.text().await
-                };
-                get.retry(backoff()).when(is_transient).await.map_err(|error| unfetched(url, error))
+                let bytes = self.bytes(url).await?;
+                String::from_utf8(bytes)
+                    .map_err(|error| Failure::host(format!("{url} is no text")).because(error))
             }
         }
+    }
+
+    async fn bytes(&self, url: &str) -> Result<Vec<u8>> {
+        let get = || async { self.client.get(url).send().await?.error_for_status()?.bytes().await };
+        let bytes = get.retry(backoff()).when(is_transient).await;
+        bytes.map(Vec::from).map_err(|error| unfetched(url, error))
     }
 
     async fn download(&self, url: &str, to: &Path, events: &Events, task: &str) -> Result<()> {
@@ -316,6 +333,45 @@ impl Store {
         }
         file.sync_all().await?;
         Ok(())
+    }
+}
+
+/// Release servers send on to where their files are, never from https to anything else.
+fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
+    let from = attempt.previous().last().map_or("", |url| url.scheme());
+    if is_downgrade(from, attempt.url().scheme()) {
+        return attempt.error("it sends on from https to http, where anybody could answer");
+    }
+    if attempt.previous().len() > MOST_REDIRECTS {
+        return attempt.error("it sends on again and again");
+    }
+    attempt.follow()
+}
+
+fn is_downgrade(from: &str, to: &str) -> bool {
+    from == "https" && to != "https"
+}
+
+/// The parts of `https://…#sha256=<hex>`.
+fn with_digest(place: &str) -> (&str, Option<&str>) {
+    match place.split_once('#') {
+        Some((url, fragment)) => (url, Some(fragment.strip_prefix("sha256=").unwrap_or(fragment))),
+        None => (place, None),
+    }
+}
+
+/// An error unless what is at `url` is what the user looked at once.
+fn vouched(url: &str, expected: Option<&str>, found: &str) -> Result<()> {
+    match expected {
+        Some(expected) if expected.eq_ignore_ascii_case(found) => Ok(()),
+        Some(expected) => {
+            Err(Failure::input(format!("addons: {url} is not what the cluster file vouches for"))
+                .cause(format!("expected sha256 {expected}, got {found}"))
+                .hint("look at what is there now; if it is what you want, give its digest"))
+        }
+        None => Err(Failure::input(format!("addons: {url} has no digest"))
+            .cause("whoever can change what is there could do anything in the cluster")
+            .hint(format!("look at it, and if it is what you want, write: {url}#sha256={found}"))),
     }
 }
 
@@ -514,5 +570,20 @@ mod tests {
         let (content, _) =
             downloaded("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n0123456789").await;
         assert_eq!(content, CONTENT);
+    }
+
+    #[test]
+    fn https_is_never_left_and_an_add_on_is_what_its_digest_says() {
+        assert!(is_downgrade("https", "http") && is_downgrade("https", "ftp"));
+        assert!(!is_downgrade("https", "https") && !is_downgrade("http", "http"));
+        let digest = hex::encode(Sha256::digest(b"kind: List\n"));
+        let place = format!("https://a.b/c.yaml#sha256={digest}");
+        let (url, expected) = with_digest(&place);
+        assert_eq!((url, expected), ("https://a.b/c.yaml", Some(digest.as_str())));
+        vouched(url, expected, &digest).unwrap();
+        let changed = vouched(url, expected, &"0".repeat(64)).unwrap_err().to_string();
+        assert!(changed.contains("vouches") && changed.contains(&digest), "{changed}");
+        let without = vouched("https://a.b/c.yaml", None, &digest).unwrap_err().to_string();
+        assert!(without.contains(&place), "{without}");
     }
 }

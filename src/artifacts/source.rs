@@ -65,7 +65,10 @@ impl Source {
     /// own list of digests does not speak of, so that all are known before anything is done.
     pub fn check(&self, items: &[Item]) -> Result<()> {
         for item in items {
-            self.replaced_digest(&item.url)?;
+            let replaced = self.replaced_digest(&item.url)?;
+            if replaced.or(item.pinned.as_deref()).or(item.published.as_deref()).is_none() {
+                return Err(item.undigested());
+            }
         }
         let missing: Vec<String> = items
             .iter()
@@ -171,7 +174,9 @@ mod tests {
             name: name.into(),
             version: "1".into(),
             url: format!("https://dl.k8s.io/{name}"),
-            pinned: None,
+            pinned: Some("0".repeat(64)),
+            known: Vec::new(),
+            arch: "amd64".into(),
             published: None,
             install: Vec::new(),
         };

@@ -11,6 +11,7 @@ use ipnet::Ipv4Net;
 use super::preflight;
 use super::recording::Recording;
 use crate::artifacts::Store;
+use crate::artifacts::advisories::{self, Advisory};
 use crate::artifacts::catalogue::Item;
 use crate::cli::Up;
 use crate::config::flags::UpFlags;
@@ -139,6 +140,8 @@ pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> 
     }
     let store = Store::open(&state::cache()?, state.root(), design.source.clone())?;
     store.check_local(&items)?;
+    design.check_images(&site)?;
+    store.check_manifests(design.config.own_addons()).await?;
 
     state.create()?;
     let lock = Lock::take(&state.lock_file(), "up")?;
@@ -179,6 +182,12 @@ pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> 
 
     let recording = Recording::begin(&session, "up", ui, |_| {})?;
     let journal = recording.journal.clone();
+    for advisory in advisories::affecting(&session.blueprint.playbooks, &versions)? {
+        let Advisory { component, .. } = &advisory;
+        recording
+            .events
+            .note(format!("{component} {} has a known hole: {advisory}", versions[component]));
+    }
     if let Some(owner) = &lock.left_by {
         recording
             .events

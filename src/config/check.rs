@@ -60,6 +60,7 @@ pub fn validate(config: &ClusterConfig) -> Result<()> {
     hosts(config, &mut problems);
     ssh(config, &mut problems);
     addons(config, &mut problems);
+    pins(config, &mut problems);
     problems.into_result()
 }
 
@@ -330,7 +331,7 @@ fn versions(config: &ClusterConfig, problems: &mut Problems) {
                 None => "three numbers, such as 1.36.4".into(),
             };
             problems.add(format!("{field}: `{version}` is no version"), hint);
-        } else if !version.chars().all(|c| c.is_ascii_alphanumeric() || ".-".contains(c)) {
+        } else if !is_version(version) {
             problems.add(
                 format!("{field}: `{version}` is no version"),
                 "numbers and dots, such as 3.6.14",
@@ -494,6 +495,45 @@ fn addons(config: &ClusterConfig, problems: &mut Problems) {
     }
 }
 
+fn pins(config: &ClusterConfig, problems: &mut Problems) {
+    let is_sha256 = |text: &str| text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    for (name, pin) in &config.artifacts.pins {
+        let field = format!("artifacts.pins.{name}");
+        if !is_version(&pin.version) {
+            problems.add(
+                format!("{field}.version: `{}` is no version", pin.version),
+                "numbers and dots, such as 3.6.14",
+            );
+        }
+        if config.versions.get(name).is_some_and(|version| *version != pin.version) {
+            problems.add(
+                format!("{field}.version: {} is not versions.{name}", pin.version),
+                "say the version in one of the two places",
+            );
+        }
+        for (arch, digest) in &pin.sha256 {
+            if !["amd64", "arm64"].contains(&arch.as_str()) || !is_sha256(digest) {
+                problems.add(
+                    format!("{field}.sha256: `{arch}: {digest}` is no digest of a release file"),
+                    "amd64 or arm64, and the 64 hex digits that `sha256sum` prints",
+                );
+            }
+        }
+        if let Some(digest) = &pin.digest
+            && !digest.strip_prefix("sha256:").is_some_and(is_sha256)
+        {
+            problems.add(
+                format!("{field}.digest: `{digest}` is no digest of an image"),
+                "`sha256:` and 64 hex digits, as the registry has it",
+            );
+        }
+    }
+}
+
+fn is_version(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || ".-".contains(c))
+}
+
 /// A network for where it does not matter which, such as to count machines.
 pub fn placeholder() -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(192, 168, 56, 0), SMALLEST_MACHINES)
@@ -516,12 +556,22 @@ pub fn choose_machine_network(used: &[Ipv4Net]) -> Result<Ipv4Net> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Pin;
     use crate::config::Span;
 
     fn complaint(change: impl Fn(&mut ClusterConfig)) -> String {
         let mut config = ClusterConfig::default();
         change(&mut config);
         validate(&config).map_or_else(|failure| failure.to_string(), |()| "fine".into())
+    }
+
+    fn pin(config: &mut ClusterConfig, arch: &str, digest: &str) {
+        let pin = Pin {
+            version: "3.6.99".into(),
+            sha256: [(arch.to_owned(), digest.to_owned())].into(),
+            digest: None,
+        };
+        config.artifacts.pins.insert("etcd".into(), pin);
     }
 
     #[test]
@@ -538,7 +588,7 @@ mod tests {
     #[test]
     fn each_field_that_is_wrong_is_named() {
         type Change = fn(&mut ClusterConfig);
-        let cases: [(&str, Change); 24] = [
+        let cases: [(&str, Change); 27] = [
             ("masters:", |c| c.masters = 0),
             ("masters:", |c| c.masters = 9),
             ("workers:", |c| c.workers = 100_000),
@@ -581,6 +631,12 @@ mod tests {
             ("kubernetes: `v1.36.4` is no version; hint", |c| c.kubernetes = "v1.36.4".into()),
             ("hosts:", |c| c.provider = ProviderChoice::Existing),
             ("addons:", |c| c.addons = vec!["http://example.com/a.yaml".into()]),
+            ("artifacts.pins.etcd.sha256:", |c| pin(c, "amd64", "12")),
+            ("artifacts.pins.etcd.sha256:", |c| pin(c, "mips", &"0".repeat(64))),
+            ("artifacts.pins.etcd.version:", |c| {
+                pin(c, "amd64", &"0".repeat(64));
+                c.versions.insert("etcd".into(), "3.6.14".into());
+            }),
             ("slowMachines:", |c| c.slow_machines = 0),
         ];
         for (expected, change) in cases {

@@ -106,17 +106,17 @@ pub const UPSTREAMS: &[Upstream] = &[
     },
     Upstream {
         name: "containerd",
-        version: "2.3.4",
+        version: "2.3.6",
         source: Source::Go {
             cgo: false,
             tags: "",
-            ldflags: "-s -w -X github.com/containerd/containerd/v2/version.Version=v2.3.4 \
+            ldflags: "-s -w -X github.com/containerd/containerd/v2/version.Version=v2.3.6 \
             -X github.com/containerd/containerd/v2/version.Package=github.com/containerd/containerd/v2",
             package: "tool",
         },
         packed: &[Packed::Archive {
             to: concat!(
-                "github.com/containerd/containerd/releases/download/v2.3.4/containerd-2.3.4-linux-",
+                "github.com/containerd/containerd/releases/download/v2.3.6/containerd-2.3.6-linux-",
                 arch!(),
                 ".tar.gz"
             ),
@@ -207,17 +207,19 @@ pub const UPSTREAMS: &[Upstream] = &[
     },
     Upstream {
         name: "coredns",
-        version: "1.14.2",
+        version: "1.14.7",
         source: Source::Go { cgo: false, tags: "", ldflags: "-s -w", package: "tool" },
         packed: &[Packed::Image(Recipe {
             file: "coredns.tar",
-            reference: "registry.k8s.io/coredns/coredns:v1.14.2",
+            reference: "registry.k8s.io/coredns/coredns:v1.14.7",
             files: &[("coredns", "coredns")],
             entrypoint: &["/coredns"],
             command: &[],
             applets: false,
         })],
     },
+    // The newest that is to be had as a module, under the name of the version that kdiy installs.
+    // (What that adds is what it refuses, and nothing here asks for any of it.)
     Upstream {
         name: "local-path",
         version: "0.0.30",
@@ -229,7 +231,7 @@ pub const UPSTREAMS: &[Upstream] = &[
         },
         packed: &[Packed::Image(Recipe {
             file: "local-path-provisioner.tar",
-            reference: "docker.io/rancher/local-path-provisioner:v0.0.30",
+            reference: "docker.io/rancher/local-path-provisioner:v0.0.36",
             files: &[("local-path-provisioner", "usr/bin/local-path-provisioner")],
             entrypoint: &["/usr/bin/local-path-provisioner"],
             command: &[],
