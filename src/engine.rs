@@ -155,7 +155,7 @@ fn interrupted() -> Failure {
         .hint("the same command goes on from here; `kdiy destroy` takes everything away")
 }
 
-/// `None` for a task that was left.
+/// `None` for a task that was left, or would have to be tried again when the run is over already.
 async fn attempt(
     task: Task,
     work: Arc<dyn Work>,
@@ -193,8 +193,16 @@ async fn attempt(
                 return (task.id, Some(Ok(done)));
             }
             Err(Failed::Transient(failure)) if number < ATTEMPTS => {
-                events.warn(format!("{failure}; trying again ({} of {ATTEMPTS})", number + 1));
-                tokio::time::sleep(pause).await;
+                let again = match over.is_cancelled() {
+                    true => "not tried again, since the run is over".to_owned(),
+                    false => format!("trying again ({} of {ATTEMPTS})", number + 1),
+                };
+                events.warn(format!("{failure}; {again}"));
+                // Nothing is begun once the run is over, not even another attempt.
+                if over.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                    finished(Outcome::Skipped, &[]);
+                    return (task.id, None);
+                }
                 pause *= 2;
             }
             Err(Failed::Transient(failure) | Failed::Final(failure)) => {
@@ -239,7 +247,7 @@ mod tests {
             if task.id.ends_with("bad") {
                 return Err(Failure::input("bad").into());
             }
-            if task.id.starts_with("flaky") && !seen {
+            if task.id == "hopeless" || task.id.starts_with("flaky") && !seen {
                 return Err(Failed::Transient(Failure::host("flaky")));
             }
             Ok(Done { changes: vec!["x".into()] })
@@ -316,6 +324,24 @@ mod tests {
             outcome(&plan(&[("flaky", &[]), ("next", &["flaky"])]), &Default::default()).await;
         assert_eq!(order, ["flaky", "flaky", "next"]);
         assert!(report.failure.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_tried_again_after_a_stop_or_a_failure() {
+        let stop = CancellationToken::new();
+        let stopping = stop.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(FIRST_PAUSE / 2).await;
+            stopping.cancel();
+        });
+        let (report, order) = outcome(&plan(&[("hopeless", &[])]), &stop).await;
+        assert_eq!(order, ["hopeless"]);
+        assert_eq!(report.failure.unwrap().exit_code(), 130);
+        let plan = plan(&[("hopeless", &[]), ("slow bad", &[])]);
+        let (report, order) = outcome(&plan, &Default::default()).await;
+        // The second attempt begins after half a second, the third would after one and a half.
+        assert_eq!(order, ["hopeless", "slow bad", "hopeless"]);
+        assert_eq!(report.failure.unwrap().what, "bad");
     }
 
     #[tokio::test]
