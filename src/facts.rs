@@ -101,20 +101,20 @@ pub fn parse(machine: &str, address: Ipv4Addr, text: &str) -> Result<Facts> {
         text.lines().filter_map(|line| line.trim().split_once('=')).collect();
     let field = |name: &str| {
         fields.get(name).copied().filter(|value| !value.is_empty()).ok_or_else(|| {
-            Failure::host(format!("the machine did not say its {name}"))
+            Failure::machine(format!("the machine did not say its {name}"))
                 .on(machine)
                 .tail(text.lines().map(str::to_owned).collect())
         })
     };
     let interface = fields.get("interface").copied().unwrap_or_default();
     if interface.is_empty() {
-        return Err(Failure::host(format!("no network interface has the address {address}"))
+        return Err(Failure::machine(format!("no network interface has the address {address}"))
             .on(machine)
             .hint("check the address in the cluster file, or the machine's network set-up"));
     }
     let cpu = field("arch")?;
     let arch = architecture::named(cpu).ok_or_else(|| {
-        Failure::host(format!("the CPU architecture {cpu} is not supported"))
+        Failure::machine(format!("the CPU architecture {cpu} is not supported"))
             .on(machine)
             .hint("Kubernetes publishes what kdiy installs for amd64 and arm64")
     })?;

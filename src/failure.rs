@@ -26,6 +26,10 @@ pub enum Kind {
     Input,
     /// This computer: a missing program, too little memory, an unreachable mirror.
     Host,
+    /// One of the cluster's machines: it cannot be reached, or is not what it has to be.
+    Machine,
+    /// The cluster as a whole, by its api.
+    Cluster,
     /// A step on a machine.
     Step,
     /// A gate that stayed red.
@@ -93,8 +97,17 @@ impl Failure {
         .hint(format!("there are {}", known.join(", ")))
     }
 
+    /// About this computer; see [`Self::machine`] for the cluster's.
     pub fn host(what: impl Into<String>) -> Self {
         Self::new(Kind::Host, what)
+    }
+
+    pub fn machine(what: impl Into<String>) -> Self {
+        Self::new(Kind::Machine, what)
+    }
+
+    pub fn cluster(what: impl Into<String>) -> Self {
+        Self::new(Kind::Cluster, what)
     }
 
     pub fn bug(what: impl Into<String>) -> Self {

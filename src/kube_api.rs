@@ -106,7 +106,7 @@ impl ApiAccess {
                 Err(error) => last = Some(error),
             }
         }
-        Err(Failure::host("no api-server is ready")
+        Err(Failure::cluster("no api-server is ready")
             .cause(last.unwrap_or_default())
             .hint("look at the gates of the last run, or run `kdiy up` again"))
     }
@@ -140,7 +140,7 @@ impl ApiAccess {
     async fn forwarded(&self, host: &str, port: u16, avoided: &[String]) -> Result<String> {
         let transports = self.fleet.transports().await;
         let address: IpAddr = host.parse().map_err(|_| {
-            Failure::host(format!("{host}:{port} is out of reach of this computer"))
+            Failure::cluster(format!("{host}:{port} is out of reach of this computer"))
         })?;
         let ways = transports.iter().filter(|(machine, _)| !avoided.contains(machine));
         for (_, transport) in ways {
@@ -148,7 +148,7 @@ impl ApiAccess {
                 return Ok(format!("https://{local}"));
             }
         }
-        Err(Failure::host(format!("{host}:{port} is out of reach, over SSH as well")))
+        Err(Failure::cluster(format!("{host}:{port} is out of reach, over SSH as well")))
     }
 
     /// A client with a connection of its own. kube's clients speak HTTP/1, so what one of them

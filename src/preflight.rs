@@ -576,7 +576,7 @@ mod tests {
         assert!(found("").eq(["a it does not reach 10.0.0.2"]));
         assert!(found("unreached=10.0.0.1\n").any(|line| line == "b it does not reach 10.0.0.1"));
         assert!(found("port=10250\n").any(|line| line.starts_with("b ports are taken")));
-        let away = [Err(Failure::host("gone")), answer("b", "", 0.1)];
+        let away = [Err(Failure::machine("gone")), answer("b", "", 0.1)];
         let report = Report::of(&topology(), &away, &BTreeSet::from(["a".to_owned()]));
         assert_eq!(report.problems, []);
     }
@@ -624,7 +624,7 @@ mod tests {
 
     #[test]
     fn a_machine_that_cannot_be_reached_says_why_and_what_to_do() {
-        let failure = Failure::host("cannot connect").cause("no route").hint("ping it");
+        let failure = Failure::machine("cannot connect").cause("no route").hint("ping it");
         let report = judged(&[answer("a", "", 0.0), Err(failure)]);
         assert_eq!(report.problems[0].what, "cannot connect: no route");
         assert_eq!(report.problems[0].mend, "ping it");

@@ -164,7 +164,7 @@ impl Runner {
         })?;
         let expected = session.blueprint.architectures.of(&machine.name);
         if expected != reached.facts.arch {
-            return Err(Failure::host(format!(
+            return Err(Failure::machine(format!(
                 "the machine is {}, and the cluster was begun for {expected}",
                 reached.facts.arch
             ))

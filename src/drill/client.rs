@@ -220,7 +220,7 @@ pub async fn make_namespace(client: &Client, slow_machines: u32) -> Result<()> {
     let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
     let params = PatchParams::apply("kdiy-drill").force();
     api.patch(NAMESPACE, &params, &Patch::Apply(&body)).await.map(drop).map_err(|error| {
-        Failure::host(format!("cannot make the namespace {NAMESPACE}"))
+        Failure::cluster(format!("cannot make the namespace {NAMESPACE}"))
             .because(error)
             .hint(format!("kdiy kubectl -- describe namespace {NAMESPACE}"))
     })
@@ -228,7 +228,7 @@ pub async fn make_namespace(client: &Client, slow_machines: u32) -> Result<()> {
 
 async fn is_leaving(api: &Api<Namespace>) -> Result<bool> {
     let found = api.get_opt(NAMESPACE).await.map_err(|error| {
-        Failure::host(format!("cannot look for the namespace {NAMESPACE}")).because(error)
+        Failure::cluster(format!("cannot look for the namespace {NAMESPACE}")).because(error)
     })?;
     Ok(found.is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_some()))
 }
@@ -237,7 +237,7 @@ async fn is_leaving(api: &Api<Namespace>) -> Result<bool> {
 pub async fn remove_namespace(client: &Client) -> Result<()> {
     let api: Api<Namespace> = Api::all(client.clone());
     gone(api.delete(NAMESPACE, &DeleteParams::background()).await).map_err(|error| {
-        Failure::host(format!("cannot remove the namespace {NAMESPACE}"))
+        Failure::cluster(format!("cannot remove the namespace {NAMESPACE}"))
             .because(error)
             .hint(format!("kdiy kubectl -- delete namespace {NAMESPACE}"))
     })
@@ -257,7 +257,7 @@ pub async fn lost(
         // The first may still go by a connection that a machine's end has left half open.
         let read = (|| numbers(&client, label)).retry(ConstantBuilder::default());
         read.await.map_err(|error| {
-            Failure::host("what was written cannot be read back").on(&master.name).because(error)
+            Failure::cluster("what was written cannot be read back").on(&master.name).because(error)
         })
     });
     let mut lost = BTreeSet::new();

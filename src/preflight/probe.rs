@@ -67,7 +67,7 @@ async fn ask(
         .await
         .map_err(|error| transport_failure("preflight", &error))?;
     Answer::parse(&output.stdout, clock.offset()).ok_or_else(|| {
-        Failure::host("the machine broke off while it was asked what it is like")
+        Failure::machine("the machine broke off while it was asked what it is like")
             .on(&machine.name)
             .tail(output.tail(10))
     })
