@@ -46,6 +46,8 @@ pub struct Fleet {
     control_directory: PathBuf,
     targets: RwLock<BTreeMap<String, SshTarget>>,
     transports: RwLock<BTreeMap<String, Arc<dyn Transport>>>,
+    /// By machine; held by whoever connects to it.
+    connecting: Mutex<BTreeMap<String, Arc<Mutex<()>>>>,
     reached: RwLock<BTreeMap<String, Arc<Reached>>>,
 }
 
@@ -56,7 +58,8 @@ impl Fleet {
     }
 
     /// The connection that stands, or a new one; tries again until the deadline while the machine
-    /// is not there yet. A machine that refuses us is a failure at once.
+    /// is not there yet. A machine that refuses us is a failure at once. One connection is made at
+    /// a time: who asks meanwhile gets the same.
     pub async fn connect(
         &self,
         target: &SshTarget,
@@ -69,6 +72,15 @@ impl Fleet {
         let began = Instant::now();
         let slow = target.slow_machines;
         let patience = deadline.clamp(SHORTEST_CONNECT * slow, CONNECT_TIMEOUT * slow);
+        let turn = self.connecting.lock().await.entry(target.machine.clone()).or_default().clone();
+        let after = deadline.max(patience);
+        let _turn = tokio::time::timeout(after, turn.lock()).await.map_err(|_| {
+            let machine = target.machine.clone();
+            unreachable(target, TransportError::Timeout { machine, after })
+        })?;
+        if let Some(transport) = self.standing(&target.machine).await {
+            return Ok(transport);
+        }
         // Only who has time to try again can afford to be impatient at first.
         let mut hello = if deadline < SHORTEST_CONNECT { patience } else { FIRST_HELLO };
         loop {
@@ -154,7 +166,7 @@ async fn greeted(mut stream: TcpStream) -> std::io::Result<()> {
 
 fn unreachable(target: &SshTarget, error: TransportError) -> Failure {
     let user = target.user.as_deref().map(|user| format!("{user}@")).unwrap_or_default();
-    let failure = Failure::host(format!("cannot connect to {user}{} over SSH", target.host))
+    let failure = Failure::machine(format!("cannot connect to {user}{} over SSH", target.host))
         .on(&target.machine);
     let failure = match &error {
         TransportError::Refused { reason, .. } if reason.contains("IDENTIFICATION") => {
@@ -163,6 +175,7 @@ fn unreachable(target: &SshTarget, error: TransportError) -> Failure {
         TransportError::Refused { reason, .. } if reason.contains("Host key verification") => {
             unknown_host_key(target, failure)
         }
+        TransportError::SocketPath { .. } => return socket_path(target, &error),
         TransportError::Refused { .. } => {
             failure.hint("check the user and the key; kdiy never asks for a password to log in")
         }
@@ -172,6 +185,13 @@ fn unreachable(target: &SshTarget, error: TransportError) -> Failure {
         _ => failure.hint(format!("is it up? try: ping {}", target.host)),
     };
     failure.because(&error)
+}
+
+fn socket_path(target: &SshTarget, error: &TransportError) -> Failure {
+    Failure::host("cannot use ssh from here")
+        .on(&target.machine)
+        .hint("kdiy makes the directory in /tmp; see where that leads: realpath /tmp")
+        .because(error)
 }
 
 fn changed_host_key(target: &SshTarget, failure: Failure) -> Failure {
@@ -215,10 +235,14 @@ pub fn transport_failure(step: &str, error: &TransportError) -> Failure {
         TransportError::Lost { machine, .. }
         | TransportError::Refused { machine, .. }
         | TransportError::NotRoot { machine, .. }
+        | TransportError::SocketPath { machine, .. }
         | TransportError::Timeout { machine, .. } => machine.clone(),
         TransportError::Input { .. } => String::new(),
     };
-    Failure::host("the connection to the machine failed").on(machine).in_step(step).because(error)
+    Failure::machine("the connection to the machine failed")
+        .on(machine)
+        .in_step(step)
+        .because(error)
 }
 
 #[cfg(test)]

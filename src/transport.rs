@@ -84,6 +84,9 @@ pub enum TransportError {
     /// The machine is there but will not have us; trying again will not help.
     #[error("{machine} refused: {reason}")]
     Refused { machine: String, reason: String },
+    /// Nothing was asked of the machine: sockets have short names (unix(7)).
+    #[error("the directory for ssh's control sockets has too long a path: {}", path.display())]
+    SocketPath { machine: String, path: PathBuf },
     /// The machine lets us in, but not become root; trying again will not help.
     #[error("cannot become root on {machine}: {reason}")]
     NotRoot { machine: String, reason: String },

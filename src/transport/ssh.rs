@@ -76,13 +76,8 @@ impl Ssh {
         timeout: Duration,
     ) -> Result<Self, TransportError> {
         if control_directory.as_os_str().len() > CONTROL_PATH_ROOM {
-            return Err(TransportError::Refused {
-                machine: target.machine.clone(),
-                reason: format!(
-                    "the directory for ssh's control sockets is too long for a socket: {}",
-                    control_directory.display()
-                ),
-            });
+            let (machine, path) = (target.machine.clone(), control_directory.to_owned());
+            return Err(TransportError::SocketPath { machine, path });
         }
         let session = tokio::time::timeout(
             timeout + Duration::from_secs(2),
