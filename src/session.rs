@@ -240,8 +240,18 @@ impl Session {
     /// Connects to all machines at the same time. A machine that does not answer within
     /// `deadline` has the reason why; it is no error of the whole.
     pub async fn connect(&self, deadline: Duration) -> BTreeMap<String, Failure> {
-        let connections = self.topology().machines.iter().map(|machine| async move {
-            let name = &machine.name;
+        let machines = self.topology().machines.iter();
+        let names: Vec<String> = machines.map(|machine| machine.name.clone()).collect();
+        self.connect_to(&names, deadline).await
+    }
+
+    /// The same for some machines, by their names.
+    pub async fn connect_to(
+        &self,
+        names: &[String],
+        deadline: Duration,
+    ) -> BTreeMap<String, Failure> {
+        let connections = names.iter().map(|name| async move {
             let connected = match self.provider.ssh_target(self.topology(), name) {
                 Ok(target) => self.fleet.connect(&target, deadline).await.map(drop),
                 Err(failure) => Err(failure),

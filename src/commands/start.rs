@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::chosen;
 use super::recording::Recording;
@@ -21,6 +22,9 @@ use crate::topology::{Machine, Topology};
 use crate::turns::Turns;
 use crate::ui::Ui;
 
+/// A machine that is on answers within this; multiplied by `slowMachines`.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+
 pub async fn run(arguments: Start, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     let (state, record) = known(&arguments.which.name)?;
     if !record.complete {
@@ -32,7 +36,7 @@ pub async fn run(arguments: Start, overlay: Option<&Path>, ui: Ui) -> Result<u8>
     let topology = session.topology().clone();
     let wanted = chosen(&topology, &arguments.machines)?;
     all_are_there(&session, &wanted).await?;
-    let off = others_that_are_off(&topology, &wanted).await;
+    let off = others_that_are_off(&session, &wanted).await;
     let plan = plan::build(
         &session.blueprint.playbooks,
         &session.blueprint.world,
@@ -114,16 +118,20 @@ async fn all_are_there(session: &Session, wanted: &[&Machine]) -> Result<()> {
     if gone.is_empty() {
         return Ok(());
     }
-    Err(Failure::host(format!("there is no machine any more by the name of {}", gone.join(", ")))
-        .hint("`kdiy up` makes it again and takes it into the cluster"))
+    Err(Failure::machine(format!(
+        "there is no machine any more by the name of {}",
+        gone.join(", ")
+    ))
+    .hint("`kdiy up` makes it again and takes it into the cluster"))
 }
 
-async fn others_that_are_off(topology: &Topology, wanted: &[&Machine]) -> Vec<String> {
-    let others = topology.machines.iter().filter(|machine| !wanted.contains(machine));
-    let asked = others.map(|machine| async move {
-        (!host::answers(machine.address).await).then(|| machine.name.clone())
-    });
-    futures::future::join_all(asked).await.into_iter().flatten().collect()
+/// They are asked the way that kdiy always takes to them, which may lead through a bastion or to
+/// another port.
+async fn others_that_are_off(session: &Session, wanted: &[&Machine]) -> Vec<String> {
+    let others = session.topology().machines.iter().filter(|machine| !wanted.contains(machine));
+    let names: Vec<String> = others.map(|machine| machine.name.clone()).collect();
+    let deadline = ANSWERS_WITHIN * session.blueprint.world.config.slow_machines;
+    session.connect_to(&names, deadline).await.into_keys().collect()
 }
 
 /// The part of a plan that makes these machines answer.
