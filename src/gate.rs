@@ -55,13 +55,13 @@ impl Verdict {
         saw: impl Into<String>,
         ok: bool,
     ) {
-        self.evidence.push(Evidence {
-            machine: machine.map(str::to_owned),
-            asked: asked.into(),
-            expected: expected.into(),
-            saw: saw.into(),
-            ok,
-        });
+        let (expected, mut saw) = (expected.into(), saw.into());
+        // Words and colour must not disagree: "expected X, saw X" would explain nothing.
+        if !ok && saw == expected {
+            saw.push_str(", but the rest of the answer contradicts that");
+        }
+        let machine = machine.map(str::to_owned);
+        self.evidence.push(Evidence { machine, asked: asked.into(), expected, saw, ok });
     }
 }
 

@@ -235,10 +235,7 @@ impl Exercise<'_> {
         };
         let end = log.now();
         let label = clients.end().await;
-        drop(watch);
-        if let Some(roamers) = roamers {
-            roamers.abort();
-        }
+        drop((watch, roamers));
         let fault = broken?;
         let history = log.history();
         outcome.measure(&history, &ready.promise, fault, Window { to: end, ..fault });

@@ -16,6 +16,7 @@ use super::measure::{Measure, Sighting};
 use crate::etcd::CURL;
 use crate::failure::Result;
 use crate::gate::GateContext;
+use crate::gate::controllers::HostNames;
 use crate::kube_api::ApiPath;
 use crate::topology::{Group, Machine, Topology};
 use crate::transport::Script;
@@ -35,13 +36,15 @@ pub struct Holders {
     by_measure: BTreeMap<Measure, String>,
     /// Machines by the ids of their etcd members.
     members: BTreeMap<u64, String>,
+    host_names: HostNames,
 }
 
 impl Holders {
     pub async fn of(context: &GateContext) -> Self {
         let topology = &context.topology;
-        let looked = context.ask(Group::All, |machine| glance(topology, machine)).await;
-        let mut holders = Self::default();
+        let looked = context.ask(Group::All, |machine| glance(topology, machine));
+        let (looked, host_names) = tokio::join!(looked, HostNames::ask(context));
+        let mut holders = Self { host_names, ..Self::default() };
         let mut leader = None;
         for (machine, answer) in looked {
             let Some(glance) = answer.ok().and_then(|text| Glance::parse(text.trim())) else {
@@ -58,8 +61,9 @@ impl Holders {
         }
         if let Ok(client) = context.api.any().await {
             for (measure, lease) in LEASES {
-                if let Ok(Some(host)) = lease_holder(&client, lease).await {
-                    holders.by_measure.insert(measure, host);
+                let identity = lease_holder(&client, lease).await.unwrap_or_default();
+                if let Some(machine) = holders.host_names.holder(&identity) {
+                    holders.by_measure.insert(measure, machine.to_owned());
                 }
             }
         }
@@ -73,7 +77,7 @@ impl Holders {
 
 impl FromIterator<(Measure, String)> for Holders {
     fn from_iter<I: IntoIterator<Item = (Measure, String)>>(held: I) -> Self {
-        Self { by_measure: held.into_iter().collect(), members: BTreeMap::new() }
+        Self { by_measure: held.into_iter().collect(), ..Self::default() }
     }
 }
 
@@ -98,7 +102,8 @@ impl Watch {
                 running.push(tokio::spawn(follow));
             }
         }
-        running.push(tokio::spawn(leases(context.clone(), log.clone())));
+        let names = holders.host_names.clone();
+        running.push(tokio::spawn(leases(context.clone(), names, log.clone())));
         Self { running }
     }
 }
@@ -137,7 +142,7 @@ async fn follow(
 
 /// Asks the api-servers themselves, each as long as it answers: the balancer may be what is
 /// broken.
-async fn leases(context: Arc<GateContext>, log: Log) {
+async fn leases(context: Arc<GateContext>, names: HostNames, log: Log) {
     let patience = patience(context.config.slow_machines);
     let masters = context.topology.group(Group::Masters);
     for master in masters.iter().cycle() {
@@ -157,7 +162,7 @@ async fn leases(context: Arc<GateContext>, log: Log) {
             let at = log.now();
             let failed = seen.iter().any(|(_, holder)| holder.is_err());
             for (of, holder) in seen {
-                let holder = holder.ok().flatten().unwrap_or_default();
+                let holder = names.holder_or_host(&holder.unwrap_or_default()).unwrap_or_default();
                 log.sighting(Sighting { of, at, holder });
             }
             tokio::time::sleep(PAUSE).await;
@@ -168,13 +173,11 @@ async fn leases(context: Arc<GateContext>, log: Log) {
     }
 }
 
-/// The machine; `None` where the lease was given back.
-async fn lease_holder(client: &Client, name: &str) -> Result<Option<String>, kube::Error> {
+/// The holder's identity; empty where the lease was given back.
+async fn lease_holder(client: &Client, name: &str) -> Result<String, kube::Error> {
     let api: Api<Lease> = Api::namespaced(client.clone(), "kube-system");
     let identity = api.get(name).await?.spec.and_then(|spec| spec.holder_identity);
-    // client-go's identity is the host name, an underscore and a random part.
-    let host = identity.and_then(|identity| identity.split('_').next().map(str::to_owned));
-    Ok(host.filter(|host| !host.is_empty()))
+    Ok(identity.unwrap_or_default())
 }
 
 /// One line: whether the machine has the virtual address, and what its etcd member says. Empty

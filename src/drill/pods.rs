@@ -58,7 +58,7 @@ pub async fn start(client: &Client, context: &GateContext, node: &str) -> Result
     let params = PatchParams::apply(NAME).force();
     api.patch(NAME, &params, &Patch::Apply(&deployment))
         .await
-        .map_err(|error| Failure::host("cannot start pods to be rescheduled").because(error))?;
+        .map_err(|error| Failure::cluster("cannot start pods to be rescheduled").because(error))?;
     let began = Instant::now();
     let patience = STARTED_WITHIN * context.config.slow_machines;
     let mut saw = String::new();
@@ -70,14 +70,23 @@ pub async fn start(client: &Client, context: &GateContext, node: &str) -> Result
         }
         tokio::time::sleep(PAUSE).await;
     }
-    Err(Failure::host(format!("the pods to be rescheduled did not start on {node}"))
+    Err(Failure::cluster(format!("the pods to be rescheduled did not start on {node}"))
         .cause(saw)
         .hint(format!("kdiy kubectl -- describe pods -n {NAMESPACE}")))
 }
 
-/// Watches until it is aborted.
-pub fn watch(context: Arc<GateContext>, lost: String, log: Log) -> JoinHandle<()> {
-    tokio::spawn(async move {
+/// A watcher that ends when this is dropped.
+pub struct Watch(JoinHandle<()>);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Notes how many pods are ready elsewhere than on the lost machine.
+pub fn watch(context: Arc<GateContext>, lost: String, log: Log) -> Watch {
+    Watch(tokio::spawn(async move {
         loop {
             if let Ok(client) = context.api.any().await
                 && let Ok(count) = ready(&client, |at| at != lost).await
@@ -88,7 +97,7 @@ pub fn watch(context: Arc<GateContext>, lost: String, log: Log) -> JoinHandle<()
             }
             tokio::time::sleep(PAUSE).await;
         }
-    })
+    }))
 }
 
 async fn ready(client: &Client, on: impl Fn(&str) -> bool) -> Result<usize, kube::Error> {

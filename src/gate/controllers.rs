@@ -1,5 +1,6 @@
 //! Each lease has exactly one holder who renews it, and controllers and scheduler do their work.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -48,18 +49,10 @@ impl Gate for Controllers {
             }
         };
         let leases = futures::future::join_all(LEASES.map(|name| watch(&client, name, context)));
-        let hostnames = context.ask(Group::Masters, |_| "uname -n".into());
-        let (leases, worked, hostnames) = tokio::join!(leases, trial(&client, context), hostnames);
-        let named = |host: &str| {
-            let has = |answer: &Result<String, String>| {
-                answer.as_ref().is_ok_and(|hostname| hostname.trim() == host)
-            };
-            // One that does not answer is known by its name in the cluster.
-            let known = hostnames.iter().find(|(master, said)| master.name == host || has(said));
-            known.map(|(master, _)| master.name.clone())
-        };
+        let names = HostNames::ask(context);
+        let (leases, worked, names) = tokio::join!(leases, trial(&client, context), names);
         for (name, seen) in LEASES.iter().zip(leases) {
-            record_lease(&mut verdict, name, seen, &named, context);
+            record_lease(&mut verdict, name, seen, &names, context);
         }
         let (created, scheduled) = worked;
         verdict.record(
@@ -106,17 +99,52 @@ async fn watch(client: &Client, name: &str, context: &GateContext) -> Result<See
     }
 }
 
-/// The host name of a lease's holder: client-go's identity is the host name, an underscore and a
-/// random part.
-pub fn machine_of(identity: &str) -> &str {
-    identity.split('_').next().unwrap_or_default()
+/// Machines by their host names, by which leases know them. On machines that existed before, a
+/// host name may differ from the machine's name in the cluster file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostNames(BTreeMap<String, String>);
+
+impl HostNames {
+    pub async fn ask(context: &GateContext) -> Self {
+        let answers = context.ask(Group::Masters, |_| "uname -n".into()).await;
+        answers
+            .into_iter()
+            .map(|(machine, said)| {
+                // One that does not answer is looked for by its name in the cluster.
+                let host = said.ok().map(|said| said.trim().to_owned());
+                let host = host.filter(|host| !host.is_empty());
+                (host.unwrap_or_else(|| machine.name.clone()), machine.name.clone())
+            })
+            .collect()
+    }
+
+    /// The machine that holds a lease: client-go's identity is the host name, an underscore and a
+    /// random part.
+    pub fn holder(&self, identity: &str) -> Option<&str> {
+        let host = identity.split('_').next().unwrap_or_default();
+        self.0.get(host).map(String::as_str)
+    }
+
+    /// The same, or the host name where it is none of a known machine; `None` for a lease that
+    /// was given back.
+    pub fn holder_or_host(&self, identity: &str) -> Option<String> {
+        let host = identity.split('_').next().filter(|host| !host.is_empty())?;
+        Some(self.holder(identity).unwrap_or(host).to_owned())
+    }
+}
+
+/// Pairs of a host name and the machine's name.
+impl FromIterator<(String, String)> for HostNames {
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(pairs: I) -> Self {
+        Self(pairs.into_iter().collect())
+    }
 }
 
 fn record_lease(
     verdict: &mut Verdict,
     name: &str,
     seen: Result<Seen, String>,
-    named: &dyn Fn(&str) -> Option<String>,
+    names: &HostNames,
     context: &GateContext,
 ) {
     let Seen { before, after } = match seen {
@@ -127,8 +155,8 @@ fn record_lease(
         }
     };
     let holder = after.holder_identity.clone().unwrap_or_default();
-    let machine = named(machine_of(&holder));
-    let (machine, known) = (machine.as_deref(), machine.is_some());
+    let machine = names.holder(&holder);
+    let known = machine.is_some();
     verdict.record(machine, format!("holder of {name}"), "one of the masters", holder, known);
     let wanted = context.config.control_plane.leader_election.lease_duration.get().as_secs()
         * u64::from(context.config.slow_machines);
@@ -215,4 +243,22 @@ async fn observe(
         tokio::time::sleep(PAUSE * context.config.slow_machines).await;
     }
     (created, Err("none".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_is_held_by_a_machine_whatever_its_host_name_is() {
+        let pairs = [("pve-7", "master-1"), ("master-2", "master-2")];
+        let names: HostNames =
+            pairs.map(|(host, name)| (host.to_owned(), name.to_owned())).into_iter().collect();
+        assert_eq!(names.holder("pve-7_1c4a"), Some("master-1"));
+        assert_eq!(names.holder_or_host("master-2_9f"), Some("master-2".into()));
+        // Of a machine that was removed, say.
+        assert_eq!(names.holder("old_9f"), None);
+        assert_eq!(names.holder_or_host("old_9f"), Some("old".into()));
+        assert_eq!(names.holder_or_host(""), None);
+    }
 }

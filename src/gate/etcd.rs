@@ -145,7 +145,10 @@ fn judge(
             machine,
             "learners",
             "0",
-            answer.learners.to_string(),
+            match answer.status.learner {
+                true => format!("{}, this one", answer.learners.max(1)),
+                false => answer.learners.to_string(),
+            },
             answer.learners == 0 && !answer.status.learner,
         );
         let alarms: BTreeSet<&str> = answer.alarms.iter().map(|alarm| alarm.as_str()).collect();

@@ -178,18 +178,28 @@ async fn look(
                     );
                 }
                 let whole = text.lines().any(|line| line == "done");
-                let saw = if whole { "works" } else { "its output broke off" };
+                let saw = if whole { "works".to_owned() } else { broken_off(&text) };
                 verdict.record(machine, "exec", "works", saw, whole);
             }
             Err(error) => verdict.record(machine, "exec", "works", error, false),
         }
         let (saw, ok) = match logs {
-            Ok(text) => ("works".to_owned(), text.contains("serving")),
+            Ok(text) if text.contains("serving") => ("works".to_owned(), true),
+            Ok(text) => (format!("an answer without the pod's words: {}", last_line(&text)), false),
             Err(error) => (chain(&error), false),
         };
         verdict.record(machine, "logs", "works", saw, ok);
     }
     service.ports?.first()?.node_port
+}
+
+/// What is said of a script of which the end did not arrive.
+fn broken_off(text: &str) -> String {
+    format!("the answer broke off after: {}", last_line(text))
+}
+
+fn last_line(text: &str) -> &str {
+    text.lines().next_back().unwrap_or("nothing")
 }
 
 fn asked_of(what: &str) -> &'static str {
@@ -254,17 +264,18 @@ async fn node_port(context: &GateContext, port: i32, verdict: &mut Verdict) {
     );
     for (machine, answer) in context.ask(Group::Nodes, |_| script.clone()).await {
         let text = answer.unwrap_or_else(|error| error);
+        let whole = text.lines().any(|line| line == "done");
         let missing: Vec<&str> = text.lines().filter(|line| *line != "done").collect();
         verdict.record(
             Some(&machine.name),
             "from the machine, a NodePort on every node",
             "all answer",
-            if missing.is_empty() {
-                "all answer".to_owned()
-            } else {
-                format!("not {}", missing.join(", "))
+            match (missing.as_slice(), whole) {
+                ([], true) => "all answer".to_owned(),
+                ([], false) => broken_off(&text),
+                _ => format!("not {}", missing.join(", ")),
             },
-            missing.is_empty() && text.contains("done"),
+            missing.is_empty() && whole,
         );
     }
 }

@@ -18,6 +18,8 @@ const SECONDS_A_DAY: i64 = 24 * 60 * 60;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
+    /// Which may not be the machine's name.
+    pub host_name: Option<String>,
     pub system: Option<System>,
     pub etcd: Option<Heard<Member>>,
     pub api_server: Option<ApiServer>,
@@ -61,7 +63,7 @@ pub fn script(topology: &Topology, machine: &Machine) -> String {
 
 /// A container's `/proc/uptime` is its host's; the first process is as old as the machine.
 fn system() -> String {
-    "echo @system; echo \"uptime=$(ps -o etimes= -p 1)\"; echo \"load=$(cut -d' ' -f1 /proc/loadavg)\"; \
+    "echo @host; uname -n; echo @system; echo \"uptime=$(ps -o etimes= -p 1)\"; echo \"load=$(cut -d' ' -f1 /proc/loadavg)\"; \
      echo \"cpus=$(nproc)\"; awk '/^MemTotal:/ {print \"memory=\" $2} /^MemAvailable:/ {print \"available=\" $2}' /proc/meminfo; \
      df -Pk / | awk 'NR == 2 {sub(\"%\", \"\", $5); print \"disk=\" $5}'"
         .into()
@@ -86,6 +88,7 @@ pub fn parse(topology: &Topology, machine: &Machine, text: &str, now: Timestamp)
         sections.iter().filter_map(|(name, body)| certificate(name, body, now)).collect();
     certificates.sort_by_key(|certificate| certificate.days_left);
     Answer {
+        host_name: Some(section("host").trim().to_owned()).filter(|host| !host.is_empty()),
         system: parse_system(section("system")),
         etcd: within(Group::Etcd).then(|| parse_etcd(section("etcd"), section("fsync"))),
         api_server: within(Group::Masters).then(|| parse_readyz(section("readyz"))),

@@ -24,7 +24,7 @@ use super::{
 use crate::config::Cni;
 use crate::etcd_data::EtcdData;
 use crate::failure::chain;
-use crate::gate::controllers::{LEASES, NAMESPACE, machine_of};
+use crate::gate::controllers::{HostNames, LEASES, NAMESPACE};
 use crate::kube_api::{ApiPath, raw};
 use crate::session::Session;
 use crate::survey::{self, SurveyError};
@@ -275,6 +275,7 @@ impl Probe {
         let known = objects.as_ref().filter(|_| self.has_dns());
         let dns = known.map(|objects| dns_status(&objects.endpoints, &resolved));
         let nodes = objects.as_ref().map(|objects| &objects.nodes);
+        let names = host_names(topology, &seen);
         let mut machines: Vec<Machine> = topology
             .machines
             .iter()
@@ -313,11 +314,28 @@ impl Probe {
                 address,
                 holders: machines.iter().filter(holders).map(|it| it.name.clone()).collect(),
             }),
-            leases: objects.map(|objects| objects.leases),
+            leases: objects.map(|objects| held_by_machines(objects.leases, &names)),
             dns,
             machines,
         }
     }
+}
+
+fn host_names(topology: &topology::Topology, seen: &[Result<Seen, String>]) -> HostNames {
+    let pairs = topology.machines.iter().zip(seen).map(|(machine, seen)| {
+        let host = seen.as_ref().ok().and_then(|seen| seen.answer.host_name.as_ref());
+        (host.unwrap_or(&machine.name).clone(), machine.name.clone())
+    });
+    pairs.collect()
+}
+
+/// The leases with machines instead of identities.
+fn held_by_machines(leases: Vec<super::Lease>, names: &HostNames) -> Vec<super::Lease> {
+    let machine = |identity: String| names.holder_or_host(&identity);
+    let held = leases
+        .into_iter()
+        .map(|lease| super::Lease { holder: lease.holder.and_then(machine), ..lease });
+    held.collect()
 }
 
 fn described(
@@ -389,13 +407,14 @@ fn dns_status(endpoints: &[bool], resolved: &[&Heard<u64>]) -> Dns {
     }
 }
 
+/// Its holder is an identity, until [`held_by_machines`] knows the machine.
 fn lease(name: &str, lease: Option<Lease>, now: Timestamp) -> super::Lease {
     let spec = lease.and_then(|lease| lease.spec).unwrap_or_default();
     let holder = spec.holder_identity.filter(|holder| !holder.is_empty());
     let age = spec.renew_time.map(|renewed| now.as_millisecond() - renewed.0.as_millisecond());
     super::Lease {
         name: name.to_owned(),
-        holder: holder.map(|holder| machine_of(&holder).to_owned()),
+        holder,
         // Clocks that differ a little may put the renewal into the future.
         renewed_ms_ago: age.map(|age| u64::try_from(age).unwrap_or(0)),
         duration_ms: u64::try_from(spec.lease_duration_seconds.unwrap_or_default()).unwrap_or(0)
