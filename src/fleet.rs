@@ -7,15 +7,16 @@ use std::time::{Duration, Instant};
 
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
-use tokio::sync::{Mutex, RwLock};
+use tokio::sync::{Mutex, RwLock, Semaphore};
 
 use crate::bundle::Bundle;
 use crate::bundle::observe::Observed;
 use crate::facts::Facts;
 use crate::failure::{Failure, Result};
+use crate::machines::host;
 use crate::transport::ssh::Ssh;
 use crate::transport::target::SshTarget;
-use crate::transport::{Transport, TransportError};
+use crate::transport::{Transport, TransportError, account};
 
 /// One attempt to connect; machines that boot answer or refuse much faster.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,6 +50,17 @@ pub struct Fleet {
     /// By machine; held by whoever connects to it.
     connecting: Mutex<BTreeMap<String, Arc<Mutex<()>>>>,
     reached: RwLock<BTreeMap<String, Arc<Reached>>>,
+    handshakes: Handshakes,
+}
+
+/// Connections that are made at the same time. Each costs this computer more than anything that goes
+/// over it later: with thirty at once, machines that are well would seem not to answer.
+struct Handshakes(Semaphore);
+
+impl Default for Handshakes {
+    fn default() -> Self {
+        Self(Semaphore::new((4 * host::cores()).clamp(4, 16)))
+    }
 }
 
 impl Fleet {
@@ -115,6 +127,8 @@ impl Fleet {
             let greeted = tokio::time::timeout(hello, greeted(stream)).await;
             greeted.map_err(|_| late(hello))?.map_err(lost)?;
         }
+        // Never closed, so there is always one to wait for.
+        let _turn = self.handshakes.0.acquire().await;
         Ssh::connect(target, &self.control_directory, patience).await
     }
 
@@ -179,12 +193,27 @@ fn unreachable(target: &SshTarget, error: TransportError) -> Failure {
         TransportError::Refused { .. } => {
             failure.hint("check the user and the key; kdiy never asks for a password to log in")
         }
+        TransportError::NotRoot { reason, .. } if advice(target, reason).is_some() => {
+            failure.hint(advice(target, reason).unwrap_or_default())
+        }
+        TransportError::NotRoot { reason, .. } if !reason.contains("sudo") => {
+            failure.hint(by_hand(target))
+        }
         TransportError::NotRoot { .. } => failure
             .hint("let this user use sudo without a password, or say ssh.sudoPassword: true for the host")
             .hint("the password is asked for, or read from $KDIY_SUDO_PASSWORD or the file $KDIY_SUDO_PASSWORD_FILE"),
         _ => failure.hint(format!("is it up? try: ping {}", target.host)),
     };
     failure.because(&error)
+}
+
+fn advice(target: &SshTarget, said: &str) -> Option<String> {
+    account::advice(said, target.user.as_deref().unwrap_or("USER"))
+}
+
+/// For an account that answers with something of its own.
+fn by_hand(target: &SshTarget) -> String {
+    format!("this must print nothing and end with 0: {} true", ssh_command(target))
 }
 
 fn socket_path(target: &SshTarget, error: &TransportError) -> Failure {
@@ -210,6 +239,17 @@ fn changed_host_key(target: &SshTarget, failure: Failure) -> Failure {
 }
 
 fn unknown_host_key(target: &SshTarget, failure: Failure) -> Failure {
+    let ssh = ssh_command(target);
+    failure
+        .hint("nobody has vouched for its host key yet; kdiy does not do so for you")
+        .hint(format!("log in once and compare the fingerprint: {ssh}"))
+        .hint(
+            "or say ssh.acceptNewHostKey: true for the host, which believes the key at first sight",
+        )
+}
+
+/// As a user would type it.
+fn ssh_command(target: &SshTarget) -> String {
     let mut ssh = String::from("ssh");
     if let Some(config) = &target.config_file {
         ssh.push_str(&format!(" -F {}", config.display()));
@@ -221,12 +261,7 @@ fn unknown_host_key(target: &SshTarget, failure: Failure) -> Failure {
         ssh.push_str(&format!(" -p {port}"));
     }
     let user = target.user.as_deref().map(|user| format!("{user}@")).unwrap_or_default();
-    failure
-        .hint("nobody has vouched for its host key yet; kdiy does not do so for you")
-        .hint(format!("log in once and compare the fingerprint: {ssh} {user}{}", target.host))
-        .hint(
-            "or say ssh.acceptNewHostKey: true for the host, which believes the key at first sight",
-        )
+    format!("{ssh} {user}{}", target.host)
 }
 
 /// A step's failure from a lost connection or a deadline, with what to tell the user.
@@ -236,6 +271,7 @@ pub fn transport_failure(step: &str, error: &TransportError) -> Failure {
         | TransportError::Refused { machine, .. }
         | TransportError::NotRoot { machine, .. }
         | TransportError::SocketPath { machine, .. }
+        | TransportError::NotRun { machine, .. }
         | TransportError::Timeout { machine, .. } => machine.clone(),
         TransportError::Input { .. } => String::new(),
     };

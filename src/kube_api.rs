@@ -143,12 +143,18 @@ impl ApiAccess {
             Failure::cluster(format!("{host}:{port} is out of reach of this computer"))
         })?;
         let ways = transports.iter().filter(|(machine, _)| !avoided.contains(machine));
+        let mut last = None;
         for (_, transport) in ways {
-            if let Ok(local) = transport.forward(SocketAddr::new(address, port)).await {
-                return Ok(format!("https://{local}"));
+            match transport.forward(SocketAddr::new(address, port)).await {
+                Ok(local) => return Ok(format!("https://{local}")),
+                Err(error) => last = Some(chain(&error)),
             }
         }
-        Err(Failure::cluster(format!("{host}:{port} is out of reach, over SSH as well")))
+        let failure = Failure::cluster(format!("{host}:{port} is out of reach, over SSH as well"));
+        Err(match last {
+            Some(reason) => failure.cause(reason),
+            None => failure,
+        })
     }
 
     /// A client with a connection of its own. kube's clients speak HTTP/1, so what one of them

@@ -1,5 +1,6 @@
 //! How commands and files reach a machine. Nothing above this module knows SSH.
 
+pub mod account;
 mod lines;
 pub mod local;
 pub mod sockets;
@@ -15,7 +16,10 @@ use async_trait::async_trait;
 /// How long a script may take that says nothing else; multiplied by `slowMachines`.
 const ENDS_WITHIN: Duration = Duration::from_secs(60);
 
-/// A script to run as root with `/bin/sh`.
+/// A script to run as root with `/bin/sh`, whatever the user's login shell is and prints.
+///
+/// It finds the programs of `/usr/local/bin` and of the system, whatever path sudo sets, and how
+/// many times as long things take there (`slowMachines`) in `$KDIY_SLOW`.
 ///
 /// Without input the script itself travels on standard input, so it may be long and may hold
 /// secrets. With input it travels as an argument: keep it short and free of secrets.
@@ -90,6 +94,9 @@ pub enum TransportError {
     /// The machine lets us in, but not become root; trying again will not help.
     #[error("cannot become root on {machine}: {reason}")]
     NotRoot { machine: String, reason: String },
+    /// The account answered with something else: a forced command, a shell that lets nobody in.
+    #[error("{machine} did not run what it was asked to: {said}")]
+    NotRun { machine: String, said: String },
     #[error("no answer from {machine} within {}s", after.as_secs())]
     Timeout { machine: String, after: Duration },
     #[error("could not read {path}")]
@@ -103,7 +110,7 @@ pub enum TransportError {
 impl TransportError {
     /// Whether the same call may go through later.
     pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Lost { .. } | Self::Timeout { .. })
+        matches!(self, Self::Lost { .. } | Self::Timeout { .. } | Self::NotRun { .. })
     }
 }
 
@@ -126,6 +133,11 @@ pub trait Transport: Send + Sync {
     /// An address on this computer from which `target` (as the machine sees it) can be reached.
     /// The forward lives as long as the transport.
     async fn forward(&self, target: SocketAddr) -> Result<SocketAddr, TransportError>;
+
+    /// Why the machine forwards no ports, where it does not.
+    async fn refuses_forwarding(&self) -> Option<String> {
+        None
+    }
 
     /// Whether the connection still stands, as far as this end knows.
     async fn is_alive(&self) -> bool;

@@ -22,7 +22,8 @@ impl Local {
     }
 
     async fn exchange(&self, script: Script, sink: LineSink<'_>) -> Result<Output, TransportError> {
-        let (arguments, input) = lines::Source::of(script).await?;
+        let marker = lines::marker();
+        let (arguments, input) = lines::Source::of(script, &marker, 1).await?;
         let mut child = Command::new("/bin/sh")
             .args(arguments)
             .stdin(Stdio::piped())
@@ -33,11 +34,13 @@ impl Local {
             .map_err(|error| self.lost(error))?;
         let ((), stdout, stderr) = tokio::join!(
             lines::feed(child.stdin.take(), None, input),
-            lines::collect(child.stdout.take(), sink),
-            lines::collect(child.stderr.take(), sink),
+            lines::collect(child.stdout.take(), &marker, sink),
+            lines::collect(child.stderr.take(), &marker, sink),
         );
         let status = child.wait().await.map_err(|error| self.lost(error))?;
-        Ok(Output { status: status.code().unwrap_or(-1), stdout, stderr })
+        let status = status.code().unwrap_or(-1);
+        let said = |heard: lines::Heard| heard.text.unwrap_or_default();
+        Ok(Output { status, stdout: said(stdout), stderr: said(stderr) })
     }
 }
 

@@ -1,22 +1,33 @@
 //! SSH with one multiplexed connection a machine.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::Stdio as ProcessStdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use openssh::{ControlPersist, ForwardType, KnownHosts, Session, SessionBuilder, Stdio};
-use tokio::net::TcpListener;
-use tokio::sync::{RwLock, Semaphore};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OnceCell, RwLock, Semaphore};
 
 use super::target::{Password, Root, SshTarget};
-use super::{ENDS_WITHIN, Input, LineSink, Output, Script, Transport, TransportError, lines};
+use super::{
+    ENDS_WITHIN, Input, LineSink, Output, Script, Transport, TransportError, account, lines,
+};
+use crate::failure::chain;
 
 /// Channels at once on one connection. sshd allows ten (`MaxSessions`, sshd_config(5)); two are
-/// left for the user's own `kdiy ssh`.
+/// left for the user's own `kdiy ssh`. Where it takes fewer, fewer are used.
 const CHANNELS: usize = 8;
+
+/// Until a channel that sshd refused is tried again; it may just be closing another.
+const REFUSED_PAUSE: Duration = Duration::from_millis(100);
+
+/// A server that is forwarded to says hello unasked (RFC 4253, 4.2); multiplied by `slowMachines`.
+const HELLO_WITHIN: Duration = Duration::from_secs(3);
 
 /// A connection over which nothing came for three of these is gone (ServerAliveCountMax,
 /// ssh_config(5)); multiplied by `slowMachines`.
@@ -28,20 +39,56 @@ const PERSIST: Duration = Duration::from_secs(60);
 /// ssh appends this much to the control directory's path; sockets end at 108 bytes (unix(7)).
 const CONTROL_PATH_ROOM: usize = 108 - 46;
 
-/// Prints how whoever logs in becomes root. sudo is asked for the very command that is run later:
-/// a rule may be for some commands only. `-k`: a password given a moment ago must not count.
-const HOW_TO_BECOME_ROOT: &str = "if [ \"$(id -u)\" = 0 ]; then echo root; \
-    elif ! command -v sudo >/dev/null; then echo none; \
-    elif sudo -k -n -- /bin/sh -c : 2>/dev/null; then echo sudo; else echo password; fi";
+/// Prints how whoever logs in becomes root, and where sshd was found. sudo is asked for the very
+/// command that is run later: a rule may be for some commands only. `-k`: a password given a
+/// moment ago must not count. What sudo says is printed, in English.
+const HOW_TO_BECOME_ROOT: &str = "echo \"sshd=$SSH_CONNECTION\"; export LC_ALL=C LANGUAGE=C\n\
+    if [ \"$(id -u)\" = 0 ]; then echo root\n\
+    elif ! command -v sudo >/dev/null; then echo none\n\
+    elif said=$(sudo -k -n -- /bin/sh -c : 2>&1); then echo sudo\n\
+    else echo \"$said\"; fi";
 
 pub struct Ssh {
     machine: String,
     session: RwLock<Option<Arc<Session>>>,
     slots: Semaphore,
+    /// How many slots there are, taken ones included.
+    channels: AtomicUsize,
     becomes_root: BecomesRoot,
     /// A script that says nothing else.
     ends_within: Duration,
+    slow: u32,
+    /// Where the machine's sshd listens, as the machine sees it.
+    sshd: Option<SocketAddr>,
+    /// Why the machine forwards no ports, where it does not; asked once.
+    no_forwarding: OnceCell<Option<String>>,
 }
+
+/// How a command went, on both streams.
+struct Exchanged {
+    status: i32,
+    stdout: lines::Heard,
+    stderr: lines::Heard,
+}
+
+impl Exchanged {
+    /// What the script said, or what the account said instead of running it.
+    fn output(self) -> Result<Output, String> {
+        let (Some(stdout), Some(stderr)) = (self.stdout.text, self.stderr.text) else {
+            let said = account::words(&self.stdout.before, &self.stderr.before);
+            return Err(match (said.is_empty(), self.status) {
+                (true, 97) => TAKEN_OVER.to_owned(),
+                (true, status) => format!("it ended with status {status} and said nothing"),
+                (false, _) => said,
+            });
+        };
+        Ok(Output { status: self.status, stdout, stderr })
+    }
+}
+
+/// What [`lines::Source`] ends with where another shell reads the script.
+const TAKEN_OVER: &str = "another shell read it as its own input; does a start-up file of the login \
+    shell say `exec`? It should only where there is a terminal: [ -t 0 ] && exec …";
 
 enum BecomesRoot {
     Already,
@@ -90,32 +137,41 @@ impl Ssh {
             machine: target.machine.clone(),
             session: RwLock::new(Some(Arc::new(session))),
             slots: Semaphore::new(CHANNELS),
+            channels: AtomicUsize::new(CHANNELS),
             becomes_root: BecomesRoot::BySudo,
             ends_within: ENDS_WITHIN * target.slow_machines,
+            slow: target.slow_machines,
+            sshd: None,
+            no_forwarding: OnceCell::new(),
         };
         if let Root::FindOut { password } = &target.root {
-            ssh.becomes_root = ssh.find_out(password.as_ref(), timeout).await?;
+            let found = ssh.find_out(password.as_ref(), timeout).await;
+            let (becomes_root, sshd) = found?;
+            (ssh.becomes_root, ssh.sshd) = (becomes_root, sshd);
         }
         Ok(ssh)
     }
 
+    /// How to become root, and where sshd listens.
     async fn find_out(
         &self,
         password: Option<&Password>,
         timeout: Duration,
-    ) -> Result<BecomesRoot, TransportError> {
+    ) -> Result<(BecomesRoot, Option<SocketAddr>), TransportError> {
         let after = timeout;
         let late = |_| TransportError::Timeout { machine: self.machine.clone(), after };
-        let session = self.session().await?;
-        let mut question = session.command("/bin/sh");
-        question.args(["-c", HOW_TO_BECOME_ROOT]);
-        let answer = tokio::time::timeout(timeout, question.output()).await.map_err(late)?;
-        let answer = answer.map_err(|error| self.lost(error))?.stdout;
-        match String::from_utf8_lossy(&answer).trim() {
-            "root" => return Ok(BecomesRoot::Already),
-            "sudo" => return Ok(BecomesRoot::BySudo),
-            "password" => {}
-            _ => return Err(self.not_root("sudo is not installed there")),
+        let question = Script::new(HOW_TO_BECOME_ROOT);
+        let asked = self.exchange(question, &BecomesRoot::Already, &|_| {});
+        let answer = tokio::time::timeout(timeout, asked).await.map_err(late)??;
+        let answer = answer.output().map_err(|said| self.not_root(&said))?.stdout;
+        let (sshd, answer) = answer.split_once('\n').unwrap_or_default();
+        let sshd = listens_at(sshd);
+        match answer.trim() {
+            "root" => return Ok((BecomesRoot::Already, sshd)),
+            "sudo" => return Ok((BecomesRoot::BySudo, sshd)),
+            "none" => return Err(self.not_root("sudo is not installed there")),
+            said if account::wants_password(said) => {}
+            said => return Err(self.not_root(&account::words(said, ""))),
         }
         let Some(password) = password else {
             return Err(self.not_root("sudo wants a password"));
@@ -124,13 +180,14 @@ impl Ssh {
         // attempts, and the user's account may be locked after a few.
         let trial = BecomesRoot::ByPassword(password.clone());
         let nothing = Script::new(":").with_input(Input::Bytes(Vec::new()));
-        let script = lines::Source::of(nothing).await?;
-        let tried = tokio::time::timeout(timeout, self.exchange(script, &trial, &|_| {}));
-        let output = tried.await.map_err(late)??;
-        if output.success() {
-            return Ok(trial);
+        let tried = tokio::time::timeout(timeout, self.exchange(nothing, &trial, &|_| {}));
+        match tried.await.map_err(late)??.output() {
+            Ok(output) if output.success() => Ok((trial, sshd)),
+            Ok(output) => Err(self.not_root(&account::words("", &output.stderr))),
+            Err(said) => Err(self.not_root(&format!(
+                "sudo does not take the password, or does not let this user: {said}"
+            ))),
         }
-        Err(self.not_root("sudo does not take the password, or does not let this user"))
     }
 
     fn not_root(&self, reason: &str) -> TransportError {
@@ -145,12 +202,41 @@ impl Ssh {
         TransportError::Lost { machine: self.machine.clone(), source: source.into() }
     }
 
+    /// Runs a script as soon as sshd has a channel for it.
     async fn exchange(
         &self,
-        (arguments, input): (Vec<String>, lines::Source),
+        script: Script,
         root: &BecomesRoot,
         sink: LineSink<'_>,
-    ) -> Result<Output, TransportError> {
+    ) -> Result<Exchanged, TransportError> {
+        let mut slot = self.slots.acquire().await.map_err(|error| self.lost(error))?;
+        loop {
+            match self.attempt(script.clone(), root, sink).await? {
+                Some(exchanged) => return Ok(exchanged),
+                None if self.is_only_slot() => drop(slot),
+                // This one is taken as never having been there.
+                None => slot.forget(),
+            }
+            tokio::time::sleep(REFUSED_PAUSE).await;
+            slot = self.slots.acquire().await.map_err(|error| self.lost(error))?;
+        }
+    }
+
+    /// Notes that there is one channel less, unless it is the last.
+    fn is_only_slot(&self) -> bool {
+        let less = |channels: usize| (channels > 1).then(|| channels - 1);
+        self.channels.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_err()
+    }
+
+    /// `None` when sshd refused a channel, because it allows no more of them (`MaxSessions`).
+    async fn attempt(
+        &self,
+        script: Script,
+        root: &BecomesRoot,
+        sink: LineSink<'_>,
+    ) -> Result<Option<Exchanged>, TransportError> {
+        let marker = lines::marker();
+        let (arguments, input) = lines::Source::of(script, &marker, self.slow).await?;
         let session = self.session().await?;
         // ssh reads a file itself: a copy through kdiy would cost as much as the encryption.
         let (stdin, input) = match (input, root.password()) {
@@ -162,27 +248,50 @@ impl Ssh {
         let mut words = root.prefix().iter().copied().chain(["/bin/sh"]);
         let mut command = session.clone().arc_command(words.next().unwrap_or_default());
         command.args(words).args(arguments);
-        let mut child = command
-            .stdin(stdin)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .await
-            .map_err(|error| self.lost(error))?;
+        let spawned =
+            command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().await;
+        let mut child = match spawned {
+            Ok(child) => child,
+            Err(error) if chain(&error).contains("refused by peer") => return Ok(None),
+            Err(error) => return Err(self.lost(error)),
+        };
         let stdin = child.stdin().take();
         let stdout = child.stdout().take();
         let stderr = child.stderr().take();
         let ((), stdout, stderr) = tokio::join!(
             lines::feed(stdin, root.password(), input),
-            lines::collect(stdout, sink),
-            lines::collect(stderr, sink),
+            lines::collect(stdout, &marker, sink),
+            lines::collect(stderr, &marker, sink),
         );
-        match child.wait().await {
-            Ok(status) => Ok(Output { status: status.code().unwrap_or(-1), stdout, stderr }),
-            Err(openssh::Error::RemoteProcessTerminated) if session.check().await.is_ok() => {
-                Ok(Output { status: -1, stdout, stderr })
-            }
-            Err(error) => Err(self.lost(error)),
+        let status = match child.wait().await {
+            Ok(status) => status.code().unwrap_or(-1),
+            Err(openssh::Error::RemoteProcessTerminated) if session.check().await.is_ok() => -1,
+            Err(error) => return Err(self.lost(error)),
+        };
+        Ok(Some(Exchanged { status, stdout, stderr }))
+    }
+
+    async fn forwarded(&self, target: SocketAddr) -> Result<SocketAddr, TransportError> {
+        let session = self.session().await?;
+        let local = free_local_address().await.map_err(|error| self.lost(error))?;
+        session
+            .request_port_forward(ForwardType::Local, local, target)
+            .await
+            .map_err(|error| self.lost(error))?;
+        Ok(local)
+    }
+
+    /// ssh listens here whether or not the machine forwards; only what comes through tells. The
+    /// one thing there that is known to talk unasked is sshd itself.
+    async fn tries_forwarding(&self) -> Option<String> {
+        let local = self.forwarded(self.sshd?).await.ok()?;
+        let greeted = async {
+            let mut hello = [0; 4];
+            TcpStream::connect(local).await?.read_exact(&mut hello).await
+        };
+        match tokio::time::timeout(HELLO_WITHIN * self.slow, greeted).await {
+            Ok(Err(_)) => Some("sshd there forwards no ports".into()),
+            Ok(Ok(_)) | Err(_) => None,
         }
     }
 }
@@ -194,22 +303,24 @@ impl Transport for Ssh {
     }
 
     async fn run_with(&self, script: Script, sink: LineSink<'_>) -> Result<Output, TransportError> {
-        let _slot = self.slots.acquire().await.map_err(|error| self.lost(error))?;
         let after = script.timeout.unwrap_or(self.ends_within);
-        let source = lines::Source::of(script).await?;
-        tokio::time::timeout(after, self.exchange(source, &self.becomes_root, sink))
+        let exchange = self.exchange(script, &self.becomes_root, sink);
+        let exchanged = tokio::time::timeout(after, exchange)
             .await
-            .map_err(|_| TransportError::Timeout { machine: self.machine.clone(), after })?
+            .map_err(|_| TransportError::Timeout { machine: self.machine.clone(), after })??;
+        let machine = || self.machine.clone();
+        exchanged.output().map_err(|said| TransportError::NotRun { machine: machine(), said })
     }
 
     async fn forward(&self, target: SocketAddr) -> Result<SocketAddr, TransportError> {
-        let session = self.session().await?;
-        let local = free_local_address().await.map_err(|error| self.lost(error))?;
-        session
-            .request_port_forward(ForwardType::Local, local, target)
-            .await
-            .map_err(|error| self.lost(error))?;
-        Ok(local)
+        if let Some(reason) = self.refuses_forwarding().await {
+            return Err(TransportError::Refused { machine: self.machine.clone(), reason });
+        }
+        self.forwarded(target).await
+    }
+
+    async fn refuses_forwarding(&self) -> Option<String> {
+        self.no_forwarding.get_or_init(|| self.tries_forwarding()).await.clone()
     }
 
     async fn is_alive(&self) -> bool {
@@ -276,6 +387,13 @@ fn connect_error(machine: &str, error: openssh::Error) -> TransportError {
     } else {
         TransportError::Lost { machine: machine.to_owned(), source: Box::new(error) }
     }
+}
+
+/// From `$SSH_CONNECTION`: addresses and ports of client and server (ssh(1)).
+fn listens_at(line: &str) -> Option<SocketAddr> {
+    let mut words = line.strip_prefix("sshd=")?.split_whitespace().skip(2);
+    let address: IpAddr = words.next()?.parse().ok()?;
+    Some(SocketAddr::new(address, words.next()?.parse().ok()?))
 }
 
 async fn free_local_address() -> std::io::Result<SocketAddr> {
