@@ -28,6 +28,8 @@ const OTHER_MEMORY: u64 = 300;
 const DISK: u64 = 3000;
 /// For kube-proxy's mode nftables (Kubernetes docs, "Virtual IPs and Service Proxies").
 const OLDEST_NFT: semver::Version = semver::Version::new(1, 0, 1);
+/// sshd takes ten unless it is told otherwise (`MaxSessions`, sshd_config(5)); kdiy uses eight.
+const FEW_SESSIONS: f64 = 8.0;
 /// The systems that kdiy is made for, as os-release(5) spells them.
 const SUPPORTED: [&str; 6] =
     ["debian 12", "debian 13", "ubuntu 22.04", "ubuntu 24.04", "rocky 9", "almalinux 9"];
@@ -68,6 +70,10 @@ pub struct Answer {
     pub closed: Vec<String>,
     /// The id of the cluster that asks; empty before it was begun.
     pub cluster_id: String,
+    /// Why it forwards no ports over SSH, where it does not.
+    pub no_forwarding: Option<String>,
+    /// Whether this computer gets through to a port of it without SSH.
+    pub within_reach: bool,
 }
 
 impl Answer {
@@ -128,7 +134,9 @@ impl Report {
             let mut look = Look { report: &mut report, topology, machine, answer, joined };
             look.reach();
             if is_new(machine) {
+                look.account();
                 look.system();
+                look.kernel();
                 look.resources();
                 look.occupied();
                 look.firewall();
@@ -141,6 +149,7 @@ impl Report {
             })
             .collect();
         report.clashes(&answered);
+        report.ways(&answered);
         report.clocks(&answered, is_new);
         report.in_order(topology);
         report
@@ -205,6 +214,24 @@ impl Report {
                     self.add(machine, Weight::Stops, what, mend.into());
                 }
             }
+        }
+    }
+
+    /// kdiy talks to the api directly, or by a port that any one machine forwards.
+    fn ways(&mut self, answered: &[(&Machine, &Answer)]) {
+        if answered.iter().any(|(_, answer)| answer.no_forwarding.is_none()) {
+            return;
+        }
+        for (machine, answer) in answered.iter().filter(|(_, answer)| !answer.within_reach) {
+            let reason = answer.no_forwarding.as_deref().unwrap_or_default();
+            self.add(
+                machine,
+                Weight::Stops,
+                format!("{reason}, and this computer does not reach {} itself", machine.address),
+                "in /etc/ssh/sshd_config: AllowTcpForwarding local, and no PermitOpen for this \
+                 user; then systemctl reload ssh (Debian, Ubuntu) or sshd"
+                    .into(),
+            );
         }
     }
 
@@ -295,6 +322,67 @@ impl Look<'_> {
             self.warn(
                 "SELinux is enforcing; kdiy installs no policy for containerd and kubelet",
                 "dnf install container-selinux; if a unit is denied: setenforce 0",
+            );
+        }
+    }
+
+    /// What the account that logs in may do.
+    fn account(&mut self) {
+        if let Some(sessions) = self.answer.number("sessions").filter(|it| *it < FEW_SESSIONS) {
+            self.warn(
+                format!("its sshd takes {sessions:.0} sessions a connection (MaxSessions)"),
+                "kdiy makes do with that; with 10, the default, several steps go on at once",
+            );
+        }
+    }
+
+    /// What is turned on or off at boot, and would come back.
+    fn kernel(&mut self) {
+        let answer = self.answer;
+        let missing = answer.all("controller");
+        if self.is(Group::Nodes) && !missing.is_empty() {
+            let mend = match answer.all("cmdline").first() {
+                Some(file) => format!(
+                    "append cgroup_enable=memory cgroup_memory=1 to the line in {file}, and reboot"
+                ),
+                None if answer.one("os").starts_with("rocky")
+                    || answer.one("os").starts_with("alma") =>
+                {
+                    "grubby --update-kernel=ALL --args=cgroup_enable=memory, and reboot".into()
+                }
+                None => "add cgroup_enable=memory to GRUB_CMDLINE_LINUX in /etc/default/grub; \
+                         update-grub, and reboot"
+                    .into(),
+            };
+            self.stop(format!("its kernel has no cgroup controller {}", missing.join(", ")), mend);
+        }
+        let swapping = if self.is(Group::Nodes) { answer.all("swaps") } else { &[] };
+        for unit in swapping {
+            let mend =
+                format!("systemctl disable --now {unit}; the kubelet does not start with swap");
+            self.stop(format!("{unit} turns swap on at every boot"), mend);
+        }
+        if answer.has("clock", "free") {
+            self.warn(
+                "nothing keeps its clock right: no service synchronises time",
+                "apt install systemd-timesyncd, or dnf install chrony; timedatectl set-ntp true",
+            );
+        }
+        if answer.has("proxy", "services") {
+            let Topology { machine_network, .. } = self.topology;
+            self.warn(
+                "systemd gives every service a proxy (DefaultEnvironment), the cluster's as well",
+                format!(
+                    "add NO_PROXY with {machine_network}, network.pods and network.services beside \
+                     it in /etc/systemd/system.conf; systemctl daemon-reexec"
+                ),
+            );
+        }
+        if self.is(Group::Nodes) && answer.has("nameserver", "none") {
+            self.warn(
+                "it has no name server that its pods reach: they need an IPv4 address, not on loopback",
+                "CoreDNS will ask 8.8.8.8 and 8.8.4.4: for others, name them in \
+                 /etc/systemd/resolved.conf (DNS=) or /etc/resolv.conf",
             );
         }
     }
@@ -558,6 +646,45 @@ mod tests {
         ] {
             assert!(seen.iter().any(|line| line.contains(part)), "no {part} in {seen:?}");
         }
+    }
+
+    #[test]
+    fn what_comes_back_at_boot_is_named_before_anything_is_changed() {
+        let seen = found(
+            "controller=memory\ncmdline=/boot/firmware/cmdline.txt\nswaps=dphys-swapfile\n",
+            "clock=free\nproxy=services\nsessions=2\nnameserver=none\n",
+        );
+        for part in [
+            "a its kernel has no cgroup controller memory",
+            "a dphys-swapfile turns swap on at every boot",
+            "b nothing keeps its clock right",
+            "b systemd gives every service a proxy",
+            "b its sshd takes 2 sessions",
+            "b it has no name server that its pods reach",
+        ] {
+            assert!(seen.iter().any(|line| line.contains(part)), "no {part} in {seen:?}");
+        }
+        let report = judged(&[answer("a", "controller=memory\n", 0.0), answer("b", "", 0.1)]);
+        assert!(report.stops() && report.problems[0].mend.contains("GRUB_CMDLINE_LINUX"));
+        assert_eq!(found("sessions=10\n", ""), Vec::<String>::new());
+    }
+
+    #[test]
+    fn one_machine_that_forwards_is_way_enough() {
+        let way = |no_forwarding: Option<&str>, within_reach| {
+            answer("x", "", 0.0).map(|answer| Answer {
+                no_forwarding: no_forwarding.map(str::to_owned),
+                within_reach,
+                ..answer
+            })
+        };
+        let blocked = |answers: &[Result<Answer, Failure>]| {
+            let problems = judged(answers).problems;
+            problems.iter().filter(|it| it.mend.contains("AllowTcpForwarding")).count()
+        };
+        assert_eq!(blocked(&[way(Some("no"), false), way(Some("no"), false)]), 2);
+        assert_eq!(blocked(&[way(Some("no"), true), way(Some("no"), false)]), 1);
+        assert_eq!(blocked(&[way(Some("no"), false), way(None, false)]), 0);
     }
 
     #[test]

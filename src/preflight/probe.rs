@@ -1,7 +1,9 @@
 //! Asking machines what they are like, before anything is changed on them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+use tokio::net::TcpStream;
 
 use super::{Answer, port_between};
 use crate::bundle::script::quote;
@@ -19,6 +21,8 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(120);
 /// How long machines listen to each other, and how long the others leave them to begin.
 const LISTENS_FOR: Duration = Duration::from_secs(6);
 const BEGINS_WITHIN: Duration = Duration::from_secs(1);
+/// How long this computer tries each; multiplied by `slowMachines`.
+const KNOCKS_FOR: Duration = Duration::from_secs(3);
 
 /// What each machine answered, in the topology's order, or why it did not. `id` is the cluster's;
 /// empty for one that was never begun.
@@ -33,11 +37,12 @@ pub async fn look(
     let asked =
         topology.machines.iter().map(|machine| ask(provider, topology, &fleet, machine, slow));
     let mut answers = futures::future::join_all(asked).await;
-    let closed = closed_ports(topology, &fleet).await;
+    let ports = ports(topology, &fleet, slow).await;
     for (machine, answer) in topology.machines.iter().zip(&mut answers) {
         if let Ok(answer) = answer {
             id.clone_into(&mut answer.cluster_id);
-            answer.closed = closed.get(&machine.name).cloned().unwrap_or_default();
+            answer.closed = ports.closed.get(&machine.name).cloned().unwrap_or_default();
+            answer.within_reach = ports.within_reach.contains(&machine.name);
         }
     }
     fleet.close().await;
@@ -66,17 +71,25 @@ async fn ask(
         .run_with(script, &|line| clock.hear(line))
         .await
         .map_err(|error| transport_failure("preflight", &error))?;
-    Answer::parse(&output.stdout, clock.offset()).ok_or_else(|| {
+    let answer = Answer::parse(&output.stdout, clock.offset()).ok_or_else(|| {
         Failure::machine("the machine broke off while it was asked what it is like")
             .on(&machine.name)
             .tail(output.tail(10))
-    })
+    })?;
+    Ok(Answer { no_forwarding: transport.refuses_forwarding().await, ..answer })
+}
+
+/// What firewalls let through.
+struct Ports {
+    /// By machine: the names of those whose port it does not reach.
+    closed: BTreeMap<String, Vec<String>>,
+    /// Machines of which this computer reaches a port.
+    within_reach: BTreeSet<String>,
 }
 
 /// For a few seconds every machine listens on a port that it is going to use, and all others try
-/// it: what a firewall lets through is seen, not guessed. By machine: the names of those whose
-/// port it does not reach.
-async fn closed_ports(topology: &Topology, fleet: &Fleet) -> BTreeMap<String, Vec<String>> {
+/// it, and so does this computer: what a firewall lets through is seen, not guessed.
+async fn ports(topology: &Topology, fleet: &Fleet, slow: u32) -> Ports {
     let transports = fleet.transports().await;
     let reached: Vec<(&Machine, _)> = topology
         .machines
@@ -102,15 +115,26 @@ async fn closed_ports(topology: &Topology, fleet: &Fleet) -> BTreeMap<String, Ve
         });
         futures::future::join_all(knocks).await.into_iter().collect()
     };
-    let (_, closed) = tokio::join!(futures::future::join_all(listening), knocking);
-    closed
+    let from_here = async {
+        tokio::time::sleep(BEGINS_WITHIN).await;
+        let knocks = reached.iter().map(|(machine, _)| async move {
+            let address = (machine.address, port_between(topology, machine));
+            let connected = TcpStream::connect(address);
+            let connected = tokio::time::timeout(KNOCKS_FOR * slow, connected).await;
+            matches!(connected, Ok(Ok(_))).then(|| machine.name.clone())
+        });
+        futures::future::join_all(knocks).await.into_iter().flatten().collect()
+    };
+    let listening = futures::future::join_all(listening);
+    let (_, closed, within_reach) = tokio::join!(listening, knocking, from_here);
+    Ports { closed, within_reach }
 }
 
 /// Those of `targets` that do not answer at their ports.
 async fn knock(transport: &dyn Transport, targets: &[(&Machine, u16)]) -> Vec<String> {
     let attempts = targets.iter().map(|(machine, port)| {
         let Machine { address, name, .. } = machine;
-        format!("(timeout 3 bash -c ': </dev/tcp/{address}/{port}' 2>/dev/null || echo {name}) &\n")
+        format!("(timeout $((3 * ${{KDIY_SLOW:-1}})) bash -c ': </dev/tcp/{address}/{port}' 2>/dev/null || echo {name}) &\n")
     });
     let script = Script::new(format!("{}wait", attempts.collect::<String>()));
     match transport.run(script).await {

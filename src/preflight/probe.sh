@@ -21,6 +21,36 @@ say disk "$(df -Pm /var/lib | awk 'END {print $4}')"
 tail -n +2 /proc/swaps | while read -r area _; do say swap "$area"; done
 [ -d /run/systemd/system ] && say systemd yes
 if [ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ]; then say cgroup 2; else say cgroup 1; fi
+# What the kubelet needs of cgroups; a kernel may have them, and leave them off.
+for controller in cpu cpuset memory pids; do
+  if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
+    grep -qw $controller /sys/fs/cgroup/cgroup.controllers
+  else
+    awk '$3 == "cgroup" {print $4}' /proc/mounts | grep -qw $controller
+  fi || say controller $controller
+done
+for file in /boot/firmware/cmdline.txt /boot/cmdline.txt; do [ -e $file ] && say cmdline $file; done
+# Units that turn swap on by themselves, whatever swap.target says.
+for unit in dphys-swapfile zramswap zram-config zram-swap; do
+  if systemctl is-active --quiet $unit || systemctl is-enabled --quiet $unit 2>/dev/null; then
+    say swaps $unit
+  fi
+done
+# A container has the clock of its host.
+if ! systemd-detect-virt --container --quiet 2>/dev/null; then
+  kept=''
+  for unit in systemd-timesyncd chrony chronyd ntp ntpd ntpsec openntpd; do
+    systemctl is-active --quiet $unit && kept=yes
+  done
+  [ -n "$kept" ] || say clock free
+fi
+case $(systemctl show --property DefaultEnvironment 2>/dev/null) in
+  *http_proxy=* | *https_proxy=* | *HTTP_PROXY=* | *HTTPS_PROXY=*) say proxy services ;;
+esac
+# The least of what an account may be given; `Match` blocks may say otherwise.
+/usr/sbin/sshd -T 2>/dev/null | awk '$1 == "maxsessions" {print "sessions=" $2}'
+cat /run/systemd/resolve/resolv.conf /etc/resolv.conf 2>/dev/null |
+  awk '/^nameserver/ && $2 !~ /^127\./ && $2 ~ /^[0-9.]+$/ {there = 1} END {if (!there) print "nameserver=none"}'
 for tool in curl tar sha256sum tac awk sed find ip ping ss modprobe useradd; do
   command -v $tool >/dev/null || say lacks $tool
 done
@@ -61,6 +91,6 @@ if [ "$etcd" = yes ]; then
   rm -f "$file"
 fi
 for other in $others; do
-  ping -c 1 -W 2 -q "$other" >/dev/null 2>&1 || say unreached "$other"
+  ping -c 1 -W $((2 * ${KDIY_SLOW:-1})) -q "$other" >/dev/null 2>&1 || say unreached "$other"
 done
 say done yes
