@@ -52,6 +52,9 @@ impl From<Failure> for Failed {
 pub trait Work: Send + Sync + 'static {
     async fn perform(&self, task: &Task) -> Result<Done, Failed>;
 
+    /// A task has failed: what waits for something that only later tasks need may stop.
+    fn give_up(&self) {}
+
     /// Whether this task only waits and looks, so that it can be left where it is once nothing is
     /// going to follow.
     fn can_be_left(&self, _: &Task) -> bool {
@@ -127,6 +130,7 @@ pub async fn run(
             }
         }
         if report.failure.is_some() {
+            work.give_up();
             over.cancel();
         }
     }

@@ -7,6 +7,7 @@ mod data_loss;
 mod members;
 mod no_space;
 mod spared;
+mod waits;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -32,6 +33,7 @@ use crate::survey::{self, SurveyError};
 use crate::topology::{Group, Machine};
 use crate::transport::TransportError;
 use crate::turns::Turns;
+use waits::Waits;
 
 /// Everything a run works with.
 pub struct Runner {
@@ -61,6 +63,7 @@ pub struct Runner {
     pub turn: Mutex<()>,
     /// Tasks of this run that changed something.
     pub changed: Mutex<BTreeSet<TaskId>>,
+    pub waits: Waits,
 }
 
 /// Files that are ready to be installed, by artifact or image name.
@@ -82,9 +85,18 @@ impl Work for Runner {
         self.carry_out(task).await.map_err(|failed| failed.map(|failure| redactor.failure(failure)))
     }
 
-    /// A machine that may never come is not waited for when nothing would be done with it.
+    fn give_up(&self) {
+        self.waits.give_up();
+    }
+
+    /// A machine that may never come is not waited for when nothing would be done with it, and a
+    /// gate that nothing follows proves nothing.
     fn can_be_left(&self, task: &Task) -> bool {
-        task.kind == TaskKind::Machine && task.id != plan::MAKE
+        match task.kind {
+            TaskKind::Machine => task.id != plan::MAKE,
+            TaskKind::Gate => true,
+            TaskKind::Fetch | TaskKind::Apply | TaskKind::Cluster => false,
+        }
     }
 }
 
@@ -136,8 +148,10 @@ impl Runner {
             .iter()
             .filter(|machine| self.wanted.contains(&machine.name))
             .collect();
-        let changes = self.session.provider.up(topology, &wanted, &self.events, &task.id).await?;
-        Ok(Done { changes })
+        self.waits.making();
+        let made = self.session.provider.up(topology, &wanted, &self.events, &task.id).await;
+        self.waits.made();
+        Ok(Done { changes: made? })
     }
 
     async fn reach(&self, task: &Task) -> Result<Done, Failed> {

@@ -571,6 +571,27 @@ fn plan_of_a_cluster_never_begun_shows_it_whole_and_changes_nothing() {
 }
 
 #[test]
+fn plan_in_another_directory_says_that_it_is_about_a_new_cluster() {
+    let user = User::with_docker();
+    let provider = ProviderChoice::Docker;
+    let flags = ["plan", "--provider", "docker", "--masters", "1", "--workers", "0"];
+    let said = |arguments: &[&str]| {
+        let run = user.kdiy(arguments).assert().code(2);
+        String::from_utf8(run.get_output().stderr.clone()).unwrap()
+    };
+    assert!(!said(&flags).contains("there is no cluster.yaml"));
+    let config = ClusterConfig { name: "home".into(), provider, masters: 1, ..Default::default() };
+    user.made(&config);
+    let noted = said(&flags);
+    for part in ["no cluster.yaml in /", "a new cluster, kdiy", "there are home", "--name"] {
+        assert!(noted.contains(part), "no `{part}` in {noted}");
+    }
+    assert!(
+        !said(&[&flags[..], &["--name", "kdiy"]].concat()).contains("there is no cluster.yaml")
+    );
+}
+
+#[test]
 fn plan_of_machines_that_do_not_answer_says_so_and_changes_nothing() {
     let user = User::with_docker();
     let provider = ProviderChoice::Docker;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::up::Wanted;
+use super::up::{self, Wanted};
 use crate::artifacts::Store;
 use crate::bundle::script::{LEDGER, LIBRARY};
 use crate::bundle::{Bundle, Renderer};
@@ -24,6 +24,9 @@ use crate::ui::{self, Ui};
 const CHANGES: u8 = 2;
 
 pub async fn run(arguments: Arguments, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
+    if let Some(origin) = up::origin(&arguments.flags)? {
+        ui.note(&origin);
+    }
     let Wanted { design, state, before, joined, site, .. } =
         Wanted::by(&arguments.flags, overlay).await?;
     if let Some(step) = &arguments.show {

@@ -64,6 +64,7 @@ pub async fn run(arguments: Start, overlay: Option<&Path>, ui: Ui) -> Result<u8>
         learners: Default::default(),
         turn: Default::default(),
         changed: Default::default(),
+        waits: Default::default(),
     });
     let parallel = plan.tasks.len();
     let report =

@@ -74,6 +74,26 @@ pub fn effective(flags: &UpFlags) -> Result<ClusterConfig> {
     Ok(config)
 }
 
+/// Where the request for a cluster comes from, when that is neither a file nor a name and the cluster
+/// would be a new one beside others: whoever is in another directory than they think should notice.
+pub(super) fn origin(flags: &UpFlags) -> Result<Option<String>> {
+    if flags.config.is_some() || flags.name.is_some() || Path::new(DEFAULT_FILE).is_file() {
+        return Ok(None);
+    }
+    let name = ClusterConfig::default().name;
+    let others = StateDir::clusters()?;
+    if others.is_empty() || others.contains(&name) {
+        return Ok(None);
+    }
+    let here = std::env::current_dir().unwrap_or_default();
+    Ok(Some(format!(
+        "there is no {DEFAULT_FILE} in {}, so this is about a new cluster, {name}; on this computer \
+         there are {}: say --name, or --config with the file",
+        here.display(),
+        others.join(", ")
+    )))
+}
+
 /// What `up` is asked for, and what there is of it. Nothing is changed by finding out.
 pub(super) struct Wanted {
     pub design: Design,
@@ -116,6 +136,9 @@ impl Wanted {
 }
 
 pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
+    if let Some(origin) = origin(&arguments.flags)? {
+        ui.note(&origin);
+    }
     bring(Wanted::by(&arguments.flags, overlay).await?, &arguments, ui).await
 }
 
@@ -225,6 +248,7 @@ pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> 
         learners,
         turn: Default::default(),
         changed: Default::default(),
+        waits: Default::default(),
     });
     let parallel = arguments.parallel.into();
     let report =

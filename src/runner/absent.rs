@@ -2,10 +2,10 @@
 //! what their absence means for the cluster.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Runner;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::guard::{Members, Service, Standing};
 use crate::transport::Transport;
 use crate::transport::target::SshTarget;
@@ -16,8 +16,26 @@ const REACHED_WITHIN: Duration = Duration::from_secs(180);
 /// is well answers in a second, one that restarts in half a minute.
 const NAMED_AFTER: Duration = Duration::from_secs(15);
 
+struct Late {
+    /// Whether it was waited for to the end; else the machine does not want us.
+    is_late: bool,
+    failure: Failure,
+}
+
 impl Runner {
     pub(super) async fn connect(&self, target: &SshTarget) -> Result<Arc<dyn Transport>> {
+        loop {
+            let began = Instant::now();
+            match self.connect_within(target).await {
+                Err(failure) if failure.is_late && self.waits.was_making(began) => {}
+                result => return result.map_err(|late| late.failure),
+            }
+        }
+    }
+
+    /// One attempt, of as long as a machine takes that is there.
+    async fn connect_within(&self, target: &SshTarget) -> Result<Arc<dyn Transport>, Late> {
+        let began = Instant::now();
         let (deadline, early) = (self.slowly(REACHED_WITHIN), self.slowly(NAMED_AFTER));
         let mut connecting = std::pin::pin!(self.session.fleet.connect(target, deadline));
         let first = tokio::select! {
@@ -26,6 +44,7 @@ impl Runner {
         };
         let connected = match first {
             Some(connected) => connected,
+            None if self.waits.was_making(began) => connecting.await,
             None => {
                 let meaning = self.meaning().await.map(|it| format!("; {it}")).unwrap_or_default();
                 self.events.warn(format!(
@@ -40,11 +59,14 @@ impl Runner {
         };
         match connected {
             Ok(transport) => Ok(transport),
-            Err(failure) => Err(match self.meaning().await {
-                Some(meaning) => failure.hint(meaning),
-                None => failure,
+            Err(failure) => {
+                let is_late = began.elapsed() >= deadline;
+                let failure = match self.meaning().await {
+                    Some(meaning) => failure.hint(meaning),
+                    None => failure,
+                };
+                Err(Late { is_late, failure: failure.hint(self.replacement(&target.machine)) })
             }
-            .hint(self.replacement(&target.machine))),
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Fetched, Runner, lost};
 use crate::artifacts::Installable;
 use crate::bundle::observe::ARTIFACT_STAMPS;
-use crate::bundle::script::{BOOTSTRAP, LEDGER, Line, quote};
+use crate::bundle::script::{BOOTSTRAP, LEDGER, Line, enough, quote};
 use crate::bundle::{Bundle, sha256};
 use crate::engine::{Done, Failed};
 use crate::event::Event;
@@ -16,12 +16,13 @@ use crate::failure::{Failure, Kind, Result};
 use crate::fleet::Reached;
 use crate::guard::Service;
 use crate::plan::Task;
-use crate::transport::{Input, Script, Transport};
+use crate::transport::{Input, LineSink, Output, Script, Transport, TransportError};
 
 /// A file of 100 MB over a slow network; multiplied by `slowMachines`.
 const PUSHED_WITHIN: Duration = Duration::from_secs(300);
-/// Installing distribution packages is the slowest thing a step does; multiplied likewise.
-const APPLIED_WITHIN: Duration = Duration::from_secs(600);
+/// Installing distribution packages is the slowest thing a step does, and what it waits for may
+/// take six times as long as usual on a machine that is slow today; multiplied likewise.
+const APPLIED_WITHIN: Duration = Duration::from_secs(1200);
 const TAIL: usize = 20;
 
 impl Runner {
@@ -71,7 +72,7 @@ impl Runner {
         let script = Script::new(BOOTSTRAP)
             .with_input(Input::Bytes(bundle.archive()?))
             .timeout(self.slowly(APPLIED_WITHIN));
-        let result = transport.run_with(script, &listen).await;
+        let result = self.run_to_its_end(task, &*transport, script, &listen).await;
         let answer = answer.into_inner().unwrap_or_else(PoisonError::into_inner);
         // Also what was done before a failure counts for the units of later steps.
         let written = answer.did.iter().filter_map(|did| did.strip_prefix("wrote "));
@@ -95,6 +96,24 @@ impl Runner {
             .hint(format!("look at the machine: kdiy ssh {machine}"))
             .hint("`kdiy up` goes on from here once the cause is mended")
             .into())
+    }
+
+    /// Tells the script to stop waiting once something else has failed.
+    async fn run_to_its_end(
+        &self,
+        task: &Task,
+        transport: &dyn Transport,
+        script: Script,
+        listen: LineSink<'_>,
+    ) -> Result<Output, TransportError> {
+        let mut applying = transport.run_with(script, listen);
+        tokio::select! {
+            result = &mut applying => return result,
+            () = self.waits.are_over() => {}
+        }
+        // Without an answer it waits to its own end.
+        let (result, _) = tokio::join!(applying, transport.run(Script::new(enough(&task.step))));
+        result
     }
 
     /// The artifacts and images of a step that the machine does not have.
