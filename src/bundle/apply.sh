@@ -14,10 +14,13 @@ fail() { printf '@kdiy fail %s\n' "$*"; exit 1; }
 
 # step: waits for an earlier run whose driver is gone, but which is still at work here
 alone() {
+  # Made by the driver when nothing that waits is waited for any more.
+  enough="/run/kdiy-$1.enough"
   exec 9>"/run/kdiy-$1.lock" || fail "could not open /run/kdiy-$1.lock"
-  flock -n 9 && return
+  flock -n 9 && { rm -f "$enough"; return; }
   doing "waiting for an earlier run of this step to end"
-  flock -w 300 9 || fail "an earlier run of this step does not end: look for apply.sh in ps"
+  flock -w $((300 * ${KDIY_SLOW:-1})) 9 || fail "an earlier run of this step does not end: look for apply.sh in ps"
+  rm -f "$enough"
 }
 
 # unit: what it last had to say
@@ -61,6 +64,23 @@ settle_packages() {
   rm -f "$planned"
 }
 
+# arguments of apt-get: waits while another program holds the lock of packages, and says which
+packages_by_apt() {
+  latest=$(($(date +%s) + 300 * ${KDIY_SLOW:-1})) holder=''
+  while ! apt-get "$@" 2>"$stage/apt"; do
+    cat "$stage/apt" >&2
+    grep -qE 'Could not get lock|Unable to (lock|acquire)' "$stage/apt" || return 1
+    held=$(sed -n 's/.*held by \(process .*\)$/\1/p' "$stage/apt" | head -n 1)
+    held=${held:-another program}
+    [ "$(date +%s)" -lt "$latest" ] ||
+      fail "the lock of packages is held by $held for minutes: wait until it ends, or stop it"
+    [ "$held" = "$holder" ] || doing "waiting for $held, which holds the lock of packages"
+    holder=$held
+    sleep 3
+  done
+  cat "$stage/apt" >&2
+}
+
 # shellcheck disable=SC2086
 apt_install() {
   # A file of the owner's that a package has as well stays the owner's.
@@ -73,7 +93,7 @@ apt_install() {
     [ "$before" = config-files ] || before=absent
     printf '%s %s\n' "$package" "$before"
   done >"$planned" || return
-  apt-get install "$@"
+  packages_by_apt install "$@"
 }
 
 # shellcheck disable=SC2086
@@ -106,7 +126,7 @@ install_packages() {
   settle_packages
   if [ -n "${missing_apt-}" ]; then
     doing "installing$missing_apt"
-    install_with apt || { apt-get update && install_with apt; } ||
+    install_with apt || { packages_by_apt update && install_with apt; } ||
       fail "apt-get could not install$missing_apt"
     did "installed$missing_apt"
   fi
@@ -240,24 +260,76 @@ unit() {
   rm -f "$state/pending/$1"
 }
 
-# seconds what script units...
+# units...: how often systemd has started them again, in all
+restarts_of() {
+  [ $# -gt 0 ] || { echo 0; return; }
+  systemctl show --property NRestarts "$@" | awk -F= '/^NRestarts=/ {sum += $2} END {print sum + 0}'
+}
+
+# Units of kdiy's that end again and again, each with how often: what fails beside one of them most
+# often only needs it.
+crashing() {
+  awk -F'\t' '$1 == "unit" {print $2}' "$state/ledger" 2>/dev/null | while read -r one; do
+    restarted=$(restarts_of "$one")
+    [ "$restarted" -lt 3 ] || printf '%s %s\n' "$one" "$restarted"
+  done
+}
+
+# units...: gives up on what was waited for
+give_up() {
+  crashed=$(crashing)
+  for unit in ${crashed:+"${crashed%% *}"} "$@"; do journal_of "$unit"; done
+  cat "$stage/probe" >&2
+  why=$(printf '%s\n' "$crashed" | awk 'NF {printf "; %s has ended and been started again %s times", $1, $2}')
+  fail "gave up waiting for $what$why"
+}
+
+# Whether what is waited for answers. One healthy answer between two crashes is none: where a unit
+# was started again meanwhile, it has to stay up for a while.
+answers() {
+  /bin/sh -c "$probe" >"$stage/probe" 2>&1 || return
+  restarts=$(restarts_of "$@")
+  [ "$restarts" -gt "$restarted_before" ] || return 0
+  sleep 3
+  if [ "$(restarts_of "$@")" = "$restarts" ] && /bin/sh -c "$probe" >"$stage/probe" 2>&1; then
+    return 0
+  fi
+  echo "it answered, and a unit ended all the same" >>"$stage/probe"
+  return 1
+}
+
+# Nanoseconds that a little work takes: four million on ordinary hardware, with room for less.
+little_work() {
+  began_at=$(date +%s%N) count=0
+  while [ "$count" -lt 500 ]; do count=$((count + 1)); done
+  echo $(($(date +%s%N) - began_at))
+}
+
+# seconds what script units...: longer where the machine turns out to be slow today, six times as
+# long at most
 ready() {
-  deadline=$(($(date +%s) + $1)) what=$2 probe=$3 tenths=2
+  began=$(date +%s) limit=$1 what=$2 probe=$3 tenths=2
+  usual=$(($1 / ${KDIY_SLOW:-1})) worked=0 looks=0
   # Seldom on slow machines, which are given minutes.
   most=$(($1 / 40 > 5 ? $1 / 40 : 5))
   shift 3
+  restarted_before=$(restarts_of "$@")
   doing "waiting for $what"
-  until /bin/sh -c "$probe" >"$stage/probe" 2>&1; do
+  until answers "$@"; do
     for unit in "$@"; do
       if systemctl is-failed --quiet "$unit"; then
         journal_of "$unit"
         fail "$unit failed"
       fi
     done
-    if [ "$(date +%s)" -ge "$deadline" ]; then
-      for unit in "$@"; do journal_of "$unit"; done
-      cat "$stage/probe" >&2
-      fail "gave up waiting for $what"
+    [ ! -e "$enough" ] || fail "stopped waiting for $what, since something else failed"
+    worked=$((worked + $(little_work))) looks=$((looks + 1))
+    if [ $(($(date +%s) - began)) -ge "$limit" ]; then
+      slow=$((worked / looks / 4000000))
+      [ "$slow" -le 6 ] || slow=6
+      [ $((usual * slow)) -gt "$limit" ] || give_up "$@"
+      limit=$((usual * slow))
+      doing "this machine takes $slow times as long as usual today: waiting up to $limit s for $what"
     fi
     # What takes long is asked less often: asking costs what is waited for the processor, too.
     sleep "$((tenths / 10)).$((tenths % 10))"

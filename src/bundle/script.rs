@@ -19,6 +19,11 @@ pub const REMOVE: &str = include_str!("remove.sh");
 pub const BOOTSTRAP: &str = "umask 077; d=$(mktemp -d /run/kdiy.XXXXXX) && tar -xf - -C \"$d\" \
     && /bin/sh \"$d/apply.sh\" \"$d\"; s=$?; rm -rf \"$d\"; exit $s";
 
+/// Has the script of a step stop waiting for what would only be of use to later steps.
+pub fn enough(step: &str) -> String {
+    format!("touch {}", quote(&format!("/run/kdiy-{step}.enough")))
+}
+
 /// Marks the lines that are for the driver.
 const MARK: &str = "@kdiy ";
 
@@ -191,6 +196,103 @@ mod tests {
         assert_eq!(Line::parse("@kdiy did wrote /a b"), Line::Did("wrote /a b"));
         assert_eq!(Line::parse("@kdiy fail x"), Line::Fail("x"));
         assert_eq!(Line::parse("did x"), Line::Other("did x"));
+    }
+
+    /// What `ready` prints, with a stand-in for systemctl on a machine whose ledger has these units.
+    fn waiting(systemctl: &str, units: &[&str], call: &str) -> (String, bool) {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path().display().to_string();
+        for (name, text) in [("systemctl", systemctl), ("journalctl", "echo its journal")] {
+            let program = directory.path().join(name);
+            std::fs::write(&program, format!("#!/bin/sh\ncd {at}\n{text}\n")).unwrap();
+            std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let ledger: String = units.iter().map(|unit| format!("unit\t{unit}\t-\n")).collect();
+        std::fs::write(directory.path().join("ledger"), ledger).unwrap();
+        let script = format!("state={at}\n{LIBRARY}\nenough={at}/enough; PATH={at}:$PATH\n{call}");
+        let output = std::process::Command::new("/bin/sh")
+            .args(["-c", &script, "sh", &at])
+            .output()
+            .unwrap();
+        (String::from_utf8(output.stdout).unwrap(), output.status.success())
+    }
+
+    #[test]
+    fn the_unit_that_crashes_is_the_one_that_is_blamed() {
+        let (said, success) = waiting(
+            "case $* in *kubelet*) echo NRestarts=63 ;; *show*) echo NRestarts=0 ;; *) exit 1 ;; esac",
+            &["kubelet.service", "kube-proxy.service"],
+            "ready 1 'kube-proxy to have written its rules' false kube-proxy.service",
+        );
+        assert!(!success);
+        let blamed = "@kdiy fail gave up waiting for kube-proxy to have written its rules; \
+                      kubelet.service has ended and been started again 63 times\n";
+        assert!(said.ends_with(blamed), "{said}");
+    }
+
+    #[test]
+    fn a_healthy_answer_between_two_crashes_is_none() {
+        let crashing = "echo x >>restarts; case $1 in show) echo NRestarts=$(wc -l <restarts) ;; \
+                        *) exit 1 ;; esac";
+        let (said, success) = waiting(crashing, &[], "ready 2 it true kubelet.service");
+        assert!(!success && said.ends_with("gave up waiting for it\n"), "{said}");
+        // What was never started again is believed at once.
+        let well = "case $1 in show) echo NRestarts=4 ;; *) exit 1 ;; esac";
+        assert!(waiting(well, &[], "ready 2 it true kubelet.service").1);
+    }
+
+    #[test]
+    fn a_machine_that_is_slow_today_gets_more_time_and_a_run_that_failed_ends() {
+        let late = "first=$(date +%s); export first\n\
+                    ready 1 it '[ $(($(date +%s) - first)) -ge 2 ]'";
+        let slow = format!("little_work() {{ echo 12000000; }}\n{late}");
+        let (said, success) = waiting("exit 1", &[], &slow);
+        assert!(success, "{said}");
+        assert!(said.contains("takes 3 times as long as usual today: waiting up to 3 s"), "{said}");
+        assert!(!waiting("exit 1", &[], &format!("little_work() {{ echo 900000; }}\n{late}")).1);
+        let over = "touch \"$enough\"; ready 60 it false";
+        let (said, success) = waiting("exit 1", &[], over);
+        assert!(!success && said.contains("since something else failed"), "{said}");
+    }
+
+    /// `packages_by_apt` with a stand-in for apt-get; `$stage` is the directory given.
+    fn with_apt(apt: &str) -> (String, bool) {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("apt-get");
+        std::fs::write(&program, format!("#!/bin/sh\ncd {}\n{apt}", directory.path().display()))
+            .unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let functions = LIBRARY.split("# unit: what it last").next().unwrap();
+        let doings = functions.split("did() {").nth(1).unwrap();
+        let locking = LIBRARY.split("# arguments of apt-get").nth(1).unwrap();
+        let locking = locking.split("# shellcheck").next().unwrap();
+        let script = format!(
+            "stage={0}; PATH={0}:$PATH; sleep() {{ :; }}\ndid() {{{doings}\n# {locking}\n\
+             packages_by_apt install x",
+            directory.path().display()
+        );
+        let output = std::process::Command::new("/bin/sh").args(["-c", &script]).output().unwrap();
+        (String::from_utf8(output.stdout).unwrap(), output.status.success())
+    }
+
+    #[test]
+    fn a_lock_of_packages_is_waited_for_and_its_holder_named() {
+        // As apt 2.6.1 says it.
+        let (said, success) = with_apt(
+            "[ -e twice ] && exit 0; [ -e once ] && touch twice; touch once\n\
+             echo 'E: Could not get lock /var/lib/dpkg/lock-frontend. It is held by process 71 (unattended-upgr)' >&2\n\
+             echo 'E: Unable to acquire the dpkg frontend lock (/var/lib/dpkg/lock-frontend), is another process using it?' >&2\n\
+             exit 100",
+        );
+        assert!(success, "{said}");
+        let waiting = "@kdiy doing waiting for process 71 (unattended-upgr), which holds the lock of packages\n";
+        assert_eq!(said, waiting);
+        assert_eq!(
+            with_apt("echo 'E: Unable to locate package x' >&2; exit 100"),
+            (String::new(), false)
+        );
     }
 
     #[test]

@@ -65,6 +65,7 @@ pub async fn culprit(gate: &dyn Gate, context: &GateContext, verdict: &Verdict) 
         .collect();
     let offsets = clocks.into_iter().filter_map(|(name, clock)| Some((name, clock.offset()?)));
     silent(&rows)
+        .map(|culprit| in_its_words(culprit, &answers))
         .or_else(|| off_time(offsets.collect()))
         .or_else(|| judge(&rows, port))
         .or_else(by_evidence)
@@ -156,6 +157,21 @@ fn words(said: &str) -> String {
     let said = said.split(" More details").next().unwrap_or_default();
     let said = said.strip_prefix("curl: ").unwrap_or(said);
     said.split_once(") ").map_or(said, |(_, words)| words).to_owned()
+}
+
+/// A machine that did not answer may be well: the way to ask it may be what is broken.
+fn in_its_words(culprit: Culprit, answers: &[(&Machine, Result<String, String>)]) -> Culprit {
+    let mut asked = answers.iter().filter(|(machine, _)| machine.name == culprit.machine);
+    match asked.next() {
+        Some((machine, Err(reason))) => Culprit {
+            why: format!(
+                "{} did not answer when it was asked whom it meets: {reason}",
+                machine.name
+            ),
+            ..culprit
+        },
+        _ => culprit,
+    }
 }
 
 fn silent(rows: &[Row]) -> Option<Culprit> {
