@@ -5,12 +5,14 @@ use std::net::Ipv4Addr;
 
 use serde::Deserialize;
 
-/// On an etcd machine, as root.
-pub const ETCDCTL: &str = "etcdctl --cacert /etc/etcd/pki/ca.crt --cert /etc/etcd/pki/client.crt \
-    --key /etc/etcd/pki/client.key --dial-timeout 2s --command-timeout 5s";
-/// Asks this machine's member over HTTP; a path goes straight behind it.
-pub const CURL: &str = "curl -s --max-time 5 --cacert /etc/etcd/pki/ca.crt \
-    --cert /etc/etcd/pki/client.crt --key /etc/etcd/pki/client.key https://127.0.0.1:2379";
+/// On an etcd machine, as root. `$KDIY_SLOW` is `slowMachines`, in scripts that kdiy runs.
+pub const ETCDCTL: &str = "/usr/local/bin/etcdctl --cacert /etc/etcd/pki/ca.crt \
+    --cert /etc/etcd/pki/client.crt --key /etc/etcd/pki/client.key \
+    --dial-timeout $((2 * ${KDIY_SLOW:-1}))s --command-timeout $((5 * ${KDIY_SLOW:-1}))s";
+/// Asks this machine's member over HTTP, never by a proxy; a path goes straight behind it.
+pub const CURL: &str = "curl --noproxy '*' -s --max-time $((5 * ${KDIY_SLOW:-1})) \
+    --cacert /etc/etcd/pki/ca.crt --cert /etc/etcd/pki/client.crt --key /etc/etcd/pki/client.key \
+    https://127.0.0.1:2379";
 
 /// Prints the mean time of a write to this machine's write-ahead log since its member started, in
 /// ms. `options` are curl's.

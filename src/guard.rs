@@ -51,7 +51,7 @@ impl Service {
                  echo @health; {CURL}/health?exclude=NOSPACE"
             ),
             Self::ApiServer => format!(
-                "echo @health; curl -s --max-time {} --cacert /etc/kubernetes/pki/ca.crt \
+                "echo @health; curl --noproxy '*' -s --max-time {} --cacert /etc/kubernetes/pki/ca.crt \
                  https://127.0.0.1:{API_PORT}/readyz",
                 context.seconds(5)
             ),

@@ -478,3 +478,49 @@ fn the_guide_writes_every_file() {
         }
     });
 }
+
+/// Every text that may become a script on a machine, by its path.
+fn texts(directory: &Path) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(texts(&path));
+        } else if let Ok(text) = std::fs::read_to_string(&path) {
+            found.push((path.display().to_string(), text));
+        }
+    }
+    found
+}
+
+/// sudo's `secure_path` may lack /usr/local/bin, as on Rocky and Alma Linux, and a machine may
+/// have a proxy in its environment, which knows nothing of the cluster's addresses.
+#[test]
+fn kdiys_own_programs_have_their_path_and_probes_take_no_proxy() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let commands = |line: &str, program: &str| {
+        let starts = line.match_indices(program).filter(|(at, _)| {
+            let before = line[..*at].trim_end_matches(' ').chars().next_back();
+            let ends = &line[at + program.len()..];
+            // In prose it stands in backticks, or in the middle of a sentence.
+            before.is_none_or(|c| "(;|&{!\"".contains(c)) && ends.starts_with(' ')
+        });
+        starts.count()
+    };
+    let mut bare = Vec::new();
+    for directory in ["playbooks", "src"] {
+        for (path, text) in texts(&root.join(directory)) {
+            // Typed on the user's own computer, with a release to fetch from the internet.
+            let at_home = path.contains("guide/releases") || path.contains("explain/certificates");
+            for line in text.lines().filter(|_| !at_home) {
+                let own = ["crictl", "ctr", "etcdctl", "etcdutl"];
+                let bare_name = own.iter().any(|program| commands(line, program) > 0);
+                let by_proxy = line.contains("curl -") && !line.contains("--noproxy '*'");
+                if bare_name || by_proxy {
+                    bare.push(format!("{path}: {}", line.trim()));
+                }
+            }
+        }
+    }
+    assert!(bare.is_empty(), "{}", bare.join("\n"));
+}

@@ -190,7 +190,7 @@ fn glance(topology: &Topology, machine: &Machine) -> String {
     };
     let is_member = topology.is_in(machine, Group::Etcd);
     let member = match is_member {
-        true => format!("$({CURL}/v3/maintenance/status --max-time 1 -d '{{}}')"),
+        true => format!("$({CURL}/v3/maintenance/status --max-time ${{KDIY_SLOW:-1}} -d '{{}}')"),
         false => String::new(),
     };
     if address.is_empty() && member.is_empty() {

@@ -18,7 +18,7 @@ pub type Containers = BTreeMap<String, BTreeSet<String>>;
 
 /// On all nodes but these.
 pub async fn containers(context: &GateContext, without: &[String]) -> Containers {
-    let script = "crictl ps --quiet --state Running";
+    let script = "/usr/local/bin/crictl ps --quiet --state Running";
     let answers = context.ask(Group::Nodes, |_| script.to_owned()).await;
     answers
         .into_iter()

@@ -159,7 +159,7 @@ async fn names(verdict: &mut Verdict, context: &GateContext) {
                 .iter()
                 .map(|name| {
                     format!(
-                        "curl -s -o /dev/null --max-time {seconds} --cacert /etc/kubernetes/pki/ca.crt \
+                        "curl --noproxy '*' -s -o /dev/null --max-time {seconds} --cacert /etc/kubernetes/pki/ca.crt \
                          --connect-to ::127.0.0.1:{API_PORT} {} || echo {}",
                         quote(&format!("https://{name}:{API_PORT}/livez")),
                         quote(name),

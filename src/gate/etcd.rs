@@ -228,11 +228,11 @@ fn judge_hosts(verdict: &mut Verdict, topology: &Topology, answers: &BTreeMap<St
 
 fn first_round(name: &str, nonce: &str) -> String {
     format!(
-        r#"e='{ETCDCTL}'
-echo @status; $e endpoint status -w json
-echo @members; $e member list -w json
-echo @alarms; $e alarm list -w json
-echo @write; $e put {PREFIX}{name} {nonce}
+        r#"e() {{ {ETCDCTL} "$@"; }}
+echo @status; e endpoint status -w json
+echo @members; e member list -w json
+echo @alarms; e alarm list -w json
+echo @write; e put {PREFIX}{name} {nonce}
 echo @fsync; {fsync}
 "#,
         fsync = etcd::mean_fsync("")

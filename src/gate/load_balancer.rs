@@ -100,9 +100,9 @@ fn script(topology: &Topology, seconds: u32) -> String {
         )
     });
     format!(
-        "{holds}for i in $(seq {requests}); do curl -s -o /dev/null -f --max-time {seconds} \
+        "{holds}for i in $(seq {requests}); do curl --noproxy '*' -s -o /dev/null -f --max-time {seconds} \
          --cacert /etc/haproxy/kubernetes-ca.crt {url}/readyz && echo answered; done\n\
-         echo @stats; curl -s --max-time {seconds} '{STATS}'\n",
+         echo @stats; curl --noproxy '*' -s --max-time {seconds} '{STATS}'\n",
         url = topology.endpoint.url(),
     )
 }

@@ -257,7 +257,7 @@ async fn node_port(context: &GateContext, port: i32, verdict: &mut Verdict) {
     let addresses: Vec<String> =
         context.topology.group(Group::Nodes).iter().map(|node| node.address.to_string()).collect();
     let script = format!(
-        "for a in {}; do {{ curl -s -o /dev/null --max-time {} http://$a:{port}/ || echo \"$a\"; }} & done; \
+        "for a in {}; do {{ curl --noproxy '*' -s -o /dev/null --max-time {} http://$a:{port}/ || echo \"$a\"; }} & done; \
          wait; echo done",
         addresses.join(" "),
         context.seconds(3)
