@@ -40,6 +40,11 @@ impl Templates {
 
     /// `name` is what the user can find: the file, or the field of a playbook.
     pub fn render(&self, name: &str, text: &str, context: &Value) -> Result<String> {
+        // Most texts are plain, and handlebars copies the whole context, which grows with the number
+        // of machines, for each that it renders.
+        if !text.contains("{{") {
+            return Ok(text.to_owned());
+        }
         self.0.render_template(text, context).map_err(|error| {
             Failure::input(format!("the template {name} does not render")).because(error)
         })

@@ -13,6 +13,9 @@ use crate::topology::{Quorum, Topology, resolved_load_balancer};
 
 /// `<cluster>-master-NN` must be a host name, and VRRP and interfaces like short ones.
 const LONGEST_NAME: usize = 30;
+/// With `system:node:` before it, a name must fit a certificate's common name of 64 characters
+/// (RFC 5280, ub-common-name), which openssl holds every request to.
+const LONGEST_NODE_NAME: usize = 64 - "system:node:".len();
 const MOST_WORKERS: u32 = 150;
 /// kube-apiserver takes no service network larger than this (`--service-cluster-ip-range`).
 const LARGEST_SERVICES: u8 = 12;
@@ -391,11 +394,8 @@ fn hosts(config: &ClusterConfig, problems: &mut Problems) {
         if !seen.insert(host.address.to_string()) {
             problems.add(format!("hosts: {} is named twice", host.address), "each machine once");
         }
-        if let Some(name) = host.name.as_ref().filter(|name| !is_label(name)) {
-            problems.add(
-                format!("hosts: `{name}` is no host name"),
-                "lower-case letters, digits and hyphens",
-            );
+        if let Some(name) = &host.name {
+            node_name(name, problems);
         }
         let (fits, hint) = match host.role {
             HostRole::Etcd => {
@@ -416,6 +416,23 @@ fn hosts(config: &ClusterConfig, problems: &mut Problems) {
     }
     if let Some(network) = network_of_hosts(config) {
         hosts_network(config, network, problems);
+    }
+}
+
+fn node_name(name: &str, problems: &mut Problems) {
+    if !is_label(name) {
+        problems.add(
+            format!("hosts: `{name}` is no host name"),
+            "lower-case letters, digits and hyphens",
+        );
+    } else if name.len() > LONGEST_NODE_NAME {
+        problems.add(
+            format!("hosts: the name {name} has {} letters", name.len()),
+            format!(
+                "use at most {LONGEST_NODE_NAME}: with `system:node:` before it, it is the common \
+                 name of the node's certificate, which has room for 64"
+            ),
+        );
     }
 }
 
@@ -664,6 +681,11 @@ mod tests {
             ("- {role: etcd, address: 10.0.0.4}\n", "etcd.topology: external"),
             ("- {role: load-balancer, address: 10.0.0.4}\n", "loadBalancer.mode: dedicated"),
             ("- {role: worker, address: 10.0.1.4}\n", "network.machines"),
+            (
+                "- {role: worker, address: 10.0.0.4, \
+                 name: a2345678901234567890123456789012345678901234567890123}\n",
+                "has 53 letters",
+            ),
             ("- {role: worker, name: kdiy-master-1, address: 10.0.0.4}\n", "two are called"),
             ("- {role: worker, address: 10.0.0.1}\n", "named twice"),
         ] {

@@ -19,7 +19,8 @@ use crate::topology::{Machine, Topology};
 use crate::transport::target::{Root, SshTarget};
 use crate::transport::{Script, Transport, sockets};
 
-/// A machine that is up answers at once; nobody waits for one that is not.
+/// A machine that is up answers at once; nobody waits for one that is not. Multiplied by
+/// `slowMachines`.
 const REACHED_WITHIN: Duration = Duration::from_secs(10);
 /// Stopping every unit, with room for pods that do not want to end and for packages.
 const CLEANED_WITHIN: Duration = Duration::from_secs(600);
@@ -47,7 +48,8 @@ impl Existing {
     ) -> Result<()> {
         let target = self.ssh_target(topology, machine)?;
         events.progress("destroy", format!("connecting to {machine}"));
-        let transport = fleet.connect(&target, REACHED_WITHIN).await?;
+        let deadline = REACHED_WITHIN * self.config.slow_machines;
+        let transport = fleet.connect(&target, deadline).await?;
         let ports = topology.ports(topology.named(machine)?);
         let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
         self.owner_check(topology, &*transport, machine).await?;

@@ -92,7 +92,9 @@ async fn deployment(bench: Arc<Bench>) -> Tried {
 /// From every machine to its own NodePort, once its kube-proxy has heard of it.
 async fn node_ports(bench: &Bench, port: i32) -> Tried {
     let script = |address| {
-        format!("curl -s -f -o /dev/null --max-time 3 http://{address}:{port}/ && echo answered")
+        format!(
+            "curl --noproxy '*' -s -f -o /dev/null --max-time $((3 * ${{KDIY_SLOW:-1}})) http://{address}:{port}/ && echo answered"
+        )
     };
     let answered = bench
         .until("every machine to answer on its NodePort", || async {
@@ -162,7 +164,9 @@ async fn rolling_update(bench: Arc<Bench>) -> Tried {
 /// still sends to a pod after its end is the classic lost request.
 fn updatable(bench: &Bench, version: &str, replicas: usize) -> serde_json::Value {
     let mut pod = bench.pod_spec(&serve(&format!("echo {version}")));
-    pod["terminationGracePeriodSeconds"] = json!(30);
+    // The first process of a container does not hear SIGTERM unless it asks to: all that is longer
+    // is waited for at the end, when nothing of the check may be left.
+    pod["terminationGracePeriodSeconds"] = json!(8);
     pod["containers"][0]["lifecycle"] = json!({"preStop": {"sleep": {"seconds": 5}}});
     pod["containers"][0]["readinessProbe"] =
         json!({"tcpSocket": {"port": PORT}, "periodSeconds": 1});
@@ -245,6 +249,9 @@ async fn pod_access(bench: Arc<Bench>) -> Tried {
     Ok(())
 }
 
+/// Multiplied by `slowMachines`.
+const FORWARDED_WITHIN: Duration = Duration::from_secs(20);
+
 /// The body that the pod answers with, through a forwarded port.
 async fn forwarded(bench: &Bench) -> Result<String> {
     let failed =
@@ -258,9 +265,10 @@ async fn forwarded(bench: &Bench) -> Result<String> {
         stream.read_to_string(&mut answer).await.map_err(|e| e.to_string())?;
         Ok::<_, String>(answer)
     };
-    let answer = tokio::time::timeout(Duration::from_secs(20), exchange)
+    let within = FORWARDED_WITHIN * bench.context.config.slow_machines;
+    let answer = tokio::time::timeout(within, exchange)
         .await
-        .map_err(|_| failed("no answer within 20 s".into()))?
+        .map_err(|_| failed(format!("no answer within {} s", within.as_secs())))?
         .map_err(failed)?;
     Ok(answer.split_once("\r\n\r\n").map_or(answer.clone(), |(_, body)| body.to_owned()))
 }
