@@ -65,7 +65,8 @@ fn accounts(odd: &Odd) -> Result<String> {
         odd.account(user)?;
         odd.inside(make)?;
         odd.cluster_file(user)?;
-        odd.fails(&["preflight"], &[said]).with_context(|| format!("as {user}"))?;
+        odd.fails(&["preflight", "--output", "json"], &[said])
+            .with_context(|| format!("as {user}"))?;
     }
     Ok(format!("{} of {0} named", ACCOUNTS.len()))
 }
@@ -79,7 +80,7 @@ fn kernel(odd: &Odd) -> Result<String> {
          >/etc/systemd/system/zramswap.service; systemctl daemon-reload; systemctl start zramswap",
     )?;
     let failed = odd.fails(
-        &["preflight"],
+        &["preflight", "--output", "json"],
         &["no cgroup controller memory", "cgroup_enable=memory", "zramswap turns swap on"],
     );
     odd.inside(
@@ -98,7 +99,7 @@ fn becomes(odd: &Odd) -> Result<String> {
         echo 'MaxSessions 2' >/etc/ssh/sshd_config.d/hard.conf
         systemctl restart ssh",
     )?;
-    let warned = odd.kdiy(&["preflight"])?;
+    let warned = odd.kdiy(&["preflight", "--output", "json"])?;
     ensure!(warned.contains("2 sessions a connection"), "MaxSessions is not named:\n{warned}");
     let began = Instant::now();
     odd.kdiy(&["up", "--yes"])?;
