@@ -211,7 +211,7 @@ impl Odd<'_> {
             .args(arguments)
             .env("KDIY_STATE", self.directory.join("state"))
             .env("KDIY_CACHE", self.directory.join("cache"));
-        if arguments[0] == "up" {
+        if ["up", "plan"].contains(&arguments[0]) {
             self.lab.mirror.set(&mut kdiy);
         }
         let output = kdiy.stdin(Stdio::null()).output().context("cannot start kdiy")?;
