@@ -236,6 +236,62 @@ fn every_step_renders_to_well_formed_files_for_every_kind_of_cluster() {
 }
 
 #[test]
+fn every_script_is_valid_shell_for_every_kind_of_cluster() {
+    let mut seen = BTreeSet::new();
+    each_bundle(|kind, bundle| {
+        for file in &bundle.files {
+            let text = String::from_utf8(file.bytes.clone()).unwrap();
+            let is_script = text.starts_with("#!/bin/sh")
+                || file.path.starts_with(kdiy::bundle::RECONCILE_DIRECTORY);
+            if is_script && seen.insert(text.clone()) {
+                let mut sh = std::process::Command::new("sh");
+                let parsed = sh.args(["-n", "-c", &text]).output().unwrap();
+                assert!(parsed.status.success(), "{kind}: {}: {parsed:?}\n{text}", file.path);
+            }
+        }
+    });
+    assert!(seen.len() > 10);
+}
+
+/// The text of the packet filter, by machine.
+fn packet_filters(config: &ClusterConfig, network: &str) -> Vec<(String, String)> {
+    let design = Design::of(config.clone(), None).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let site = network.parse::<Ipv4Net>().unwrap().into();
+    let blueprint = design.draw(&directory.path().join("pki"), &site, Keeping::Existing).unwrap();
+    let renderer = blueprint.renderer();
+    let machines = blueprint.world.topology.machines.iter();
+    machines
+        .map(|machine| {
+            let bundles = renderer.bundles(machine, &Facts::assumed("amd64")).unwrap();
+            let mut files = bundles["kernel-state"].files.iter();
+            let file = files.find(|file| file.path.ends_with("/packet-filter.nft")).unwrap();
+            (machine.name.clone(), String::from_utf8(file.bytes.clone()).unwrap())
+        })
+        .collect()
+}
+
+/// Both have the router id 10, from their virtual addresses.
+#[test]
+fn adverts_are_taken_from_the_other_load_balancers_of_the_same_cluster_only() {
+    let config = ClusterConfig::default();
+    for network in ["192.168.56.0/24", "192.168.57.0/24"] {
+        let own = network.trim_end_matches("0/24");
+        for (machine, text) in packet_filters(&config, network) {
+            let from: Vec<&str> = text
+                .lines()
+                .filter(|line| line.contains("ip ttl 255 accept"))
+                .filter_map(|line| line.split("ip saddr ").nth(1)?.split(' ').next())
+                .collect();
+            let is_master = machine.contains("-master-");
+            assert_eq!(text.contains("chain vrrp_in"), is_master, "{machine}: {text}");
+            assert_eq!(from.len(), if is_master { 2 } else { 0 }, "{machine}: {text}");
+            assert!(from.iter().all(|address| address.starts_with(own)), "{machine}: {text}");
+        }
+    }
+}
+
+#[test]
 fn every_manifest_renders_for_every_kind_of_cluster() {
     let (playbooks, templates) = (playbooks(), Templates::new());
     for (kind, config) in kinds() {

@@ -142,7 +142,7 @@ impl Wizard<'_> {
         self.etcd(&mut config)?;
         self.load_balancer(&mut config)?;
         self.storage(&mut config)?;
-        config.network.cni = self.cni(config.provider)?;
+        config.network.cni = self.cni()?;
         config.name = self.name(purpose)?;
         if config.provider == ProviderChoice::Existing {
             config.hosts = self.hosts(&config)?;
@@ -329,21 +329,19 @@ impl Wizard<'_> {
         Ok(())
     }
 
-    fn cni(&self, provider: ProviderChoice) -> Result<Cni> {
+    fn cni(&self) -> Result<Cni> {
         self.choose(
             self.arguments.cni,
             "How do pods of different machines reach each other?",
             "Routes are the simplest, and need all machines on one network.\n\
-             flannel wraps packets (vxlan), which also crosses routers.",
+             flannel wraps packets (vxlan), which also crosses routers; its releases publish no\n\
+             digest, so you have to give one in artifacts.pins.",
             &[
                 (Cni::Bridge, "a bridge on each machine and routes between them".into()),
                 (Cni::Flannel, "flannel".into()),
                 (Cni::None, "none; I bring my own manifests".into()),
             ],
-            match provider {
-                ProviderChoice::Existing => Cni::Flannel,
-                _ => Cni::Bridge,
-            },
+            Cni::Bridge,
         )
     }
 
