@@ -332,8 +332,8 @@ pub struct Host {
     /// Address on the network that the cluster uses; also where SSH goes, unless `ssh.host` says
     /// otherwise.
     pub address: IpAddr,
-    /// What the Node and the etcd member are called, 52 letters at most; absent: `<cluster>-<role>-<number>`. The
-    /// machine's own host name is left as it is.
+    /// What the Node and the etcd member are called, 52 letters at most; absent:
+    /// `<cluster>-<role>-<number>`. The machine's own host name is left as it is.
     #[serde(default)]
     pub name: Option<String>,
     #[serde(default)]

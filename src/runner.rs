@@ -90,12 +90,15 @@ impl Work for Runner {
     }
 
     /// A machine that may never come is not waited for when nothing would be done with it, and a
-    /// gate that nothing follows proves nothing.
+    /// gate that nothing follows proves nothing. Certificates are approved for kubelets that come.
     fn can_be_left(&self, task: &Task) -> bool {
         match task.kind {
             TaskKind::Machine => task.id != plan::MAKE,
             TaskKind::Gate => true,
-            TaskKind::Fetch | TaskKind::Apply | TaskKind::Cluster => false,
+            TaskKind::Cluster => self
+                .book_and_step(task)
+                .is_ok_and(|(_, step)| step.action == Some(Action::ApproveNodeCertificates)),
+            TaskKind::Fetch | TaskKind::Apply => false,
         }
     }
 }
