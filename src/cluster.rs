@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use backon::{ConstantBuilder, Retryable as _};
 
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind, chain};
 
 /// How long an api-server may be busy, or on its way to another machine; multiplied by
 /// `slowMachines`.
@@ -42,7 +42,7 @@ pub fn gone<T>(deleted: kube::Result<T>) -> kube::Result<()> {
 
 /// A request that the api did not carry out.
 pub fn refused(what: impl Into<String>, error: &kube::Error) -> Failure {
-    Failure::new(Kind::Step, what).because(error)
+    Failure::new(Kind::Step, what).cause(chain(error))
 }
 
 /// Whether the same request may go through later.

@@ -26,13 +26,54 @@ pub mod timings;
 pub mod up;
 pub mod verify;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{
+    Cis, Cli, Command, Destroy, Drill, Explain, Kubeconfig, Logs, Passed, Remove, Ssh, Start,
+    Status, Stop, Timings, Verify,
+};
+use crate::config::flags::UpFlags;
+use crate::config::parse;
 use crate::failure::Result;
 use crate::topology::{Machine, Topology};
 use crate::ui::Ui;
 
 /// The exit code.
 pub async fn run(cli: Cli, ui: Ui) -> Result<u8> {
+    let cluster = cluster(&cli.command);
+    carry_out(cli, ui).await.map_err(|failure| match cluster {
+        Some(name) => failure.in_cluster(&name),
+        None => failure,
+    })
+}
+
+/// The name of the cluster that a command is about.
+fn cluster(command: &Command) -> Option<String> {
+    let flags: &UpFlags = match command {
+        Command::Up(it) => &it.flags,
+        Command::Plan(it) => &it.flags,
+        Command::Demo(it) => &it.flags,
+        Command::Preflight(it) => &it.flags,
+        Command::Guide(it) => &it.flags,
+        Command::Start(Start { which, .. })
+        | Command::Stop(Stop { which, .. })
+        | Command::Remove(Remove { which, .. })
+        | Command::Destroy(Destroy { which, .. })
+        | Command::Status(Status { which, .. })
+        | Command::Drill(Drill { which, .. })
+        | Command::Verify(Verify { which, .. })
+        | Command::Kubeconfig(Kubeconfig { which, .. })
+        | Command::Kubectl(Passed { which, .. })
+        | Command::Cis(Cis { which, .. })
+        | Command::Ssh(Ssh { which, .. })
+        | Command::Explain(Explain { which, .. })
+        | Command::Timings(Timings { which, .. })
+        | Command::Logs(Logs { which, .. }) => return Some(which.name.clone()),
+        _ => return None,
+    };
+    let named = flags.name.clone();
+    named.or_else(|| up::file(flags).and_then(|file| parse::read(file).ok()).map(|file| file.name))
+}
+
+async fn carry_out(cli: Cli, ui: Ui) -> Result<u8> {
     match cli.command {
         Command::Up(arguments) => up::run(*arguments, cli.playbooks.as_deref(), ui).await,
         Command::Plan(arguments) => plan::run(*arguments, cli.playbooks.as_deref(), ui).await,

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use crate::printable::make_printable;
 use crate::redact::Redactor;
 
 /// Identifies a task within a run: `<step>@<machine>`, `<step>` for the cluster as a whole, or
@@ -179,10 +180,12 @@ impl Events {
         let _ = self.sender.send(Stamped { at: Timestamp::now(), event: self.masked(event) });
     }
 
+    /// Without secrets, and without what a terminal would act upon: machines have a say in events.
     /// An event that would no longer be one with its secrets masked is not told at all.
     fn masked(&self, event: Event) -> Event {
         let Ok(mut document) = serde_json::to_value(&event) else { return event };
-        if !self.redactor.json(&mut document) {
+        let is_changed = make_printable(&mut document);
+        if !self.redactor.json(&mut document) && !is_changed {
             return event;
         }
         serde_json::from_value(document).unwrap_or_else(|_| Event::Warning {
@@ -249,6 +252,18 @@ mod tests {
         assert_eq!(told.len(), 4);
         assert!(told.iter().all(|event| !event.contains("hunter22")), "{told:?}");
         assert!(told[1].contains("password: ***") && told[3].contains("nothing to hide"));
+    }
+
+    #[test]
+    fn no_reader_of_the_stream_sees_what_a_terminal_acts_upon() {
+        let (events, mut reader) = Events::channel();
+        events.send(Event::Output {
+            machine: "m".into(),
+            task: "t".into(),
+            line: "\u{1b}]0;owned\u{7}\u{1b}[1A\u{1b}[2Kall is well".into(),
+        });
+        let told = reader.try_recv().unwrap().event;
+        assert!(matches!(&told, Event::Output { line, .. } if line == "all is well"), "{told:?}");
     }
 
     #[test]

@@ -42,6 +42,54 @@ pub enum Kind {
     Bug,
 }
 
+/// Verbs that take `--name`, and mean a cluster that exists.
+const OF_A_CLUSTER: [&str; 14] = [
+    "cis",
+    "destroy",
+    "drill",
+    "explain",
+    "kubeconfig",
+    "kubectl",
+    "logs",
+    "remove",
+    "ssh",
+    "start",
+    "status",
+    "stop",
+    "timings",
+    "verify",
+];
+/// The name that a cluster has when none is given.
+const DEFAULT_NAME: &str = "kdiy";
+
+/// A text in which commands can be pasted as they stand: with the cluster's name where it needs
+/// one.
+pub fn in_cluster(text: &str, cluster: &str) -> String {
+    const PROGRAM: &str = "kdiy ";
+    let mut named = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(PROGRAM) {
+        named.push_str(before);
+        named.push_str(PROGRAM);
+        rest = after;
+        let is_letter = |letter: char| letter.is_ascii_lowercase();
+        let verb = &after[..after.len() - after.trim_start_matches(is_letter).len()];
+        // What belongs to a command ends with its quotes.
+        let command = after.split('`').next().unwrap_or_default();
+        let is_whole = before.is_empty() || before.ends_with(['`', ' ', ':', '"']);
+        if is_whole
+            && OF_A_CLUSTER.contains(&verb)
+            && !command.contains("--name")
+            && cluster != DEFAULT_NAME
+        {
+            named.push_str(&format!("{verb} --name {cluster}"));
+            rest = &after[verb.len()..];
+        }
+    }
+    named.push_str(rest);
+    named
+}
+
 /// An error for people: what failed, where, why, what the machine said last, and what to do.
 ///
 /// `tail` and `cause` must already be free of secrets.
@@ -115,7 +163,7 @@ impl Failure {
     }
 
     /// Keeps the whole chain of sources, which `to_string` alone would cut.
-    pub fn because(self, cause: impl std::error::Error) -> Self {
+    pub fn because(self, cause: impl std::error::Error + 'static) -> Self {
         self.cause(chain(&cause))
     }
 
@@ -146,6 +194,14 @@ impl Failure {
 
     pub fn log(mut self, path: impl Into<PathBuf>) -> Self {
         self.log = Some(path.into());
+        self
+    }
+
+    /// With hints that can be pasted for a cluster of this name.
+    pub fn in_cluster(mut self, cluster: &str) -> Self {
+        for hint in &mut self.hints {
+            *hint = in_cluster(hint, cluster);
+        }
         self
     }
 
@@ -186,21 +242,97 @@ impl fmt::Display for Failure {
 /// rustls explains this one to programmers, with an address in its documentation.
 const UNEXPECTED_EOF: &str = "peer closed connection without sending TLS close_notify";
 
-/// An error with what caused it, on one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let line = inner.to_string();
+/// What HTTP libraries say of any request that failed; what follows says why.
+const GENERAL: [&str; 2] = ["client error (", "error sending request"];
+
+/// An error with what caused it, on one line, in words for whoever runs kdiy: libraries say more,
+/// and say it to programmers.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        next = error.source();
+        let line = match said(error) {
+            Said::All(line) => {
+                next = None;
+                line
+            }
+            Said::Line(line) => line,
+            Said::Nothing => continue,
+        };
         if line.starts_with(UNEXPECTED_EOF) {
-            return format!("{text}: the other side closed the connection");
+            add(&mut text, "the other side closed the connection");
+            return text;
         }
-        if !text.contains(&line) {
-            text = format!("{text}: {line}");
+        let is_general = next.is_some() && GENERAL.iter().any(|start| line.starts_with(start));
+        if !is_general && !text.contains(&line) {
+            add(&mut text, &line);
         }
-        source = inner.source();
     }
     text
+}
+
+fn add(text: &mut String, line: &str) {
+    if !text.is_empty() {
+        text.push_str(": ");
+    }
+    text.push_str(line);
+}
+
+/// What one error of a chain has to say.
+enum Said {
+    /// Its sources say the same once more.
+    All(String),
+    Line(String),
+    Nothing,
+}
+
+fn said(error: &(dyn std::error::Error + 'static)) -> Said {
+    if let Some(error) = error.downcast_ref::<kube::Error>() {
+        return match error {
+            kube::Error::Api(status) => Said::All(refusal(status)),
+            kube::Error::Service(_) | kube::Error::HyperError(_) => Said::Nothing,
+            kube::Error::Discovery(error) => Said::All(undiscovered(error)),
+            error => Said::Line(error.to_string()),
+        };
+    }
+    if let Some(status) = error.downcast_ref::<kube::core::Status>() {
+        return Said::All(refusal(status));
+    }
+    match error.downcast_ref::<serde_saphyr::Error>() {
+        Some(error) => Said::All(yaml(error)),
+        None => Said::Line(error.to_string()),
+    }
+}
+
+/// What the api answered.
+fn refusal(status: &kube::core::Status) -> String {
+    match (status.message.trim(), status.reason.as_str()) {
+        ("", "") => format!("the api answered {}", status.code),
+        ("", reason) => reason.to_owned(),
+        (message, _) => message.to_owned(),
+    }
+}
+
+fn undiscovered(error: &kube::error::DiscoveryError) -> String {
+    use kube::error::DiscoveryError as E;
+    match error {
+        // The library shows its own type here, which holds the kind in quotes.
+        E::MissingKind(kind) => {
+            let kind = kind.split('"').skip(1).step_by(2).collect::<Vec<_>>();
+            format!("the api knows no kind {}", kind.join(" "))
+        }
+        E::MissingApiGroup(group) | E::EmptyApiGroup(group) => {
+            format!("the api has no group {group}")
+        }
+        error => error.to_string(),
+    }
+}
+
+/// What is wrong with a YAML text, with the lines in question, and without what its author could
+/// not act upon.
+pub fn yaml(error: &serde_saphyr::Error) -> String {
+    error.render_with_formatter(&serde_saphyr::UserMessageFormatter)
 }
 
 #[cfg(test)]
@@ -222,5 +354,53 @@ mod tests {
         assert_eq!(chain(&links(&["a: b", "b", "c"])), "a: b: c");
         let eof = format!("{UNEXPECTED_EOF}: https://docs.rs/rustls");
         assert_eq!(chain(&links(&["a", &eof])), "a: the other side closed the connection");
+        let request = links(&["sending failed", "client error (Connect)", "refused"]);
+        assert_eq!(chain(&request), "sending failed: refused");
+    }
+
+    #[test]
+    fn commands_can_be_pasted_for_any_cluster() {
+        for (hint, named) in [
+            ("look at it: kdiy ssh m1", "look at it: kdiy ssh --name lab m1"),
+            (
+                "`kdiy kubectl -- get pods` or `kdiy up`",
+                "`kdiy kubectl --name lab -- get pods` or `kdiy up`",
+            ),
+            ("kdiy destroy --name other", "kdiy destroy --name other"),
+            (
+                "`kdiy destroy`, or `kdiy status --name x`",
+                "`kdiy destroy --name lab`, or `kdiy status --name x`",
+            ),
+            ("is a kdiy here?", "is a kdiy here?"),
+        ] {
+            assert_eq!(in_cluster(hint, "lab"), named);
+            assert_eq!(in_cluster(hint, "kdiy"), hint);
+        }
+    }
+
+    #[test]
+    fn what_the_api_answered_is_told_once_and_in_its_own_words() {
+        let status = kube::core::Status {
+            message: "pods \"a\" is forbidden: no".into(),
+            reason: "Forbidden".into(),
+            code: 403,
+            ..Default::default()
+        };
+        let error = kube::Error::Api(Box::new(status));
+        let failure = Failure::host("cannot apply Pod a").because(error);
+        assert_eq!(failure.to_string(), "cannot apply Pod a: pods \"a\" is forbidden: no");
+        let silent = kube::core::Status { code: 502, ..Default::default() };
+        assert_eq!(chain(&kube::Error::Api(Box::new(silent))), "the api answered 502");
+        let kind = "GroupVersionKind { group: \"a.b\", version: \"v1\", kind: \"C\" }";
+        let error = kube::error::DiscoveryError::MissingKind(kind.into());
+        assert_eq!(chain(&kube::Error::Discovery(error)), "the api knows no kind a.b v1 C");
+    }
+
+    #[test]
+    fn a_mistake_in_yaml_is_told_to_its_author() {
+        let error = serde_saphyr::from_str::<serde_json::Value>("a: 1\na: 2\n").unwrap_err();
+        let said = chain(&error);
+        assert!(said.contains("duplicate") && said.contains('2'), "{said}");
+        assert!(!said.contains("Policy") && !said.contains("Options"), "{said}");
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::{Mutex, RwLock, Semaphore};
 use crate::bundle::Bundle;
 use crate::bundle::observe::Observed;
 use crate::facts::Facts;
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, chain};
 use crate::machines::host;
 use crate::transport::ssh::Ssh;
 use crate::transport::target::SshTarget;
@@ -204,7 +204,7 @@ fn unreachable(target: &SshTarget, error: TransportError) -> Failure {
             .hint("the password is asked for, or read from $KDIY_SUDO_PASSWORD or the file $KDIY_SUDO_PASSWORD_FILE"),
         _ => failure.hint(format!("is it up? try: ping {}", target.host)),
     };
-    failure.because(&error)
+    failure.cause(chain(&error))
 }
 
 fn advice(target: &SshTarget, said: &str) -> Option<String> {
@@ -220,7 +220,7 @@ fn socket_path(target: &SshTarget, error: &TransportError) -> Failure {
     Failure::host("cannot use ssh from here")
         .on(&target.machine)
         .hint("kdiy makes the directory in /tmp; see where that leads: realpath /tmp")
-        .because(error)
+        .cause(chain(error))
 }
 
 fn changed_host_key(target: &SshTarget, failure: Failure) -> Failure {
@@ -278,7 +278,7 @@ pub fn transport_failure(step: &str, error: &TransportError) -> Failure {
     Failure::machine("the connection to the machine failed")
         .on(machine)
         .in_step(step)
-        .because(error)
+        .cause(chain(error))
 }
 
 #[cfg(test)]

@@ -35,6 +35,7 @@ pub mod plan;
 pub mod playbook;
 pub mod preflight;
 pub mod preview;
+pub mod printable;
 pub mod redact;
 pub mod runner;
 pub mod session;

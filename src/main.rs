@@ -8,12 +8,20 @@ use kdiy::commands;
 use kdiy::failure::Failure;
 use kdiy::ui::Ui;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let cli = Cli::parse();
+    let ui = Ui::new(cli.output, cli.verbose);
+    if let Err(failure) = kdiy::machines::sudo::hide() {
+        ui.failure(&failure);
+        return ExitCode::from(failure.exit_code());
+    }
+    run(cli, ui)
+}
+
+#[tokio::main]
+async fn run(cli: Cli, ui: Ui) -> ExitCode {
     kdiy::tls::install_provider();
     kdiy::machines::sudo::ask_with(kdiy::ui::ask_password);
-    let ui = Ui::new(cli.output, cli.verbose);
     // What the user gets to see is an error like any other, never a backtrace.
     std::panic::set_hook(Box::new(move |panic| ui.failure(&Failure::bug(panic.to_string()))));
     match commands::run(cli, ui).await {

@@ -376,6 +376,7 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{ClusterConfig, Cni};
     use crate::guard::Members;
     use crate::playbook::load::Playbooks;
 
@@ -410,11 +411,11 @@ mod tests {
         assert!(b.needs.contains("reach@m"), "{:?}", b.needs);
     }
 
-    #[test]
-    fn steps_come_after_what_they_need_and_otherwise_as_the_playbooks_have_them() {
+    /// Of a cluster of which nothing is there yet.
+    fn planned(config: ClusterConfig) -> (Playbooks, Plan) {
         let playbooks = Playbooks::load(None).unwrap();
         let directory = tempfile::tempdir().unwrap();
-        let blueprint = crate::session::Design::of(crate::config::ClusterConfig::default(), None)
+        let blueprint = crate::session::Design::of(config, None)
             .unwrap()
             .draw(
                 &directory.path().join("pki"),
@@ -423,6 +424,30 @@ mod tests {
             )
             .unwrap();
         let plan = build(&playbooks, &blueprint.world, &Circumstances::default()).unwrap();
+        (playbooks, plan)
+    }
+
+    #[test]
+    fn what_brings_the_network_is_applied_before_anything_waits_for_it() {
+        let mut config = ClusterConfig { addons: vec!["cni.yaml".into()], ..Default::default() };
+        let after = |config: &ClusterConfig, step: &str, needed: &str| {
+            let (playbooks, plan) = planned(config.clone());
+            let steps = plan.steps(&playbooks);
+            let place = |name: &str| steps.iter().position(|step| step == name);
+            Some(place(step)? > place(needed)?)
+        };
+        assert_eq!(after(&config, "addons", "nodes-ready"), Some(true));
+        assert_eq!(after(&config, "own-pod-network", "nodes"), None);
+        config.network.cni = Cni::None;
+        assert_eq!(after(&config, "nodes-ready", "own-pod-network"), Some(true));
+        assert_eq!(after(&config, "own-pod-network", "nodes"), Some(true));
+        assert_eq!(after(&config, "addons", "nodes"), None, "they are applied once");
+        assert_eq!(after(&config, "coredns", "node-rights"), Some(true));
+    }
+
+    #[test]
+    fn steps_come_after_what_they_need_and_otherwise_as_the_playbooks_have_them() {
+        let (playbooks, plan) = planned(ClusterConfig::default());
         let steps = plan.steps(&playbooks);
         let place = |name: &str| steps.iter().position(|step| step == name).unwrap();
         assert_eq!(place("machine"), 0);

@@ -127,7 +127,10 @@ pub enum Condition {
     LbDedicated,
     CniBridge,
     CniFlannel,
+    /// kdiy makes the pod network.
     CniAny,
+    /// The pod network comes with the add-ons.
+    CniNone,
     AddonLocalPath,
     /// There are add-ons from files or URLs.
     AddonManifests,

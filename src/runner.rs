@@ -17,7 +17,8 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::artifacts::{Installable, Store};
-use crate::cluster::{self, certificates, manifests, nodes};
+use crate::cluster::manifests::{self, Applier, Conflicts};
+use crate::cluster::{self, certificates, nodes};
 use crate::crash::{self, Moment};
 use crate::engine::{Done, Failed, Work};
 use crate::event::{Events, TaskId, TaskKind};
@@ -220,10 +221,16 @@ impl Runner {
         }
         self.data_is_there().await?;
         let client = self.session.api.any().await.map_err(Failed::Transient)?;
-        let patience = self.slowly(cluster::PATIENCE);
+        let applier = |conflicts: Conflicts| Applier {
+            client: &client,
+            conflicts,
+            patience: self.slowly(cluster::PATIENCE),
+            stop: self.stop.clone(),
+            events: Some((&self.events, &task.id)),
+        };
         let mut changes = Vec::new();
         for (place, text) in self.session.blueprint.renderer().manifests(book, step)? {
-            changes.extend(manifests::apply(&client, &place, &text, patience).await?);
+            changes.extend(applier(Conflicts::Override).apply(&place, &text).await?);
         }
         let topology = &self.session.blueprint.world.topology;
         let slow = self.session.blueprint.world.config.slow_machines;
@@ -240,8 +247,8 @@ impl Runner {
             }
             Some(Action::ApplyAddons) => {
                 for addon in self.session.blueprint.world.config.own_addons() {
-                    let text = self.store.read_manifest(addon).await?;
-                    changes.extend(manifests::apply(&client, addon, &text, patience).await?);
+                    let text = manifests::decode(addon, &self.store.read_manifest(addon).await?)?;
+                    changes.extend(applier(Conflicts::Refuse).apply(addon, &text).await?);
                 }
             }
         }

@@ -2,7 +2,7 @@
 //! and the ways to its machines and its api.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +32,7 @@ use crate::world::World;
 
 /// What a cluster is to be; nothing of it need exist.
 pub struct Design {
+    pub overlay: Overlay,
     pub config: ClusterConfig,
     pub playbooks: Playbooks,
     pub catalogue: Catalogue,
@@ -40,6 +41,59 @@ pub struct Design {
     pub architectures: Architectures,
     /// Of the cluster that was begun; empty before.
     pub id: String,
+}
+
+/// What `--playbooks` takes to lay nothing over the built-in ones any more.
+const NO_OVERLAY: &str = "none";
+
+/// Playbooks that replace or add to the built-in ones.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Overlay {
+    /// Absolute.
+    pub directory: Option<PathBuf>,
+    /// It was not named now, but when the cluster was last made.
+    pub remembered: bool,
+}
+
+impl Overlay {
+    /// The directory that is named or, for a cluster that exists, the one that it was made with:
+    /// to leave it out would roll the cluster back to the built-in playbooks.
+    pub fn of(cluster: &str, named: Option<&Path>) -> Result<Self> {
+        match named {
+            Some(named) if named == Path::new(NO_OVERLAY) => return Ok(Self::default()),
+            Some(named) => {
+                let directory = std::path::absolute(named).map_err(|error| {
+                    Failure::input(format!("--playbooks: {} is no path", named.display()))
+                        .because(error)
+                })?;
+                return Ok(Self { directory: Some(directory), remembered: false });
+            }
+            None => {}
+        }
+        let record = StateDir::of(cluster)?.record()?;
+        let Some(directory) = record.and_then(|record| record.playbooks) else {
+            return Ok(Self::default());
+        };
+        if !directory.is_dir() {
+            return Err(Failure::input(format!(
+                "the cluster {cluster} was made with the playbooks in {}, which is not there",
+                directory.display()
+            ))
+            .hint("bring the directory back, or say where it is now: --playbooks DIR")
+            .hint("`--playbooks none` goes back to the built-in playbooks"));
+        }
+        Ok(Self { directory: Some(directory), remembered: true })
+    }
+
+    /// What is to be said of playbooks that nobody has named now.
+    pub fn note(&self) -> Option<String> {
+        let directory = self.directory.as_ref().filter(|_| self.remembered)?;
+        Some(format!(
+            "using the playbooks in {}, which the cluster was made with (`--playbooks none` leaves \
+             them out)",
+            directory.display()
+        ))
+    }
 }
 
 impl Design {
@@ -56,12 +110,13 @@ impl Design {
     }
 
     fn from(config: ClusterConfig, overlay: Option<&Path>, source: Source) -> Result<Self> {
-        let playbooks = Playbooks::load(overlay)?;
+        let overlay = Overlay::of(&config.name, overlay)?;
+        let playbooks = Playbooks::load(overlay.directory.as_deref())?;
         let catalogue = Catalogue::load(&playbooks)?;
         let versions = catalogue.versions(&config)?;
         let architectures = Architectures::default();
         let id = String::new();
-        Ok(Self { config, playbooks, catalogue, versions, source, architectures, id })
+        Ok(Self { config, playbooks, overlay, catalogue, versions, source, architectures, id })
     }
 
     /// Every release file that the cluster takes, for every architecture that takes it.

@@ -228,6 +228,7 @@ mod tests {
             complete: false,
             had_data: false,
             machine_architectures: Default::default(),
+            playbooks: None,
         };
         state.write_record(&record).unwrap();
         (parent, state, record)

@@ -29,6 +29,7 @@ use tokio::task::JoinHandle;
 
 use crate::event::Stamped;
 use crate::failure::{Failure, Result};
+use crate::printable::printable_with_colours;
 use crate::state::learned::Learned;
 
 /// How often a display is brought up to date while nothing happens.
@@ -220,11 +221,11 @@ fn print_json(value: &impl Serialize) {
 
 /// A reader that went away is no reason to stop.
 fn out(text: &str) {
-    let _ = writeln!(anstream::stdout(), "{text}");
+    let _ = writeln!(anstream::stdout(), "{}", printable_with_colours(text));
 }
 
 fn err(text: &str) {
-    let _ = writeln!(anstream::stderr(), "{text}");
+    let _ = writeln!(anstream::stderr(), "{}", printable_with_colours(text));
 }
 
 /// `850 ms`, `3.2 s`, `1 min 04 s`.

@@ -142,6 +142,7 @@ impl World {
             Condition::CniBridge => config.network.cni == Cni::Bridge,
             Condition::CniFlannel => config.network.cni == Cni::Flannel,
             Condition::CniAny => config.network.cni != Cni::None,
+            Condition::CniNone => config.network.cni == Cni::None,
             Condition::AddonLocalPath => config.addons.iter().any(|addon| addon == LOCAL_PATH),
             Condition::AddonManifests => config.own_addons().next().is_some(),
             Condition::MastersTainted => !config.masters_take_pods(),

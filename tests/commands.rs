@@ -112,6 +112,7 @@ impl User {
             complete: true,
             had_data: false,
             machine_architectures: Default::default(),
+            playbooks: None,
         };
         fs::write(root.join("cluster.json"), serde_json::to_vec(&record).unwrap()).unwrap();
         root
@@ -444,6 +445,81 @@ fn commands_on_a_cluster_that_is_not_there_say_which_there_are() {
         &["ssh", "--name", "homelab", "mastre-1"],
         &["there is no machine mastre-1", "did you mean `homelab-master-1`?"],
     );
+}
+
+#[test]
+fn playbooks_are_not_left_out_because_nobody_named_them() {
+    let user = User::with_docker();
+    let root = user.made(&ClusterConfig::default());
+    let mut record: Record =
+        serde_json::from_slice(&fs::read(root.join("cluster.json")).unwrap()).unwrap();
+    let mine = user.path("work/mine");
+    record.playbooks = Some(mine.clone());
+    fs::write(root.join("cluster.json"), serde_json::to_vec(&record).unwrap()).unwrap();
+    let gone = format!("was made with the playbooks in {}, which is not there", mine.display());
+    for arguments in [&["plan"][..], &["up"], &["status"], &["kubectl"], &["verify"]] {
+        user.is_refused(arguments, &[&gone, "--playbooks none"]);
+    }
+    fs::create_dir_all(mine.join("75-mine")).unwrap();
+    let book = "title: Mine\nwhy: w\nsteps:\n- {name: mine, title: t, why: w, on: all}\n";
+    fs::write(mine.join("75-mine/playbook.yaml"), book).unwrap();
+    let listed = |arguments: &[&str]| {
+        let run = user.kdiy(arguments).assert().success();
+        String::from_utf8_lossy(&run.get_output().stdout).contains("mine")
+    };
+    assert!(listed(&["explain"]));
+    assert!(!listed(&["explain", "--playbooks", "none"]));
+}
+
+#[test]
+fn a_users_own_kubeconfig_stays_what_it_is() {
+    let user = User::with_docker();
+    let root = user.made(&ClusterConfig { name: "bug".into(), ..ClusterConfig::default() });
+    let own = "clusters:\n- name: bug\n  cluster: {server: 'https://10.0.0.2:6443', \
+               certificate-authority-data: QUJD}\nusers:\n- name: admin@bug\n  user: \
+               {client-key-data: REVG}\ncontexts: []\ncurrent-context: admin@bug\n";
+    fs::write(root.join("kubeconfig"), own).unwrap();
+    // Kept elsewhere, with comments, and an entry of this name for another cluster.
+    let theirs = "# my own comment\nclusters:\n- name: bug\n  cluster: {server: \
+                  \"https://10.0.0.9:6443\"}\nusers:\n- name: old\n  user: {token: t}\n\
+                  contexts:\n- name: old\n  context: {cluster: bug, user: old}\n\
+                  current-context: old\n";
+    for directory in ["dotfiles", ".kube"] {
+        fs::create_dir(user.path(directory)).unwrap();
+    }
+    fs::write(user.path("dotfiles/config"), theirs).unwrap();
+    std::os::unix::fs::symlink("../dotfiles/config", user.path(".kube/config")).unwrap();
+    let merge = ["kubeconfig", "--name", "bug", "--merge"];
+    let run = user.kdiy(&merge).assert().success();
+    let said = String::from_utf8_lossy(&run.get_output().stderr).into_owned();
+    assert!(said.contains("called kdiy-bug there"), "{said}");
+    assert!(fs::symlink_metadata(user.path(".kube/config")).unwrap().is_symlink());
+    let merged = fs::read_to_string(user.path("dotfiles/config")).unwrap();
+    for line in theirs.lines().filter(|line| !line.starts_with("current-context")) {
+        assert!(merged.lines().any(|other| other == line), "`{line}` is gone from\n{merged}");
+    }
+    assert!(merged.contains("current-context: admin@kdiy-bug"), "{merged}");
+    user.kdiy(&merge).assert().success();
+    assert_eq!(fs::read_to_string(user.path("dotfiles/config")).unwrap(), merged);
+
+    // A relative path is one from here, whatever directory `destroy` is run in.
+    user.kdiy(&merge).env("KUBECONFIG", "missing:mine").assert().success();
+    let ledger = fs::read_to_string(root.join("ledger.json")).unwrap();
+    assert!(ledger.contains(&user.path("work/mine").display().to_string()), "{ledger}");
+}
+
+#[test]
+fn a_password_is_kept_from_the_programs_that_are_started() {
+    let user = User::new();
+    user.program("ssh", "export -p >\"$HOME/environment\"");
+    let mut doctor = user.kdiy(&["doctor"]);
+    let run =
+        doctor.env("KDIY_SUDO_PASSWORD", "hunter22").env("XDG_RUNTIME_DIR", user.path("work"));
+    run.assert();
+    let environment = fs::read_to_string(user.path("environment")).unwrap();
+    assert!(environment.contains("PATH") && !environment.contains("hunter22"), "{environment}");
+    let left = fs::read_dir(user.path("work")).unwrap().count();
+    assert_eq!(left, 0, "the password is left in a file");
 }
 
 #[test]

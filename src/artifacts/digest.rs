@@ -65,7 +65,8 @@ fn identity(path: &Path) -> std::io::Result<(u64, i64, u64, u64)> {
     Ok((metadata.size(), modified, metadata.ino(), metadata.dev()))
 }
 
-fn hash(path: &Path) -> std::io::Result<String> {
+/// SHA-256 in hex, of what the file holds now.
+pub(super) fn hash(path: &Path) -> std::io::Result<String> {
     let mut file = File::open(path)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1024 * 1024];

@@ -12,11 +12,12 @@ use flate2::read::GzDecoder;
 use futures::StreamExt;
 use reqwest::header::{CONTENT_RANGE, RANGE};
 use reqwest::{StatusCode, redirect};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 
 use super::catalogue::Item;
-use super::digest::Digests;
+use super::digest::{self, Digests};
 use super::source::{Location, Source};
 use super::{Installable, image_path};
 use crate::event::Events;
@@ -27,6 +28,9 @@ use crate::state::atomic;
 const STALL: Duration = Duration::from_secs(30);
 const ATTEMPTS: usize = 5;
 const MOST_REDIRECTS: usize = 10;
+/// What an unpacked archive holds, beside its files. Written last, so a directory without it, or
+/// with files that are not as it says, was not unpacked to its end.
+const UNPACKED: &str = "unpacked.json";
 /// How often a download says how far it is, in bytes.
 const TELL_EVERY: u64 = 2 * 1024 * 1024;
 
@@ -83,16 +87,59 @@ impl Store {
         let location = self.source.locate(&item.url);
         let expected = self.expected_digest(item).await?;
         let file = self.have(&item.url, &location, &expected, events, task).await?;
-        let (item, cache) = (item.clone(), self.cache.clone());
-        let extracted = blocking(move || extract(&cache, &item, &file, &expected)).await??;
+        let unpacked = self.unpacked(item, &file, &expected).await?;
         let mut installables = Vec::new();
-        for (local, to, mode) in extracted.files {
-            let sha256 = self.digest(&local)?;
+        for (member, to, mode) in &item.install {
+            let local = match member {
+                None => file.clone(),
+                Some(member) => extraction(&self.cache, &expected).join(plain(Path::new(member))),
+            };
+            let sha256 = match member.as_ref().and_then(|member| unpacked.get(member)) {
+                Some(stamp) => stamp.sha256.clone(),
+                None => self.digest(&local)?,
+            };
             let bytes = fs::metadata(&local).map_err(|error| unreadable(&local, error))?.len();
-            let artifact = extracted.name.clone();
+            let (artifact, to, mode) = (item.name.clone(), to.clone(), mode.clone());
             installables.push(Installable { artifact, to, local, sha256, bytes, mode });
         }
         Ok(installables)
+    }
+
+    /// Unpacks the members that are installed, once per archive, into a directory named by the
+    /// archive's digest. What was unpacked before is used when it is still what it was.
+    async fn unpacked(&self, item: &Item, file: &Path, digest: &str) -> Result<Members> {
+        let members: Vec<String> =
+            item.install.iter().filter_map(|(from, ..)| from.clone()).collect();
+        if members.is_empty() {
+            return Ok(Members::new());
+        }
+        let directory = extraction(&self.cache, digest);
+        if let Some(stamped) = stamped(&directory)
+            && members.iter().all(|member| stamped.contains_key(member))
+            && stamped.iter().all(|(member, stamp)| self.is_as_stamped(&directory, member, stamp))
+        {
+            return Ok(stamped);
+        }
+        let (archive, wanted) = (file.to_owned(), members.clone());
+        let unpacked = blocking(move || unpack(&directory, &archive, &wanted)).await?;
+        let unpacked = unpacked.map_err(|error| {
+            Failure::host(format!("cannot unpack {}", file.display()))
+                .because(error)
+                .hint("is the disk full?")
+        })?;
+        match members.iter().find(|member| !unpacked.contains_key(*member)) {
+            Some(member) => {
+                Err(Failure::host(format!("{} has no member {member}", file.display()))
+                    .hint("playbooks/artifacts.yaml says which members are installed"))
+            }
+            None => Ok(unpacked),
+        }
+    }
+
+    fn is_as_stamped(&self, directory: &Path, member: &str, stamp: &Member) -> bool {
+        let path = directory.join(plain(Path::new(member)));
+        let bytes = fs::metadata(&path).map(|metadata| metadata.len()).ok();
+        bytes == Some(stamp.bytes) && self.digest(&path).is_ok_and(|sha256| sha256 == stamp.sha256)
     }
 
     /// An image file that the mirror carries.
@@ -120,17 +167,17 @@ impl Store {
         })
     }
 
-    /// The text of a manifest that the user named: a file, or an https URL with its digest.
-    pub async fn read_manifest(&self, place: &str) -> Result<String> {
+    /// A manifest that the user named: a file, or an https URL with its digest.
+    pub async fn read_manifest(&self, place: &str) -> Result<Vec<u8>> {
         if !place.starts_with("https://") {
-            return self.text(&Location::File(PathBuf::from(place))).await;
+            let path = Path::new(place);
+            return fs::read(path).map_err(|error| unreadable(path, error));
         }
         let (url, expected) = with_digest(place);
         let bytes = self.bytes(url).await?;
         let found = hex::encode(Sha256::digest(&bytes));
         vouched(url, expected, &found)?;
-        String::from_utf8(bytes)
-            .map_err(|error| Failure::input(format!("{url} is no text")).because(error))
+        Ok(bytes)
     }
 
     /// An error for an add-on that cannot be fetched, or is not what the user vouches for, before
@@ -151,13 +198,9 @@ impl Store {
             let digest = match (member, &expected) {
                 (_, None) => None,
                 (None, Some(digest)) => Some(digest.clone()),
-                (Some(member), Some(digest)) => {
-                    let unpacked = extraction(&self.cache, digest).join(plain(Path::new(member)));
-                    match unpacked.is_file() {
-                        true => Some(self.digest(&unpacked)?),
-                        false => None,
-                    }
-                }
+                (Some(member), Some(digest)) => stamped(&extraction(&self.cache, digest))
+                    .and_then(|mut members| members.remove(member))
+                    .map(|stamp| stamp.sha256),
             };
             foreseen.push((to.clone(), digest));
         }
@@ -455,60 +498,72 @@ fn extraction(cache: &Path, digest: &str) -> PathBuf {
     cache.join("extracted").join(digest)
 }
 
-struct Extracted {
-    name: String,
-    /// (local file, path on the machine, mode).
-    files: Vec<(PathBuf, String, String)>,
+/// One unpacked file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Member {
+    bytes: u64,
+    sha256: String,
 }
 
-/// Unpacks the members that are installed, once per archive, into a directory named by the
-/// archive's digest.
-fn extract(cache: &Path, item: &Item, file: &Path, digest: &str) -> Result<Extracted> {
-    let mut files = Vec::new();
-    let members: Vec<&String> =
-        item.install.iter().filter_map(|(from, ..)| from.as_ref()).collect();
-    let directory = extraction(cache, digest);
-    if !members.is_empty() && !directory.is_dir() {
-        unpack(&directory, file, &members).map_err(|error| {
-            Failure::host(format!("cannot unpack {}", file.display())).because(error)
-        })?;
-    }
-    for (from, to, mode) in &item.install {
-        let local = match from {
-            None => file.to_owned(),
-            Some(member) => directory.join(plain(Path::new(member))),
-        };
-        if !local.is_file() {
-            return Err(Failure::host(format!("{} has no member {local:?}", file.display()))
-                .hint("playbooks/artifacts.yaml says which members are installed"));
-        }
-        files.push((local, to.clone(), mode.clone()));
-    }
-    Ok(Extracted { name: item.name.clone(), files })
+/// By name in the archive.
+type Members = BTreeMap<String, Member>;
+
+/// What was unpacked here; `None` where that was not done to its end.
+fn stamped(directory: &Path) -> Option<Members> {
+    serde_json::from_slice(&fs::read(directory.join(UNPACKED)).ok()?).ok()
 }
 
-fn unpack(directory: &Path, file: &Path, members: &[&String]) -> io::Result<()> {
-    let wanted: Vec<PathBuf> = members.iter().map(|member| plain(Path::new(member))).collect();
+/// Everything is on disk before the directory has its name: after a power cut there are either
+/// all of the files with all of their bytes, or none.
+fn unpack(directory: &Path, file: &Path, members: &[String]) -> io::Result<Members> {
     let parent = directory.parent().unwrap_or(directory);
     fs::create_dir_all(parent)?;
     let temporary = tempfile::tempdir_in(parent)?;
+    let unpacking = temporary.path().join("unpacked");
+    fs::create_dir(&unpacking)?;
+    let mut unpacked = Members::new();
     let mut archive = tar::Archive::new(GzDecoder::new(fs::File::open(file)?));
     for entry in archive.entries()? {
         let mut entry = entry?;
         // Only regular files under the very names that were asked for are written, so an
         // archive cannot name a place of its own.
         let name = plain(&entry.path()?);
-        if entry.header().entry_type().is_file() && wanted.contains(&name) {
-            let to = temporary.path().join(&name);
-            fs::create_dir_all(to.parent().unwrap_or(temporary.path()))?;
-            io::copy(&mut entry, &mut fs::File::create(&to)?)?;
+        let member = members.iter().find(|member| plain(Path::new(member)) == name);
+        if let (true, Some(member)) = (entry.header().entry_type().is_file(), member) {
+            let to = unpacking.join(&name);
+            fs::create_dir_all(to.parent().unwrap_or(&unpacking))?;
+            let mut written = fs::File::create(&to)?;
+            let bytes = io::copy(&mut entry, &mut written)?;
+            written.sync_all()?;
+            unpacked.insert(member.clone(), Member { bytes, sha256: digest::hash(&to)? });
         }
     }
-    match fs::rename(temporary.path(), directory) {
-        // Another kdiy was faster, with the same archive.
-        Err(_) if directory.is_dir() => Ok(()),
-        result => result,
+    let mut stamp = fs::File::create(unpacking.join(UNPACKED))?;
+    serde_json::to_writer_pretty(&mut stamp, &unpacked)?;
+    stamp.sync_all()?;
+    sync_directories(&unpacking)?;
+    // What is there already is not what it should be, or another kdiy's, with the same content.
+    match fs::rename(directory, temporary.path().join("replaced")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
     }
+    match fs::rename(&unpacking, directory) {
+        Err(_) if stamped(directory).is_some_and(|members| members == unpacked) => {}
+        result => result?,
+    }
+    fs::File::open(parent)?.sync_all()?;
+    Ok(unpacked)
+}
+
+/// That files have their names is kept in the directories above them.
+fn sync_directories(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_directories(&entry.path())?;
+        }
+    }
+    fs::File::open(directory)?.sync_all()
 }
 
 /// A path without `.`, `..` and a root.
@@ -563,6 +618,57 @@ mod tests {
         .await;
         assert_eq!(content, CONTENT);
         assert!(asked.contains("range: bytes=4-"), "{asked}");
+    }
+
+    /// An archive with one file, `bin/tool`.
+    fn archive(directory: &Path) -> (PathBuf, Vec<String>) {
+        let path = directory.join("tool.tar.gz");
+        let gzip =
+            flate2::write::GzEncoder::new(fs::File::create(&path).unwrap(), Default::default());
+        let mut archive = tar::Builder::new(gzip);
+        let mut header = tar::Header::new_gnu();
+        header.set_size(CONTENT.len() as u64);
+        header.set_mode(0o755);
+        archive.append_data(&mut header, "bin/tool", CONTENT).unwrap();
+        archive.into_inner().unwrap().finish().unwrap();
+        (path, vec!["bin/tool".to_owned()])
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_was_cut_off_while_it_was_unpacked_is_unpacked_again() {
+        crate::tls::install_provider();
+        let directory = tempfile::tempdir().unwrap();
+        let (file, members) = archive(directory.path());
+        let store = Store::open(directory.path(), directory.path(), Source::default()).unwrap();
+        let item = Item {
+            name: "tool".into(),
+            version: "1".into(),
+            url: "https://example.com/tool.tar.gz".into(),
+            pinned: None,
+            published: None,
+            install: vec![(Some(members[0].clone()), "/usr/local/bin/tool".into(), "0755".into())],
+        };
+        let unpacked = extraction(directory.path(), "digest").join("bin/tool");
+        // Nothing yet; then cut off by a power cut, with a stamp and without, as an older kdiy
+        // unpacked; then damaged without a change of size.
+        for damage in ["", "truncate", "unstamped", "zeros"] {
+            match damage {
+                "truncate" => fs::write(&unpacked, "").unwrap(),
+                "unstamped" => {
+                    fs::write(&unpacked, "").unwrap();
+                    fs::remove_file(extraction(directory.path(), "digest").join(UNPACKED)).unwrap();
+                }
+                "zeros" => fs::write(&unpacked, [0; CONTENT.len()]).unwrap(),
+                _ => {}
+            }
+            let members = store.unpacked(&item, &file, "digest").await.unwrap();
+            assert_eq!(fs::read(&unpacked).unwrap(), CONTENT, "{damage}");
+            assert_eq!(members["bin/tool"].bytes, CONTENT.len() as u64);
+        }
+        let lacking =
+            Item { install: vec![(Some("bin/other".into()), "/x".into(), "0755".into())], ..item };
+        let failure = store.unpacked(&lacking, &file, "digest").await.unwrap_err().to_string();
+        assert!(failure.contains("no member bin/other"), "{failure}");
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@ use crate::config::{ClusterConfig, ProviderChoice};
 use crate::event::Events;
 use crate::failure::{Failure, Kind, Result};
 use crate::machines::{self, docker, host};
+use crate::printable::counted;
 use crate::state::StateDir;
 use crate::state::ledger::{Ledger, What};
 use crate::state::lock::Lock;
@@ -62,13 +63,15 @@ pub async fn run(arguments: Destroy, ui: Ui) -> Result<u8> {
         ledger.entries().iter().map(|entry| (entry.what, entry.id.clone())).collect();
     for (what, id) in &removed {
         if *what == What::Kubeconfig {
-            super::kubeconfig::unmerge(id)?;
+            for left in super::kubeconfig::unmerge(&state, id)? {
+                ui.note(&left);
+            }
         }
         ledger.remove(*what, id)?;
     }
     state.remove(lock)?;
     ui.result(
-        &format!("{name} is gone: {} things were looked for, and none is left", list.len()),
+        &format!("{name} is gone; looked for {}, and none is left", counted(list.len(), "thing")),
         &serde_json::json!({"cluster": name, "removed": list}),
     );
     Ok(0)

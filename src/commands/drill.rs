@@ -16,7 +16,7 @@ use crate::event::{Event, Events, Outcome as Done, TaskInfo, TaskKind};
 use crate::failure::{Failure, Kind, Result};
 use crate::guard::Service;
 use crate::playbook::load::Playbooks;
-use crate::session::Session;
+use crate::session::{Overlay, Session};
 use crate::state::lock::Lock;
 use crate::ui::{Ui, drill};
 
@@ -25,14 +25,15 @@ const CONNECTED_WITHIN: Duration = Duration::from_secs(10);
 
 pub async fn run(arguments: cli::Drill, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     match arguments.drill.as_deref() {
-        Some("list") => list(overlay, ui),
+        Some("list") => list(&arguments.which.name, overlay, ui),
         Some(_) => exercise(arguments, overlay, ui).await,
         None => mend(&arguments.which.name, overlay, ui).await,
     }
 }
 
-fn list(overlay: Option<&Path>, ui: Ui) -> Result<u8> {
-    let catalogue = Catalogue::load(&Playbooks::load(overlay)?)?;
+fn list(cluster: &str, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
+    let overlay = Overlay::of(cluster, overlay)?;
+    let catalogue = Catalogue::load(&Playbooks::load(overlay.directory.as_deref())?)?;
     let names: Vec<_> = catalogue
         .drills
         .iter()

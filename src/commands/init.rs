@@ -12,6 +12,7 @@ use crate::config::{
 };
 use crate::failure::Result;
 use crate::machines::{self, Finding, host, vagrant};
+use crate::printable::counted;
 use crate::state::atomic;
 use crate::topology::{Quorum, Topology};
 use crate::ui::Ui;
@@ -107,8 +108,8 @@ impl Ground {
         }
         if count > self.cores {
             warnings.push(format!(
-                "{count} machines share {} cores: it works, and takes its time",
-                self.cores
+                "{count} machines share {}: it works, and takes its time",
+                counted(self.cores, "core")
             ));
         }
         Ok(warnings)
@@ -224,7 +225,10 @@ impl Wizard<'_> {
         let choices = MAY_FAIL.map(|failures| {
             let quorum = Quorum { members: 2 * failures + 1 };
             let (masters, needed) = (quorum.members, quorum.needed());
-            (failures, format!("{failures} may fail: {masters} masters, quorum {needed}"))
+            (
+                failures,
+                format!("{failures} may fail: {}, quorum {needed}", counted(masters, "master")),
+            )
         });
         self.choose(
             self.arguments.may_fail,

@@ -8,7 +8,7 @@ use crate::cli::Passed;
 use crate::event::Events;
 use crate::failure::{Failure, Result};
 use crate::playbook::load::Playbooks;
-use crate::session::known;
+use crate::session::{Overlay, known};
 use crate::state;
 use crate::ui::Ui;
 
@@ -17,7 +17,8 @@ const KUBECTL: &str = if cfg!(target_os = "macos") { "kubectl-darwin" } else { "
 
 pub async fn run(arguments: Passed, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     let (state, record) = known(&arguments.which.name)?;
-    let catalogue = Catalogue::load(&Playbooks::load(overlay)?)?;
+    let overlay = Overlay::of(&record.config.name, overlay)?;
+    let catalogue = Catalogue::load(&Playbooks::load(overlay.directory.as_deref())?)?;
     let versions = catalogue.versions(&record.config)?;
     let item = catalogue.item(KUBECTL, &versions, architecture::HERE)?;
     let source = Source::from_config(&record.config)?;

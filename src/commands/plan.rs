@@ -13,7 +13,8 @@ use crate::cli::Plan as Arguments;
 use crate::failure::Result;
 use crate::pki::{Keeping, Pki};
 use crate::plan::{self, Circumstances, Plan};
-use crate::preview::look::Looks;
+use crate::playbook::Step;
+use crate::preview::look::{ClusterLook, Looks};
 use crate::preview::{Drafter, Preview, graph};
 use crate::redact::Redactor;
 use crate::session::Session;
@@ -31,6 +32,9 @@ pub async fn run(arguments: Arguments, overlay: Option<&Path>, ui: Ui) -> Result
         Wanted::by(&arguments.flags, overlay).await?;
     if let Some(step) = &arguments.show {
         design.playbooks.known_step(step)?;
+    }
+    if let Some(note) = design.overlay.note() {
+        ui.note(&note);
     }
     let store = Store::open(&state::cache()?, state.root(), design.source.clone())?;
     if before.is_none() || arguments.graph.is_some() {
@@ -102,6 +106,11 @@ fn show_step(
         let _ = write!(text, "# {place}\n{manifest}\n");
         value.push(json!({ "manifest": place, "text": manifest }));
     }
+    if let (Some(_), Some(look)) = (found.action, looks.cluster.get(step)) {
+        let action = action_text(found, look, redactor);
+        value.push(json!({ "action": found.action, "text": action }));
+        text.push_str(&action);
+    }
     for (machine, look) in &looks.machines {
         let Some(bundle) = look.bundles.get(step) else { continue };
         let _ = write!(text, "# {machine}\n\n{}", bundle_text(bundle, redactor));
@@ -125,6 +134,23 @@ fn show_step(
     }
     ui.result(&text, &value);
     Ok(0)
+}
+
+/// What a step does through the api: nothing that could be shown as files.
+fn action_text(step: &Step, look: &ClusterLook, redactor: &Redactor) -> String {
+    let mut text = format!("# through the api: {}\n# {}\n", step.title, step.why.trim());
+    for action in &look.actions {
+        let _ = writeln!(text, "{action}");
+    }
+    for object in &look.objects {
+        let verb = if object.before.is_some() { "change" } else { "create" };
+        let after = if object.secret { "(secret)".into() } else { redactor.text(&object.after) };
+        let _ = write!(text, "\n# {verb} {}\n{after}\n", object.object);
+    }
+    if look.actions.is_empty() && look.objects.is_empty() {
+        text.push_str("everything is as it should be, so this would change nothing\n");
+    }
+    text
 }
 
 fn bundle_text(bundle: &Bundle, redactor: &Redactor) -> String {

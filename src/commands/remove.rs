@@ -14,6 +14,7 @@ use crate::event::Events;
 use crate::failure::{Failure, Kind, Result};
 use crate::machines::Owned;
 use crate::pki::Pki;
+use crate::printable::counted;
 use crate::session::{Design, Session, known};
 use crate::state::ledger::{Ledger, What};
 use crate::state::lock::Lock;
@@ -73,9 +74,9 @@ pub async fn run(arguments: Remove, overlay: Option<&Path>, ui: Ui) -> Result<u8
     let name = &machine.name;
     ui.note(&match smaller.config.hosts.is_empty() {
         true => format!(
-            "{name} is gone; the cluster has {} workers: where a cluster file says otherwise, \
-             `kdiy up` adds another",
-            smaller.config.workers
+            "{name} is gone; the cluster has {}: where a cluster file says otherwise, `kdiy up` \
+             adds another",
+            counted(smaller.config.workers, "worker")
         ),
         false => format!("{name} is gone; take it out of hosts: in the cluster file"),
     });
@@ -88,8 +89,8 @@ fn refuse_losses(machine: &Machine, lost: &[String]) -> Result<()> {
     if lost.is_empty() {
         return Ok(());
     }
-    let count = lost.len();
-    Err(Failure::input(format!("with {} {count} things would be lost for good", machine.name))
+    let things = counted(lost.len(), "thing");
+    Err(Failure::input(format!("{things} would be lost for good with {}", machine.name))
         .tail(lost.to_vec())
         .hint("move what you need, or give it up: --force"))
 }
@@ -114,7 +115,7 @@ impl Removal<'_> {
                 moved = self.drain() => moved?,
                 () = self.stop.cancelled() => return Err(interrupted(name)),
             };
-            self.events.note(format!("{moved} pods were moved away from {name}"));
+            self.events.note(format!("moved away from {name}: {}", counted(moved, "pod")));
         } else {
             self.events.warn(format!("{name} does not answer; its pods start elsewhere"));
         }

@@ -16,6 +16,7 @@ use crate::failure::{Failure, Kind, Result};
 use crate::fleet::transport_failure;
 use crate::guard::Standing;
 use crate::plan::{Plan, Task};
+use crate::printable::counted;
 use crate::session::Session;
 use crate::state::lock::Lock;
 use crate::topology::{Group, Machine, Role, Topology};
@@ -53,7 +54,7 @@ pub async fn run(arguments: Stop, overlay: Option<&Path>, ui: Ui) -> Result<u8> 
         Standing::of(&session.gate_context()).await.allows_loss_of(&names)?;
     }
     let question = if whole {
-        format!("switch off all {} machines of {}?", names.len(), topology.cluster)
+        format!("switch off {}, all of {}?", counted(names.len(), "machine"), topology.cluster)
     } else {
         format!("switch off {}?", names.join(", "))
     };

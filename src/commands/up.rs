@@ -51,12 +51,17 @@ pub const DEFAULT_FILE: &str = "cluster.yaml";
 /// What `--only` calls machines on which nothing is installed.
 const MACHINES: &str = "machines";
 
+/// The cluster file, where there is one.
+pub(super) fn file(flags: &UpFlags) -> Option<&Path> {
+    let default = Some(Path::new(DEFAULT_FILE)).filter(|path| path.is_file());
+    flags.config.as_deref().or(default)
+}
+
 /// File, defaults and flags, checked. A cluster that exists and has no file keeps what it was made
 /// with; one that has keeps its provider, and whether masters take pods, where the file leaves these
 /// to kdiy.
 pub fn effective(flags: &UpFlags) -> Result<ClusterConfig> {
-    let default = Some(Path::new(DEFAULT_FILE)).filter(|path| path.is_file());
-    let file = flags.config.as_deref().or(default);
+    let file = file(flags);
     let mut base = file.map(parse::read).transpose()?.unwrap_or_default();
     let name = flags.name.as_ref().unwrap_or(&base.name);
     if let Some(record) = StateDir::of(name)?.record()? {
@@ -180,7 +185,9 @@ pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> 
         complete,
         had_data: before.as_ref().is_some_and(Record::had_data),
         machine_architectures: design.architectures.clone(),
+        playbooks: design.overlay.directory.clone(),
     };
+    let overlay = design.overlay.note();
     state.write_record(&record)?;
     let session = Session::new(design, state.clone(), &record.site, Keeping::Made).await?;
     let topology = session.topology().clone();
@@ -210,6 +217,9 @@ pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> 
         recording
             .events
             .note(format!("{component} {} has a known hole: {advisory}", versions[component]));
+    }
+    if let Some(note) = overlay {
+        recording.events.note(note);
     }
     if let Some(owner) = &lock.left_by {
         recording

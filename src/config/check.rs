@@ -503,12 +503,26 @@ fn addons(config: &ClusterConfig, problems: &mut Problems) {
         {
             continue;
         }
-        let hint = if addon.starts_with("http://") {
-            "what is applied to a cluster is fetched over https only"
-        } else {
-            "local-path, the path of a manifest, or its https URL"
+        let scheme = addon.split_once("://").map(|(scheme, _)| scheme);
+        let (what, hint) = match scheme {
+            Some("http") => (
+                format!("`{addon}` is nothing to apply"),
+                "what is applied to a cluster is fetched over https only",
+            ),
+            Some(_) => (
+                format!("`{addon}` is nothing to apply"),
+                "an https URL, or the path of a manifest",
+            ),
+            None => {
+                let at = std::path::absolute(addon).unwrap_or_else(|_| addon.into());
+                (
+                    format!("there is no file {}", at.display()),
+                    "local-path, an https URL, or the path of a manifest, relative to the cluster \
+                     file",
+                )
+            }
         };
-        problems.add(format!("addons: `{addon}` is nothing to apply"), hint);
+        problems.add(format!("addons: {what}"), hint);
     }
 }
 

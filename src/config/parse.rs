@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::ClusterConfig;
+use super::{ClusterConfig, LOCAL_PATH};
 use crate::failure::{Failure, Result, closest};
 
 /// A cluster file is a page; what is larger is something else.
@@ -19,7 +19,27 @@ pub fn read(path: &Path) -> Result<ClusterConfig> {
             .hint("a cluster file is about a page; is this the right file?"));
     }
     let text = std::fs::read_to_string(path).map_err(unreadable)?;
-    parse(&path.display().to_string(), &text)
+    let mut config = parse(&path.display().to_string(), &text)?;
+    // What comes through a pipe lies nowhere: its paths are those of whoever writes into it.
+    if path.is_file() {
+        from(path.parent().unwrap_or(Path::new("")), &mut config);
+    }
+    Ok(config)
+}
+
+/// Paths in a cluster file are relative to it, wherever kdiy is run.
+fn from(directory: &Path, config: &mut ClusterConfig) {
+    let is_path = |place: &str| !place.contains("://") && place != LOCAL_PATH;
+    let places = config.addons.iter_mut().chain(&mut config.artifacts.mirror);
+    for place in places.filter(|place| is_path(place)) {
+        *place = directory.join(&*place).display().to_string();
+    }
+    let ssh = config.hosts.iter_mut().map(|host| &mut host.ssh);
+    let files = ssh.flat_map(|ssh| [&mut ssh.key, &mut ssh.config]).flatten();
+    let files = files.chain(&mut config.artifacts.digests).filter(|path| !path.starts_with("~"));
+    for file in files {
+        *file = directory.join(&*file);
+    }
 }
 
 pub fn parse(name: &str, text: &str) -> Result<ClusterConfig> {
@@ -27,7 +47,7 @@ pub fn parse(name: &str, text: &str) -> Result<ClusterConfig> {
         return Ok(ClusterConfig::default());
     }
     serde_saphyr::from_str(text).map_err(|error| {
-        let message = error.to_string();
+        let message = crate::failure::yaml(&error);
         let failure = Failure::input(format!("{name} is not a cluster file"));
         let failure = match suggestion(&message) {
             Some(suggestion) => failure.hint(format!("did you mean `{suggestion}`?")),
@@ -64,6 +84,24 @@ mod tests {
         let config = ClusterConfig { masters: 5, ..ClusterConfig::default() };
         let text = serde_saphyr::to_string(&config).unwrap();
         assert_eq!(parse("x", &text).unwrap(), config);
+    }
+
+    #[test]
+    fn paths_are_relative_to_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("cluster.yaml");
+        let text = "addons: [local-path, m/cni.yaml, https://a.b/c.yaml, /d.yaml]\n\
+                    artifacts: {mirror: mirror, digests: SHA256SUMS}\n\
+                    hosts: [{role: master, address: 10.0.0.1, ssh: {key: id, config: ~/ssh}}]\n";
+        std::fs::write(&file, text).unwrap();
+        let config = read(&file).unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let cni = at("m/cni.yaml").display().to_string();
+        assert_eq!(config.addons, ["local-path", &cni, "https://a.b/c.yaml", "/d.yaml"]);
+        assert_eq!(config.artifacts.mirror, Some(at("mirror").display().to_string()));
+        assert_eq!(config.artifacts.digests, Some(at("SHA256SUMS")));
+        assert_eq!(config.hosts[0].ssh.key, Some(at("id")));
+        assert_eq!(config.hosts[0].ssh.config, Some("~/ssh".into()));
     }
 
     #[test]

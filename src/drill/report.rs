@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::catalogue::Writes;
 use super::measure::{History, Measure, Window};
 use crate::event::Evidence;
+use crate::printable::counted;
 
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -127,14 +128,17 @@ impl Outcome {
         let mut problems: Vec<String> =
             self.measured.iter().filter(|it| !it.is_within()).map(out_of_bounds).collect();
         if history.missing() > 0 {
-            problems.push(format!("{} writes were missing when read back", history.missing()));
+            problems
+                .push(format!("missing when read back: {}", counted(history.missing(), "write")));
         }
         if promise.writes == Writes::Refused {
             problems.extend(served(history, fault));
         }
         let reasons = history.reasons(whole).into_iter().take(REASONS);
-        self.seen
-            .extend(reasons.map(|(reason, count)| format!("{count} requests failed: {reason}")));
+        self.seen.extend(
+            reasons
+                .map(|(reason, count)| format!("{} failed: {reason}", counted(count, "request"))),
+        );
         self.problems.extend(problems);
     }
 
@@ -204,7 +208,8 @@ fn served(history: &History, fault: Window) -> Option<String> {
     let strict = Window { from: fault.from + IN_FLIGHT, ..fault };
     let served = history.acknowledged_within(strict);
     if served > 0 {
-        return Some(format!("{served} writes were acknowledged that had to be refused"));
+        let writes = counted(served, "write");
+        return Some(format!("acknowledged although it had to be refused: {writes}"));
     }
     history.reasons(fault).is_empty().then(|| "no write was tried while the fault lasted".into())
 }

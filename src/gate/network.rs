@@ -10,9 +10,11 @@ use kube::api::{Api, AttachParams, DeleteParams, ListParams, LogParams};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
+use tokio_util::sync::CancellationToken;
 
 use super::{Gate, GateContext, Verdict};
-use crate::cluster::{self, manifests};
+use crate::cluster;
+use crate::cluster::manifests::{Applier, Conflicts};
 use crate::failure::chain;
 use crate::topology::Group;
 
@@ -69,9 +71,16 @@ type Pods = BTreeMap<String, (String, String)>;
 
 async fn started(client: &Client, context: &GateContext, verdict: &mut Verdict) -> Option<Pods> {
     let text: Vec<String> = objects(context).iter().map(Value::to_string).collect();
-    let patience = cluster::PATIENCE * context.config.slow_machines;
     let text = text.join("\n---\n");
-    if let Err(failure) = manifests::apply(client, "the probe", &text, patience).await {
+    let applier = Applier {
+        client,
+        conflicts: Conflicts::Override,
+        patience: cluster::PATIENCE * context.config.slow_machines,
+        // Whoever asks for a look ends it.
+        stop: CancellationToken::new(),
+        events: None,
+    };
+    if let Err(failure) = applier.apply("the probe", &text).await {
         verdict.record(None, "the probe's pods", "created", failure.to_string(), false);
         return None;
     }

@@ -1,8 +1,10 @@
 //! The password that sudo wants on machines that exist already. It is held in memory only.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use crate::config::ClusterConfig;
@@ -25,6 +27,50 @@ static ASK: OnceLock<Ask> = OnceLock::new();
 pub fn ask_with(ask: Ask) {
     // A second way to ask changes nothing: the first is as good.
     let _ = ASK.set(ask);
+}
+
+/// Where [`hide`] has left the password for the process that kdiy goes on as.
+const HIDDEN_VARIABLE: &str = "KDIY_HIDDEN_SUDO_PASSWORD";
+
+/// Takes a password out of the environment, where every program that kdiy starts, and whoever may
+/// look at those, would find it. A process cannot do that to itself while others may read its
+/// environment, so kdiy begins again without it, and reads it from a file that only its owner can
+/// read and that is gone a moment later.
+pub fn hide() -> Result<()> {
+    if let Some(path) = std::env::var_os(HIDDEN_VARIABLE) {
+        let path = Path::new(&path);
+        // Not there in a kdiy that this one has started: it has no password to find.
+        if let Ok(password) = read(path) {
+            let _ = PASSWORD.set(Some(Password::new(password)));
+            let _ = fs::remove_file(path);
+        }
+        return Ok(());
+    }
+    let Ok(password) = std::env::var(VARIABLE) else { return Ok(()) };
+    let failed = |error: std::io::Error| {
+        Failure::host(format!("cannot keep ${VARIABLE} to itself")).because(error).hint(format!(
+            "use ${FILE_VARIABLE}, or have the password asked for: `hosts[].ssh.sudoPassword: true`"
+        ))
+    };
+    let file = hidden_file(&password).map_err(failed)?;
+    let program = std::env::current_exe().map_err(failed)?;
+    let error = std::process::Command::new(program)
+        .args(std::env::args_os().skip(1))
+        .env_remove(VARIABLE)
+        .env(HIDDEN_VARIABLE, &file)
+        .exec();
+    let _ = fs::remove_file(&file);
+    Err(failed(error))
+}
+
+/// Mode 0600, in memory where the system has a place for that.
+fn hidden_file(password: &str) -> std::io::Result<PathBuf> {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let places = [runtime, Some("/dev/shm".into()), Some(std::env::temp_dir())];
+    let place = places.into_iter().flatten().find(|place| place.is_dir()).unwrap_or_default();
+    let mut file = tempfile::NamedTempFile::new_in(place)?;
+    file.write_all(password.as_bytes())?;
+    file.into_temp_path().keep().map_err(|error| error.error)
 }
 
 /// Gets hold of the password before the first connection: from the environment, from a file, or,
@@ -55,9 +101,6 @@ pub fn password() -> Option<Password> {
 }
 
 fn given() -> Result<Option<String>> {
-    if let Ok(password) = std::env::var(VARIABLE) {
-        return Ok(Some(password));
-    }
     match std::env::var_os(FILE_VARIABLE) {
         Some(path) => read(Path::new(&path)).map(Some),
         None => Ok(None),

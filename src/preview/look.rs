@@ -14,7 +14,7 @@ use crate::artifacts::{Store, image_path};
 use crate::bundle::observe::{Observed, Verb};
 use crate::bundle::script::quote;
 use crate::bundle::{Bundle, Renderer};
-use crate::cluster::manifests::{self, Foreseen};
+use crate::cluster::manifests::{self, Conflicts, Foreseen};
 use crate::cluster::{certificates, nodes};
 use crate::facts::Facts;
 use crate::failure::{Failure, Result};
@@ -270,13 +270,16 @@ async fn look_through(
     store: &Store,
 ) -> Result<ClusterLook> {
     let world = renderer.world;
-    let mut texts = renderer.manifests(book, step)?;
+    let manifests = renderer.manifests(book, step)?.into_iter();
+    let mut texts: Vec<_> =
+        manifests.map(|(place, text)| (place, text, Conflicts::Override)).collect();
     let mut actions = Vec::new();
     match (step.action, client) {
         (None, _) => {}
         (Some(Action::ApplyAddons), _) => {
             for addon in world.config.own_addons() {
-                texts.push((addon.clone(), store.read_manifest(addon).await?));
+                let text = manifests::decode(addon, &store.read_manifest(addon).await?)?;
+                texts.push((addon.clone(), text, Conflicts::Refuse));
             }
         }
         (Some(Action::ApproveNodeCertificates), Some(client)) => {
@@ -290,8 +293,8 @@ async fn look_through(
         (Some(_), None) => actions.push(step.title.clone()),
     }
     let mut objects = Vec::new();
-    for (place, text) in texts {
-        objects.extend(manifests::foresee(client, &place, &text).await?);
+    for (place, text, conflicts) in texts {
+        objects.extend(manifests::foresee(client, &place, &text, conflicts).await?);
     }
     Ok(ClusterLook { objects, actions })
 }

@@ -15,9 +15,14 @@ use crate::failure::{Failure, Result};
 /// The longest that another process may hold a document that [`update_json`] wants.
 const UPDATED_WITHIN: Duration = Duration::from_secs(10);
 
+/// Links that are followed; the kernel's own limit (`path_resolution(7)`).
+const LINKS: usize = 40;
+
 /// Writes a file with the given mode by way of a temporary one beside it, and has it on disk
-/// before it returns.
+/// before it returns. Where the path is a link, the file that it leads to is written: a link is
+/// how people keep a file in another place.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    let path = &behind_links(path);
     let failed = |error: std::io::Error| {
         Failure::host(format!("cannot write {}", path.display()))
             .because(error)
@@ -34,6 +39,16 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     file.as_file().sync_all().map_err(failed)?;
     file.persist(path).map_err(|error| failed(error.error))?;
     fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)
+}
+
+/// Where a path leads, whether something is there or not.
+fn behind_links(path: &Path) -> PathBuf {
+    let mut path = path.to_owned();
+    for _ in 0..LINKS {
+        let Ok(target) = fs::read_link(&path) else { break };
+        path = path.parent().unwrap_or(Path::new("")).join(target);
+    }
+    path
 }
 
 /// As indented JSON, for the owner only.
@@ -104,6 +119,21 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_link_stays_one_and_leads_to_what_was_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::create_dir(at("dotfiles")).unwrap();
+        std::os::unix::fs::symlink("dotfiles/config", at("first")).unwrap();
+        std::os::unix::fs::symlink(at("first"), at("second")).unwrap();
+        for text in ["into nothing", "over it"] {
+            write(&at("second"), text.as_bytes(), 0o600).unwrap();
+            assert_eq!(fs::read_to_string(at("dotfiles/config")).unwrap(), text);
+            assert!(fs::symlink_metadata(at("first")).unwrap().is_symlink());
+        }
+        assert_eq!(fs::read_dir(at("dotfiles")).unwrap().count(), 1);
     }
 
     #[test]

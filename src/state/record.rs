@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -46,6 +47,9 @@ pub struct Record {
     pub had_data: bool,
     #[serde(default)]
     pub machine_architectures: Architectures,
+    /// The playbooks that were laid over the built-in ones, as an absolute path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub playbooks: Option<PathBuf>,
 }
 
 /// A field of the cluster file whose value cannot change under a cluster that exists.
@@ -248,6 +252,7 @@ mod tests {
             complete: true,
             had_data: true,
             machine_architectures: Architectures::default(),
+            playbooks: None,
         }
     }
 

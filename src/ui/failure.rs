@@ -3,6 +3,7 @@
 use owo_colors::OwoColorize;
 
 use crate::failure::{Failure, Kind};
+use crate::printable::printable;
 
 pub fn render(failure: &Failure) -> String {
     let heading = match failure.kind {
@@ -10,23 +11,23 @@ pub fn render(failure: &Failure) -> String {
         Kind::Bug => "bug in kdiy:".red().bold().to_string(),
         _ => "error:".red().bold().to_string(),
     };
-    let mut text = format!("{heading} {}", failure.what);
+    let mut text = format!("{heading} {}", printable(&failure.what));
     let place: Vec<&str> =
         [&failure.machine, &failure.step].into_iter().flatten().map(String::as_str).collect();
     if !place.is_empty() {
         text.push_str(&format!("\n  {} {}", "at".dimmed(), place.join(", ")));
     }
     if let Some(cause) = &failure.cause {
-        text.push_str(&format!("\n  {} {cause}", "because".dimmed()));
+        text.push_str(&format!("\n  {} {}", "because".dimmed(), printable(cause)));
     }
     for line in &failure.tail {
-        text.push_str(&format!("\n  {} {line}", "│".dimmed()));
+        text.push_str(&format!("\n  {} {}", "│".dimmed(), printable(line)));
     }
     if let Some(log) = &failure.log {
         text.push_str(&format!("\n  {} {}", "log".dimmed(), log.display()));
     }
     for hint in &failure.hints {
-        text.push_str(&format!("\n  {} {hint}", "hint:".cyan()));
+        text.push_str(&format!("\n  {} {}", "hint:".cyan(), printable(hint)));
     }
     text
 }
@@ -41,7 +42,7 @@ mod tests {
             .on("kdiy-master-1")
             .in_step("etcd")
             .cause("exit status 1")
-            .tail(vec!["bind: address in use".into()])
+            .tail(vec!["\u{1b}[2Jbind: address in use".into()])
             .log("/state/logs/kdiy-master-1.log")
             .hint("stop what uses the port");
         let text = anstream::adapter::strip_str(&render(&failure)).to_string();

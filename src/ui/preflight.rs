@@ -4,6 +4,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use owo_colors::OwoColorize;
 
 use crate::preflight::{Report, Weight};
+use crate::printable::counted;
 
 /// Wide enough for a sentence where there is no terminal to ask.
 const WIDTH: u16 = 120;
@@ -13,7 +14,10 @@ pub fn render(report: &Report, hosts: usize) -> String {
     let stops = report.problems.iter().filter(|it| it.weight == Weight::Stops).count();
     let warns = report.problems.len() - stops;
     let verdict = match (stops, warns) {
-        (0, 0) => format!("{} {hosts} machines were looked at: nothing is in the way", "✔".green()),
+        (0, 0) => {
+            let hosts = counted(hosts, "machine");
+            format!("{} nothing is in the way; looked at {hosts}", "✔".green())
+        }
         (0, _) => format!("{} nothing is in the way; to know: {warns}", "✔".green()),
         _ => format!("{} in the way: {stops}; to know: {warns}", "✘".red()),
     };

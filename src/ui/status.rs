@@ -6,6 +6,7 @@ use std::time::Duration;
 use owo_colors::OwoColorize;
 
 use super::duration;
+use crate::printable::counted;
 use crate::status::{Health, Heard, Machine, Member, Status};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,7 +185,7 @@ fn drift(machine: &Machine) -> Span {
     match (machine.drift.len(), &machine.unreachable) {
         (_, Some(_)) => unknown(),
         (0, None) => span("none", Tone::Good),
-        (count, None) => span(plural(count, "step"), Tone::Doubtful),
+        (count, None) => span(counted(count, "step"), Tone::Doubtful),
     }
 }
 
@@ -273,7 +274,7 @@ fn facts(status: &Status) -> Vec<Line> {
             steps => span(
                 format!(
                     "{}; `kdiy plan` shows them, `kdiy up` repairs them",
-                    plural(steps, "step")
+                    counted(steps, "step")
                 ),
                 Tone::Doubtful,
             ),
@@ -286,7 +287,7 @@ fn facts(status: &Status) -> Vec<Line> {
 /// fit on the screen: `2 of 3 members agree, quorum 2, may lose 0; 1 when whole`.
 fn quorum(status: &Status) -> Span {
     let etcd = &status.etcd;
-    let members = plural(etcd.members as usize, "member");
+    let members = counted(etcd.members as usize, "member");
     if etcd.in_quorum == etcd.members {
         return plain(format!("{members}, quorum {}, may lose {}", etcd.quorum, etcd.tolerance));
     }
@@ -310,10 +311,6 @@ fn problems(status: &Status, columns: usize) -> Vec<Line> {
         }
     }
     lines
-}
-
-fn plural(count: usize, what: &str) -> String {
-    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 fn uptime(seconds: u64) -> String {

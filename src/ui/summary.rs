@@ -7,6 +7,8 @@ use owo_colors::OwoColorize;
 use serde::Serialize;
 
 use super::duration;
+use crate::failure::in_cluster;
+use crate::printable::counted;
 use crate::topology::Quorum;
 
 #[derive(Debug, Clone, Serialize)]
@@ -43,8 +45,8 @@ impl Summary {
         };
         row("api", self.endpoint.clone());
         row("nodes", format!("{}, Kubernetes {}", self.nodes, self.kubernetes));
-        row("masters", tolerance("masters", self.masters));
-        row("etcd", format!("{}; {}", self.etcd, tolerance("members", self.etcd_quorum)));
+        row("masters", tolerance("master", self.masters));
+        row("etcd", format!("{}; {}", self.etcd, tolerance("member", self.etcd_quorum)));
         if let Some(leader) = &self.etcd_leader {
             row("leader", leader.clone());
         }
@@ -57,7 +59,7 @@ impl Summary {
                 .collect();
             row("slowest", slowest.join(" · "));
         }
-        row("next", "kdiy kubectl -- get nodes".into());
+        row("next", in_cluster("kdiy kubectl -- get nodes", &self.cluster));
         text
     }
 }
@@ -69,5 +71,5 @@ fn tolerance(what: &str, quorum: Quorum) -> String {
         0 => "none may fail".to_owned(),
         count => format!("{count} may fail"),
     };
-    format!("{members} {what}: quorum {}, {may_fail}", quorum.needed())
+    format!("{}: quorum {}, {may_fail}", counted(members, what), quorum.needed())
 }

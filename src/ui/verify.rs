@@ -6,6 +6,7 @@ use std::time::Duration;
 use owo_colors::OwoColorize;
 
 use super::duration;
+use crate::printable::counted;
 use crate::verify::report::{Report, Verdict};
 
 /// `stopped`: the user did not let it come to its end.
@@ -21,8 +22,11 @@ pub fn text(report: &Report, stopped: bool) -> String {
     }
     let things: usize = report.entries.iter().map(|entry| entry.evidence.len()).sum();
     let counts = format!(
-        "{} passed, {} failed, {} skipped; {things} things looked at",
-        report.passed, report.failed, report.skipped
+        "{} passed, {} failed, {} skipped; {} looked at",
+        report.passed,
+        report.failed,
+        report.skipped,
+        counted(things, "thing")
     );
     let (sign, stopped) = match (report.failed, stopped) {
         (0, false) => ("✔".green().to_string(), ""),

@@ -1,37 +1,36 @@
 //! A user's kubeconfig, to which `kdiy kubeconfig --merge` adds, and from which `kdiy destroy`
 //! takes it out again.
 
-use kdiy::commands::kubeconfig::{merge, parse, take_out};
+use std::path::Path;
+
+use kdiy::commands::kubeconfig::{Entries, Merged, Names, merge, parse, take_out};
 use serde_json::{Value, json};
 
-/// Nothing panics: a file is refused with a reason that can be said, or what is written reads back,
-/// and what other tools wrote is as it was, but for entries that had kdiy's name.
+/// Nothing panics: a file is refused with a reason that can be said, or what other tools wrote is
+/// as it was when kdiy's own has come and gone.
 pub fn holds(text: &str) -> Result<(), String> {
     let before = parse("config", text).map_err(|failure| failure.to_string())?;
-    let mine = json!({
-        "clusters": [{"name": "kdiy"}],
-        "users": [{"name": "admin@kdiy"}],
-        "contexts": [{"name": "admin@kdiy"}],
-        "current-context": "admin@kdiy",
-    });
-    let mut document = before.clone();
-    merge(&mut document, &mine);
-    let mut document = reread(&document);
-    take_out(&mut document, "admin@kdiy");
-    assert_eq!(others(reread(&document)), others(before));
+    let mine = Entries::new(&json!({
+        "clusters": [{"cluster": {"certificate-authority-data": "QUJD"}}],
+        "users": [{"user": {"client-key-data": "REVG"}}],
+    }));
+    let merged = Merged::new(Path::new("config"), Names::of("kdiy"), &mine);
+    let with = merge("config", text, &mine, &merged).map_err(|failure| failure.to_string())?;
+    let (after, left) =
+        take_out("config", &with, &merged).map_err(|failure| failure.to_string())?;
+    assert_eq!(left, [""; 0], "taken out of\n{with}");
+    assert_eq!(others(parse("config", &after).unwrap()), others(before), "by way of\n{with}");
     Ok(())
 }
 
-fn reread(document: &Value) -> Value {
-    let text = serde_saphyr::to_string(document).unwrap();
-    let read = parse("config", &text).unwrap_or_else(|failure| panic!("{failure}\nin\n{text}"));
-    assert_eq!(read, *document, "as read from\n{text}");
-    read
-}
-
-/// Without entries of kdiy's name, and without what merging makes where there was nothing.
+/// Without entries of kdiy's name, which the command looks for before it merges, and without what
+/// merging makes where there was nothing.
 fn others(mut document: Value) -> Value {
-    take_out(&mut document, "admin@kdiy");
+    for list in ["clusters", "users", "contexts"] {
+        if let Some(entries) = document[list].as_array_mut() {
+            entries.retain(|entry| entry["name"] != "kdiy" && entry["name"] != "admin@kdiy");
+        }
+    }
     if let Some(fields) = document.as_object_mut() {
         fields.remove("current-context");
         fields.retain(|_, value| !(value.is_null() || *value == json!([])));
