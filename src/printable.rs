@@ -32,12 +32,14 @@ pub fn make_printable(document: &mut Value) -> bool {
                 true
             }
         },
-        Value::Array(items) => items.iter_mut().fold(false, |any, it| make_printable(it) || any),
-        Value::Object(fields) => {
-            fields.values_mut().fold(false, |any, it| make_printable(it) || any)
-        }
+        Value::Array(items) => items.iter_mut().filter_map(cleaned).count() > 0,
+        Value::Object(fields) => fields.values_mut().filter_map(cleaned).count() > 0,
         _ => false,
     }
+}
+
+fn cleaned(value: &mut Value) -> Option<()> {
+    make_printable(value).then_some(())
 }
 
 /// Controls, and characters that turn the direction of reading around.
