@@ -26,7 +26,7 @@ const NOT_OF_A_STEP: [&str; 1] = ["unit.service.hbs"];
 /// Every file in there is a topic of its own.
 const TOPICS: &str = "explain/";
 /// Steps that there is nothing to learn from breaking.
-const WITHOUT_EXERCISE: [&str; 10] = [
+const WITHOUT_EXERCISE: [&str; 11] = [
     "etcd-binaries",
     "control-plane-binaries",
     "runtime-binaries",
@@ -34,6 +34,7 @@ const WITHOUT_EXERCISE: [&str; 10] = [
     "images",
     "pod-network-flannel",
     "flannel",
+    "own-pod-network",
     "nodes-ready",
     "network",
     "addons",
