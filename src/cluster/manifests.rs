@@ -328,11 +328,16 @@ fn is_undefined(error: &Error) -> bool {
         || matches!(error, Error::Api(status) if status.code == NOT_FOUND)
 }
 
-/// As kubectl does it: a field that the api does not know is an error.
+/// As kubectl does it, a field that the api does not know is an error; in what comes with kdiy it is
+/// a warning, because an older api may not know it yet.
 fn params(conflicts: Conflicts) -> PatchParams {
+    let unknown_fields = match conflicts {
+        Conflicts::Override => ValidationDirective::Warn,
+        Conflicts::Refuse => ValidationDirective::Strict,
+    };
     PatchParams {
         force: conflicts == Conflicts::Override,
-        field_validation: Some(ValidationDirective::Strict),
+        field_validation: Some(unknown_fields),
         ..PatchParams::apply(MANAGER)
     }
 }

@@ -250,7 +250,9 @@ pub fn merge(file: &str, text: &str, mine: &Entries, merged: &Merged) -> Result<
             Some(entry) if list == "contexts" => entry.clone(),
             _ => mine.named(list, &merged.names),
         };
-        text = changed(file, &text, &Change { list, name, entry: Some(&entry) })?;
+        if find(&expected, list, name) != Some(&entry) {
+            text = changed(file, &text, &Change { list, name, entry: Some(&entry) })?;
+        }
         let mut entries = expected[list].as_array().cloned().unwrap_or_default();
         match entries.iter_mut().find(|entry| entry["name"] == name) {
             Some(old) => *old = entry,

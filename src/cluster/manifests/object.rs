@@ -135,8 +135,8 @@ mod tests {
     #[test]
     fn documents_are_told_apart_and_empty_ones_passed_over() {
         let text = "---\napiVersion: v1\nkind: A\nmetadata: {name: a}\n---\n---\napiVersion: v1\n\
-                    kind: B\nmetadata: {name: b, namespace: n}\n";
-        assert_eq!(names(text), ["A a", "B n/b"]);
+                    kind: B\nmetadata: {name: b, namespace: ns}\n";
+        assert_eq!(names(text), ["A a", "B ns/b"]);
     }
 
     #[test]
