@@ -645,6 +645,8 @@ mod tests {
             version: "1".into(),
             url: "https://example.com/tool.tar.gz".into(),
             pinned: None,
+            known: Vec::new(),
+            arch: "amd64".into(),
             published: None,
             install: vec![(Some(members[0].clone()), "/usr/local/bin/tool".into(), "0755".into())],
         };
