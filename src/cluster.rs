@@ -5,6 +5,7 @@ pub mod certificates;
 pub mod drain;
 pub mod manifests;
 pub mod nodes;
+pub mod tokens;
 
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use crate::failure::{Failure, Kind, chain};
 /// `slowMachines`.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 const NOT_FOUND: u16 = 404;
+const CONFLICT: u16 = 409;
 const PAUSE: Duration = Duration::from_millis(300);
 
 /// Asks again for `patience` while the error may pass. A request whose answer was lost may have been

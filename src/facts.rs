@@ -34,6 +34,9 @@ pub struct Facts {
     /// In MiB; 0 where it is not known.
     #[serde(default)]
     pub memory: u32,
+    /// Its kubelet has a certificate of the cluster's authority that has not ended.
+    #[serde(default)]
+    pub joined: bool,
 }
 
 impl Facts {
@@ -50,6 +53,7 @@ impl Facts {
             oom_score_restricted: false,
             modules_loadable: true,
             memory: 2048,
+            joined: false,
         }
     }
 }
@@ -86,6 +90,8 @@ echo "capabilities=$(awk '/^CapEff/ {{print $2}}' /proc/self/status)"
 echo "memory=$(awk '/^MemTotal/ {{print int($2 / 1024)}}' /proc/meminfo)"
 if [ -d "/lib/modules/$(uname -r)" ]; then echo modules=yes; else echo modules=no; fi
 echo "owner=$(cat {OWNER} 2>/dev/null | tr '\n' ' ')"
+if openssl verify -purpose sslclient -CAfile /etc/kubernetes/pki/ca.crt \
+  /var/lib/kubelet/pki/kubelet-client-current.pem >/dev/null 2>&1; then echo joined=yes; fi
 "#
     )
 }
@@ -130,6 +136,7 @@ pub fn parse(machine: &str, address: Ipv4Addr, text: &str) -> Result<Facts> {
         oom_score_restricted: capabilities & (1 << CAP_SYS_RESOURCE) == 0,
         modules_loadable: field("modules")? == "yes",
         memory: fields.get("memory").and_then(|text| text.parse().ok()).unwrap_or_default(),
+        joined: fields.get("joined") == Some(&"yes"),
     })
 }
 

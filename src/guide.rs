@@ -53,7 +53,6 @@ pub const CHAPTERS: [&str; 9] = [
 pub struct Guide<'a> {
     pub playbooks: &'a Playbooks,
     pub templates: &'a Templates,
-    /// With stand-ins: [`stand_in::world`].
     world: World,
     releases: Releases,
     /// Of machines, by name and step.
@@ -75,13 +74,15 @@ impl<'a> Guide<'a> {
     /// `facts` by machine; a machine without any is taken for an ordinary virtual machine.
     pub fn new(sources: &Sources<'a>, facts: &BTreeMap<String, Facts>) -> Result<Self> {
         let Sources { playbooks, templates, .. } = *sources;
-        let world = stand_in::world(sources.world);
+        let world = sources.world.clone();
         let renderer = Renderer { playbooks, templates, world: &world, secrets: &StandIns };
         let assumed = Facts::assumed(sources.arch);
         let mut bundles = BTreeMap::new();
         for machine in &world.topology.machines {
             let facts = facts.get(&machine.name).unwrap_or(&assumed);
-            bundles.insert(machine.name.clone(), renderer.bundles(machine, facts)?);
+            // Who does it by hand begins with machines that are part of nothing.
+            let facts = Facts { joined: false, ..facts.clone() };
+            bundles.insert(machine.name.clone(), renderer.bundles(machine, &facts)?);
         }
         let of_steps = bundles.values().flat_map(BTreeMap::values);
         let names: BTreeSet<&String> =

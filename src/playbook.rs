@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::topology::Group;
 
+/// The identity of a kubeconfig that shows a bootstrap token instead of a certificate.
+pub const KUBELET_BOOTSTRAP: &str = "kubelet-bootstrap";
+
 /// One `playbooks/NN-name/playbook.yaml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -203,6 +206,13 @@ pub struct File {
     pub owner: String,
     #[serde(default)]
     pub why: Option<String>,
+}
+
+impl File {
+    /// What a machine joins with: it is there only while the machine has no certificate.
+    pub fn is_token(&self) -> bool {
+        self.kubeconfig.as_ref().is_some_and(|it| it.identity == KUBELET_BOOTSTRAP)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

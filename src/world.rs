@@ -24,16 +24,6 @@ pub struct World {
     pub images: BTreeMap<String, String>,
     /// Names of the images that the mirror carries.
     pub mirrored_images: Vec<String>,
-    pub bootstrap_tokens: Vec<BootstrapToken>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct BootstrapToken {
-    pub machine: String,
-    /// Six characters; public.
-    pub id: String,
-    /// Sixteen characters.
-    pub secret: String,
 }
 
 impl World {
@@ -57,9 +47,7 @@ impl World {
 
     /// The context of manifests, which belong to the cluster as a whole.
     pub fn for_cluster(&self) -> Result<Value> {
-        let mut context = self.shared()?;
-        context["bootstrapTokens"] = encode(&self.bootstrap_tokens)?;
-        Ok(context)
+        self.shared()
     }
 
     /// The context of a drill's scripts on a machine. `peers` are the addresses of everybody that

@@ -156,7 +156,6 @@ fn shapes(config: &ClusterConfig) -> Option<BTreeMap<String, Shape>> {
         versions: versions.by_name,
         images: versions.images,
         mirrored_images: vec!["pause".into()],
-        bootstrap_tokens: pki.bootstrap_tokens(),
         config: config.clone(),
     };
     let renderer =

@@ -87,7 +87,6 @@ fn world(playbooks: &Playbooks, config: ClusterConfig, directory: &Path) -> (Wor
         versions: versions.by_name,
         images: versions.images,
         mirrored_images: catalogue.image_names().map(str::to_owned).collect(),
-        bootstrap_tokens: pki.bootstrap_tokens(),
         config,
     };
     (world, pki)

@@ -40,6 +40,11 @@ fn playbooks_are_refused_or_come_to_something() {
 }
 
 #[test]
+fn signing_requests_are_refused_or_say_the_same_to_everybody() {
+    holds("signing_request", fuzz::signing_request::holds);
+}
+
+#[test]
 fn answers_break_no_reader() {
     // Each is meant for one of the readers, and refused by others.
     holds("remote_answer", |text| {

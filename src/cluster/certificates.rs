@@ -1,32 +1,52 @@
 //! Deciding about the certificates that kubelets ask for.
 //!
-//! A client certificate is given to the machine that it names: its token, which no other machine
-//! has, tells. A serving certificate is given to a node that is known already, for its own name
-//! and address. Nothing else is approved here.
+//! A first client certificate is given to the machine that it names: its token, which no other
+//! machine has, tells. A serving certificate is given to a node that is known already, for its own
+//! name and address. Nothing else is approved here; what was issued is held against what was
+//! approved.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
+mod der;
+#[cfg(test)]
+mod forgeries;
+mod issued;
+pub mod request;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use kube::api::{Api, ListParams, Patch, PatchParams};
+use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 use serde_json::json;
-use x509_parser::certification_request::X509CertificationRequest;
-use x509_parser::extensions::{GeneralName, ParsedExtension};
-use x509_parser::prelude::FromDer;
 
-use super::{is_transient, refused};
+use self::issued::Issued;
+use self::request::Request;
+use super::{CONFLICT, NOT_FOUND, gone, is_transient, refused, tokens};
 use crate::event::Events;
 use crate::failure::{Failure, Kind, Result};
 use crate::topology::{Group, Machine, Topology};
-use crate::world::BootstrapToken;
 
 const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 const SERVING_SIGNER: &str = "kubernetes.io/kubelet-serving";
 const BOOTSTRAP_USER: &str = "system:bootstrap:";
 const NODE_USER: &str = "system:node:";
 const NODE_GROUP: &str = "system:nodes";
+
+const CLIENT_USAGE: &str = "client auth";
+const SERVING_USAGE: &str = "server auth";
+const SIGNING: &str = "digital signature";
+/// Only keys for RSA are good for that (`pkg/apis/certificates/helpers.go` of Kubernetes).
+const ENCIPHERING: &str = "key encipherment";
+/// As long as the controller-manager lets a certificate hold (`--cluster-signing-duration`).
+const LONGEST_SECONDS: i32 = 365 * 24 * 3600;
+
+/// What kdiy writes into a request that it approves, and knows it by afterwards.
+const REASON: &str = "KdiyTopology";
+
+/// An older kdiy let machines that join list all requests by this. What a binding grants cannot be
+/// changed, so there is another now.
+const OUTDATED_BINDING: &str = "kdiy:node-bootstrap";
 
 /// Between two looks; multiplied by `slowMachines`: to be asked is work, too.
 const PAUSE: Duration = Duration::from_millis(400);
@@ -44,113 +64,107 @@ pub enum Decision {
     NotOurs,
 }
 
-/// What a request says, apart from how it travels.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Request {
-    pub signer: String,
-    pub user: String,
-    pub common_name: String,
-    pub organizations: Vec<String>,
-    pub dns: Vec<String>,
-    pub addresses: Vec<IpAddr>,
-    /// Names of a kind that no kubelet asks for.
-    pub other_names: bool,
+/// What is to become of a request that nobody has decided about. `owners` are the machines that
+/// tokens were made for, by the tokens' ids.
+pub fn decide(
+    csr: &CertificateSigningRequest,
+    topology: &Topology,
+    owners: &BTreeMap<String, String>,
+) -> Decision {
+    if ![CLIENT_SIGNER, SERVING_SIGNER].contains(&csr.spec.signer_name.as_str()) {
+        return Decision::NotOurs;
+    }
+    match Request::read(csr) {
+        Ok(request) => judge(&request, topology, owners),
+        Err(error) => Decision::Refuse(error.to_string()),
+    }
 }
 
-pub fn judge(request: &Request, topology: &Topology, tokens: &[BootstrapToken]) -> Decision {
-    let serving = match request.signer.as_str() {
-        CLIENT_SIGNER => false,
-        SERVING_SIGNER => true,
-        _ => return Decision::NotOurs,
-    };
+fn judge(request: &Request, topology: &Topology, owners: &BTreeMap<String, String>) -> Decision {
+    let serving = request.signer == SERVING_SIGNER;
+    let common_name = &request.asked.common_name;
+    let of_node = request.groups.iter().any(|group| group == NODE_GROUP);
+    if !serving && of_node && request.user == *common_name {
+        // A renewal: the controller-manager approves it, because the kubelet shows the certificate
+        // that it has.
+        return Decision::NotOurs;
+    }
     let nodes = topology.group(Group::Nodes);
-    let named = request.common_name.strip_prefix(NODE_USER);
+    let named = common_name.strip_prefix(NODE_USER);
     let Some(machine) =
         named.and_then(|name| nodes.into_iter().find(|machine| machine.name == name))
     else {
-        return Decision::Refuse(format!("`{}` is no node of this cluster", request.common_name));
+        return Decision::Refuse(format!("`{common_name}` is no node of this cluster"));
     };
-    if request.organizations != [NODE_GROUP] {
-        return Decision::Refuse(format!(
-            "it asks for the groups {:?}, not {NODE_GROUP}",
-            request.organizations
-        ));
-    }
-    let problem = if serving {
+    let sender = if serving {
         serving_problem(request, machine)
     } else {
-        client_problem(request, machine, tokens)
+        client_problem(request, machine, owners)
     };
-    match problem {
+    match sender.or_else(|| common_problem(request, serving)) {
         Some(problem) => Decision::Refuse(problem),
         None => Decision::Approve { machine: machine.name.clone(), serving },
     }
 }
 
+/// What is asked for apart from names.
+fn common_problem(request: &Request, serving: bool) -> Option<String> {
+    let organization = &request.asked.organization;
+    if organization != NODE_GROUP {
+        return Some(format!("it asks for the group `{organization}`, not {NODE_GROUP}"));
+    }
+    let own = if serving { SERVING_USAGE } else { CLIENT_USAGE };
+    let mut usages: Vec<&str> = request.usages.iter().map(String::as_str).collect();
+    usages.sort_unstable();
+    let mut with_rsa = [own, SIGNING, ENCIPHERING];
+    with_rsa.sort_unstable();
+    let mut wanted = [own, SIGNING];
+    wanted.sort_unstable();
+    if usages != wanted && usages != with_rsa {
+        return Some(format!("it asks for the usages {}", usages.join(", ")));
+    }
+    let too_long = request.seconds.filter(|seconds| *seconds > LONGEST_SECONDS);
+    too_long.map(|seconds| format!("it asks for {seconds} seconds, more than a year"))
+}
+
 fn client_problem(
     request: &Request,
     machine: &Machine,
-    tokens: &[BootstrapToken],
+    owners: &BTreeMap<String, String>,
 ) -> Option<String> {
-    if request.user == request.common_name {
-        // A renewal, which the controller-manager approves; doing it here as well is no harm.
-        return None;
+    if !request.asked.dns.is_empty() || !request.asked.addresses.is_empty() {
+        return Some("it asks for names, which a client has none of".into());
     }
     let token = request.user.strip_prefix(BOOTSTRAP_USER);
-    let owner = token.and_then(|id| tokens.iter().find(|token| token.id == id));
+    let owner = token.and_then(|id| owners.get(id));
     match owner {
-        Some(owner) if owner.machine == machine.name => None,
-        Some(owner) => Some(format!("the token of {} asks for {}", owner.machine, machine.name)),
+        Some(_) if !request.groups.iter().any(|group| group == tokens::GROUP) => {
+            Some(format!("{} is not in the group {}", request.user, tokens::GROUP))
+        }
+        Some(owner) if *owner == machine.name => None,
+        Some(owner) => Some(format!("the token of {owner} asks for {}", machine.name)),
         None => Some(format!("{} asks for {}", request.user, machine.name)),
     }
 }
 
 fn serving_problem(request: &Request, machine: &Machine) -> Option<String> {
-    if request.user != request.common_name {
+    if request.user != request.asked.common_name {
         return Some(format!("{} asks for {}", request.user, machine.name));
     }
-    if request.other_names {
-        return Some("it asks for names that are neither host names nor addresses".into());
+    if !request.groups.iter().any(|group| group == NODE_GROUP) {
+        return Some(format!("{} is not in the group {NODE_GROUP}", request.user));
     }
-    let foreign_name = request.dns.iter().find(|name| **name != machine.name);
-    if let Some(name) = foreign_name {
-        return Some(format!("{} asks for the name {name}", machine.name));
+    let (dns, addresses) = (&request.asked.dns, &request.asked.addresses);
+    if *dns == [machine.name.clone()] && *addresses == [machine.address] {
+        return None;
     }
-    let own = IpAddr::from(machine.address);
-    let foreign_address = request.addresses.iter().find(|address| **address != own);
-    foreign_address.map(|address| format!("{} asks for the address {address}", machine.name))
-}
-
-fn read(csr: &CertificateSigningRequest) -> Option<Request> {
-    let parsed_pem = pem::parse(&csr.spec.request.0).ok()?;
-    let (_, parsed) = X509CertificationRequest::from_der(parsed_pem.contents()).ok()?;
-    parsed.verify_signature().ok()?;
-    let subject = &parsed.certification_request_info.subject;
-    let mut request = Request {
-        signer: csr.spec.signer_name.clone(),
-        user: csr.spec.username.clone().unwrap_or_default(),
-        common_name: subject.iter_common_name().next()?.as_str().ok()?.to_owned(),
-        organizations: subject
-            .iter_organization()
-            .filter_map(|value| value.as_str().ok())
-            .map(str::to_owned)
-            .collect(),
-        ..Request::default()
-    };
-    for extension in parsed.requested_extensions().into_iter().flatten() {
-        let ParsedExtension::SubjectAlternativeName(names) = extension else { continue };
-        for name in &names.general_names {
-            match name {
-                GeneralName::DNSName(name) => request.dns.push((*name).to_owned()),
-                GeneralName::IPAddress(bytes) => match <[u8; 4]>::try_from(*bytes) {
-                    Ok(address) => request.addresses.push(IpAddr::from(address)),
-                    Err(_) => request.other_names = true,
-                },
-                _ => request.other_names = true,
-            }
-        }
-    }
-    Some(request)
+    let asked = dns.iter().cloned().chain(addresses.iter().map(ToString::to_string));
+    let asked = asked.collect::<Vec<_>>().join(", ");
+    let asked = if asked.is_empty() { "no name" } else { &asked };
+    Some(format!(
+        "it asks for {asked}; {} is {} at {} and nothing else",
+        machine.name, machine.name, machine.address
+    ))
 }
 
 /// Approves what is to be approved until every node has both of its certificates. Returns a line
@@ -158,7 +172,6 @@ fn read(csr: &CertificateSigningRequest) -> Option<Request> {
 pub async fn approve(
     client: &Client,
     topology: &Topology,
-    tokens: &[BootstrapToken],
     events: &Events,
     slow_machines: u32,
 ) -> Result<Vec<String>> {
@@ -170,19 +183,18 @@ pub async fn approve(
     let mut warned = BTreeSet::new();
     let may_pass = |error: &kube::Error| is_transient(error) && began.elapsed() < deadline;
     loop {
-        let listed = match api.list(&ListParams::default()).await {
-            Ok(listed) => listed.items,
-            Err(error) if may_pass(&error) => Vec::new(),
+        let (listed, owners) = match look(client).await {
+            Ok(found) => found,
+            Err(error) if may_pass(&error) => Default::default(),
             Err(error) => return Err(refused("cannot list certificate requests", &error)),
         };
         for csr in listed.iter().filter(|csr| is_open(csr)) {
-            let Some(request) = read(csr) else { continue };
-            match judge(&request, topology, tokens) {
+            match decide(csr, topology, &owners) {
                 Decision::Approve { machine, serving } => match approve_one(&api, csr).await {
                     Ok(()) => changes
                         .push(format!("approved the {} certificate of {machine}", kind(serving))),
-                    // It is still open at the next look.
-                    Err(error) if may_pass(&error) => {}
+                    // It is still open at the next look, or another one by then.
+                    Err(error) if may_pass(&error) || is_another(&error) => {}
                     Err(error) => {
                         return Err(refused(format!("cannot approve {}", csr.name_any()), &error));
                     }
@@ -196,8 +208,20 @@ pub async fn approve(
                 Decision::Refuse(_) | Decision::NotOurs => {}
             }
         }
-        let missing = unserved(client, &nodes).await;
+        let mut missing = unserved(client, &nodes).await;
+        for csr in listed.iter().filter(|csr| was_approved_here(csr)) {
+            match Issued::of(csr) {
+                Issued::AsApproved => {}
+                Issued::NotYet => missing.push(csr.name_any()),
+                Issued::Otherwise(difference) => return Err(misissued(csr, &difference)),
+            }
+        }
         if missing.is_empty() {
+            match tidy(client).await {
+                Ok(taken) => changes.extend(taken),
+                Err(error) if may_pass(&error) => continue,
+                Err(error) => return Err(refused("cannot take back tokens", &error)),
+            }
             return Ok(changes);
         }
         if began.elapsed() > deadline {
@@ -211,24 +235,39 @@ pub async fn approve(
 }
 
 /// What [`approve`] would approve of the requests that there are now.
-pub async fn foresee(
-    client: &Client,
-    topology: &Topology,
-    tokens: &[BootstrapToken],
-) -> Result<Vec<String>> {
-    let api: Api<CertificateSigningRequest> = Api::all(client.clone());
-    let listed = api
-        .list(&ListParams::default())
-        .await
-        .map_err(|error| refused("cannot list certificate requests", &error))?;
-    let requests = listed.items.iter().filter(|csr| is_open(csr)).filter_map(read);
-    let approvals = requests.filter_map(|request| match judge(&request, topology, tokens) {
+pub async fn foresee(client: &Client, topology: &Topology) -> Result<Vec<String>> {
+    let found = look(client).await;
+    let (listed, owners) =
+        found.map_err(|error| refused("cannot list certificate requests", &error))?;
+    let open = listed.iter().filter(|csr| is_open(csr));
+    let approvals = open.filter_map(|csr| match decide(csr, topology, &owners) {
         Decision::Approve { machine, serving } => {
             Some(format!("approve the {} certificate of {machine}", kind(serving)))
         }
         Decision::Refuse(_) | Decision::NotOurs => None,
     });
     Ok(approvals.collect())
+}
+
+/// Every request, and the machines that tokens were made for.
+async fn look(
+    client: &Client,
+) -> kube::Result<(Vec<CertificateSigningRequest>, BTreeMap<String, String>)> {
+    let api: Api<CertificateSigningRequest> = Api::all(client.clone());
+    let listed = api.list(&ListParams::default()).await?.items;
+    let asks =
+        |csr: &CertificateSigningRequest| csr.spec.signer_name == CLIENT_SIGNER && is_open(csr);
+    let owners =
+        if listed.iter().any(asks) { tokens::owners(client).await? } else { BTreeMap::new() };
+    Ok((listed, owners))
+}
+
+/// Takes back what nobody needs once every node has joined.
+async fn tidy(client: &Client) -> kube::Result<Vec<String>> {
+    let taken = tokens::retire(client, None).await?;
+    let bindings: Api<ClusterRoleBinding> = Api::all(client.clone());
+    gone(bindings.delete(OUTDATED_BINDING, &DeleteParams::default()).await)?;
+    Ok(taken)
 }
 
 const fn kind(serving: bool) -> &'static str {
@@ -242,16 +281,43 @@ fn is_open(csr: &CertificateSigningRequest) -> bool {
         .is_none_or(|conditions| conditions.is_empty())
 }
 
+fn was_approved_here(csr: &CertificateSigningRequest) -> bool {
+    let conditions = csr.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.into_iter().flatten().any(|condition| {
+        condition.type_ == "Approved" && condition.reason.as_deref() == Some(REASON)
+    })
+}
+
+/// The request is gone, or another one has its name.
+fn is_another(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if [NOT_FOUND, CONFLICT].contains(&status.code))
+}
+
+/// The signer saw something else than kdiy did: an attack, or a fault in one of them.
+fn misissued(csr: &CertificateSigningRequest, difference: &str) -> Failure {
+    let name = csr.name_any();
+    let user = csr.spec.username.as_deref().unwrap_or("somebody");
+    Failure::new(Kind::Step, format!("{name} was issued another certificate than was approved"))
+        .cause(format!("{user} asked for it; {difference}"))
+        .hint("take the machine that asked off the network: it may use the certificate until it ends, and Kubernetes cannot revoke one")
+        .hint("find out who else may have it; if you cannot, make the cluster anew, with new authorities: kdiy destroy, kdiy up")
+        .hint(format!("then delete the request: kdiy kubectl -- delete csr {name}"))
+}
+
 async fn approve_one(
     api: &Api<CertificateSigningRequest>,
     csr: &CertificateSigningRequest,
 ) -> kube::Result<()> {
-    let approval = json!({"status": {"conditions": [{
-        "type": "Approved",
-        "status": "True",
-        "reason": "KdiyTopology",
-        "message": "the machine that asks is the machine that it names",
-    }]}});
+    // The one that was read, and not another that has its name by now.
+    let approval = json!({
+        "metadata": {"uid": csr.metadata.uid},
+        "status": {"conditions": [{
+            "type": "Approved",
+            "status": "True",
+            "reason": REASON,
+            "message": "the machine that asks is the machine that it names",
+        }]},
+    });
     let (parameters, patch) = (PatchParams::default(), Patch::Merge(&approval));
     api.patch_approval(&csr.name_any(), &parameters, &patch).await.map(|_| ())
 }
@@ -266,122 +332,4 @@ async fn unserved(client: &Client, nodes: &[&Machine]) -> Vec<String> {
         }
     });
     futures::future::join_all(asked).await.into_iter().flatten().collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    use base64::Engine as _;
-    use base64::prelude::BASE64_STANDARD as BASE64;
-    use http::Method;
-    use kube::client::Body;
-
-    use super::*;
-    use crate::config::ClusterConfig;
-
-    fn decide(change: impl Fn(&mut Request)) -> Decision {
-        let topology =
-            Topology::build(&ClusterConfig::default(), "192.168.56.0/24".parse().unwrap()).unwrap();
-        let token = |machine: &str, id: &str| BootstrapToken {
-            machine: machine.into(),
-            id: id.into(),
-            secret: "s".into(),
-        };
-        let tokens = [token("kdiy-worker-1", "aaaaaa"), token("kdiy-worker-2", "bbbbbb")];
-        let mut request = Request {
-            signer: SERVING_SIGNER.into(),
-            user: "system:node:kdiy-worker-1".into(),
-            common_name: "system:node:kdiy-worker-1".into(),
-            organizations: vec![NODE_GROUP.into()],
-            dns: vec!["kdiy-worker-1".into()],
-            addresses: vec!["192.168.56.51".parse().unwrap()],
-            other_names: false,
-        };
-        change(&mut request);
-        judge(&request, &topology, &tokens)
-    }
-
-    fn approved(serving: bool) -> Decision {
-        Decision::Approve { machine: "kdiy-worker-1".into(), serving }
-    }
-
-    #[test]
-    fn a_node_gets_its_own_certificates() {
-        assert_eq!(decide(|_| {}), approved(true));
-        let first = |request: &mut Request| {
-            request.signer = CLIENT_SIGNER.into();
-            request.user = "system:bootstrap:aaaaaa".into();
-        };
-        assert_eq!(decide(first), approved(false));
-    }
-
-    #[test]
-    fn forgeries_are_refused() {
-        let forgeries: [fn(&mut Request); 8] = [
-            |r| r.addresses.push("192.168.56.11".parse().unwrap()),
-            |r| r.dns.push("kubernetes".into()),
-            |r| r.other_names = true,
-            |r| r.user = "system:node:kdiy-worker-2".into(),
-            |r| r.organizations = vec!["system:masters".into()],
-            |r| r.common_name = "system:node:stranger".into(),
-            |r| {
-                r.signer = CLIENT_SIGNER.into();
-                r.user = "system:bootstrap:bbbbbb".into();
-            },
-            |r| {
-                r.signer = CLIENT_SIGNER.into();
-                r.user = "kdiy-admin".into();
-            },
-        ];
-        for (number, forgery) in forgeries.into_iter().enumerate() {
-            assert!(matches!(decide(forgery), Decision::Refuse(_)), "forgery {number} passed");
-        }
-    }
-
-    #[test]
-    fn other_signers_are_left_alone() {
-        let other = |r: &mut Request| r.signer = "example.com/own".into();
-        assert_eq!(decide(other), Decision::NotOurs);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_approval_that_does_not_get_through_is_tried_again() {
-        let config = ClusterConfig { masters: 1, workers: 0, ..Default::default() };
-        let topology = Topology::build(&config, "192.168.56.0/24".parse().unwrap()).unwrap();
-        let user = format!("{NODE_USER}{}", topology.machines[0].name);
-        let mut asked = rcgen::CertificateParams::default();
-        asked.distinguished_name.push(rcgen::DnType::CommonName, &user);
-        asked.distinguished_name.push(rcgen::DnType::OrganizationName, NODE_GROUP);
-        let key = rcgen::KeyPair::generate().unwrap();
-        let pem = asked.serialize_request(&key).unwrap().pem().unwrap();
-        let csr = json!({"metadata": {"name": "csr-1"}, "spec": {
-            "request": BASE64.encode(pem), "signerName": CLIENT_SIGNER, "username": user,
-        }});
-        let approvals = Arc::new(AtomicU32::new(0));
-        let count = approvals.clone();
-        let service = tower::service_fn(move |request: http::Request<Body>| {
-            let (status, answer) = match *request.method() {
-                Method::PATCH if count.fetch_add(1, Ordering::Relaxed) == 0 => {
-                    (504, json!({"code": 504}))
-                }
-                Method::PATCH => (200, csr.clone()),
-                _ if request.uri().path().ends_with("/healthz") => {
-                    // The kubelet has to wait for its certificate.
-                    (if count.load(Ordering::Relaxed) > 1 { 200 } else { 503 }, json!({}))
-                }
-                _ => (200, json!({"metadata": {}, "items": [csr.clone()]})),
-            };
-            let answer = http::Response::builder()
-                .status(status)
-                .body(Body::from(answer.to_string().into_bytes()));
-            async move { answer }
-        });
-        let (events, _reader) = Events::channel();
-        let client = Client::new(service, "default");
-        let changes = approve(&client, &topology, &[], &events, 1).await.unwrap();
-        assert_eq!(approvals.load(Ordering::Relaxed), 2);
-        assert_eq!(changes, ["approved the client certificate of kdiy-master-1"]);
-    }
 }

@@ -2,14 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, Pod, Secret};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, Pod};
 use kube::api::{Api, DeleteParams, EvictParams, ListParams};
 use kube::{Client, ResourceExt};
 
-use super::{NOT_FOUND, gone, is_transient, persist, refused};
+use super::{NOT_FOUND, gone, is_transient, persist, refused, tokens};
 use crate::event::Events;
 use crate::failure::{Failure, Kind, Result};
-use crate::world::BootstrapToken;
 
 /// A static pod as the api shows it (Kubernetes docs, "Static Pods"); it goes with its kubelet.
 const MIRROR: &str = "kubernetes.io/config.mirror";
@@ -119,22 +118,12 @@ async fn evict(client: &Client, pod: &Pod) -> Result<Option<String>> {
     }
 }
 
-/// Takes the Node out of the api, and the token that it joined with; its machine must be gone, or
+/// Takes the Node out of the api, and a token that it may have to join with; its machine must be gone, or
 /// the kubelet brings it back. What may pass is tried again for `patience`.
-pub async fn forget(
-    client: &Client,
-    node: &str,
-    tokens: &[BootstrapToken],
-    patience: Duration,
-) -> Result<()> {
+pub async fn forget(client: &Client, node: &str, patience: Duration) -> Result<()> {
     let parameters = DeleteParams::default();
     let kept = |error| refused("cannot take the node out of the api", &error).on(node);
-    let secrets: Api<Secret> = Api::namespaced(client.clone(), "kube-system");
-    for token in tokens.iter().filter(|token| token.machine == node) {
-        let secret = format!("bootstrap-token-{}", token.id);
-        let deleted = persist(patience, is_transient, || secrets.delete(&secret, &parameters));
-        gone(deleted.await).map_err(kept)?;
-    }
+    persist(patience, is_transient, || tokens::retire(client, Some(node))).await.map_err(kept)?;
     let nodes: Api<Node> = Api::all(client.clone());
     let deleted = persist(patience, is_transient, || nodes.delete(node, &parameters));
     gone(deleted.await).map_err(kept)

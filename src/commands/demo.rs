@@ -27,7 +27,6 @@ pub async fn run(arguments: Demo, overlay: Option<&Path>, ui: Ui) -> Result<u8> 
         versions: design.versions.by_name,
         images: design.versions.images,
         mirrored_images: Vec::new(),
-        bootstrap_tokens: Vec::new(),
         config: design.config,
     };
     let plan = plan::build(&design.playbooks, &world, &Circumstances::default())?;

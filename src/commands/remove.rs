@@ -13,7 +13,7 @@ use crate::cluster::{PATIENCE, drain};
 use crate::event::Events;
 use crate::failure::{Failure, Kind, Result};
 use crate::machines::Owned;
-use crate::pki::Pki;
+use crate::pki::{Pki, keys};
 use crate::printable::counted;
 use crate::session::{Design, Session, known};
 use crate::state::ledger::{Ledger, What};
@@ -34,6 +34,8 @@ pub async fn run(arguments: Remove, overlay: Option<&Path>, ui: Ui) -> Result<u8
     let (state, record) = known(name)?;
     let machine = record.topology()?.named(&arguments.machine)?.clone();
     let smaller = record.without(&machine)?;
+    // What follows it needs them; nothing is taken away before.
+    keys::check(&state.pki(), &record.keys)?;
 
     let session = Session::open(name, overlay).await?;
     let lock = Lock::take(&state.lock_file(), TASK)?;
@@ -120,9 +122,8 @@ impl Removal<'_> {
             self.events.warn(format!("{name} does not answer; its pods start elsewhere"));
         }
         self.take_away().await?;
-        let tokens = &self.session.blueprint.world.bootstrap_tokens;
         let patience = PATIENCE * self.session.blueprint.world.config.slow_machines;
-        drain::forget(&self.client, name, tokens, patience).await
+        drain::forget(&self.client, name, patience).await
     }
 
     async fn drain(&self) -> Result<usize> {

@@ -7,9 +7,9 @@
 use crate::bundle::Secrets;
 use crate::failure::{Failure, Result};
 use crate::pki::identity::{self, Identity};
-use crate::pki::{CLUSTER, Credentials, KUBELET_BOOTSTRAP, encryption_config, kubeconfig};
+use crate::pki::{CLUSTER, Credentials, encryption_config, kubeconfig};
+use crate::playbook::KUBELET_BOOTSTRAP;
 use crate::topology::{Machine, Topology};
-use crate::world::{BootstrapToken, World};
 
 const BEGIN: &str = "KDIYSTANDIN";
 const END: &str = "KDIYEND";
@@ -40,16 +40,6 @@ pub fn pair(identity: &Identity, machine: Option<&Machine>) -> String {
 
 pub fn token(machine: &Machine) -> String {
     format!("{PKI}/token@{}", machine.name)
-}
-
-/// The world with stand-ins for its secrets.
-pub fn world(world: &World) -> World {
-    let tokens = world.topology.machines.iter().map(|machine| BootstrapToken {
-        machine: machine.name.clone(),
-        id: stand_in(&format!("cut -d. -f1 {}", token(machine))),
-        secret: stand_in(&format!("cut -d. -f2 {}", token(machine))),
-    });
-    World { bootstrap_tokens: tokens.collect(), ..world.clone() }
 }
 
 /// Keys and certificates as files of the reader's.

@@ -10,12 +10,14 @@ use crate::artifacts::Installable;
 use crate::bundle::observe::ARTIFACT_STAMPS;
 use crate::bundle::script::{BOOTSTRAP, LEDGER, Line, enough, quote};
 use crate::bundle::{Bundle, sha256};
+use crate::cluster::{self, tokens};
 use crate::engine::{Done, Failed};
 use crate::event::Event;
 use crate::failure::{Failure, Kind, Result};
 use crate::fleet::Reached;
 use crate::guard::Service;
 use crate::plan::Task;
+use crate::topology::Machine;
 use crate::transport::{Input, LineSink, Output, Script, Transport, TransportError};
 
 /// A file of 100 MB over a slow network; multiplied by `slowMachines`.
@@ -47,6 +49,9 @@ impl Runner {
         let spared = self.spared(task, &machine, &work, &reached.observed).await?;
         let _turn = self.let_in(task, place, &work, spared).await?;
         self.mark_pending(task, &machine, bundle, &reached).await?;
+        if bundle.brings_token() {
+            self.admit(place).await?;
+        }
         let transport = self.connected(&machine).await?;
         let log = MachineLog::open(&self.session.state.machine_log(&machine))?;
         log.line(&format!("==== {} ====", task.id));
@@ -114,6 +119,13 @@ impl Runner {
         // Without an answer it waits to its own end.
         let (result, _) = tokio::join!(applying, transport.run(Script::new(enough(&task.step))));
         result
+    }
+
+    /// Has the api take the token that the machine is about to get.
+    async fn admit(&self, machine: &Machine) -> Result<(), Failed> {
+        let token = self.session.blueprint.pki.bootstrap_token(machine)?;
+        let client = self.session.api.any().await.map_err(Failed::Transient)?;
+        Ok(tokens::admit(&client, token, self.slowly(cluster::PATIENCE)).await?)
     }
 
     /// The artifacts and images of a step that the machine does not have.

@@ -5,3 +5,4 @@ pub mod cluster_file;
 pub mod kubeconfig;
 pub mod playbook;
 pub mod remote_answer;
+pub mod signing_request;

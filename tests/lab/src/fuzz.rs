@@ -13,7 +13,8 @@ use crate::{host, repository};
 
 /// Where the targets are, below the repository.
 const PACKAGE: &str = "tests/fuzz";
-const TARGETS: [&str; 4] = ["cluster_file", "kubeconfig", "playbook", "remote_answer"];
+const TARGETS: [&str; 5] =
+    ["cluster_file", "kubeconfig", "playbook", "remote_answer", "signing_request"];
 const TOOLCHAIN: &str = "nightly";
 /// In KiB: what a thread of tokio has, on which readers may run as well.
 const STACK: &str = "2048";

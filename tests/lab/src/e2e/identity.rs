@@ -1,14 +1,13 @@
 //! Who may do what: each identity is used as an attacker would use it who got hold of it, and each
 //! refusal stands beside the same request by somebody who may.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 
 use super::cluster::Cluster;
@@ -182,7 +181,7 @@ pub fn identities_without_need_cannot_read_secrets(cluster: &Cluster) -> Result<
 pub fn a_bootstrap_token_is_for_asking_alone(cluster: &Cluster) -> Result<String> {
     let pki = Pki::of(cluster);
     let directory = tempfile::tempdir()?;
-    let who = pki.token(directory.path(), &cluster.machine("worker-1"))?;
+    let who = token(cluster, directory.path(), &cluster.machine("worker-1"))?;
     for path in [secret_path().as_str(), "/api/v1/secrets", "/api/v1/nodes", "/api/v1/pods"] {
         let saw = pki.ask(cluster, &who, path)?;
         ensure!(saw == "403", "a bootstrap token hears {saw} at {path}");
@@ -197,7 +196,7 @@ pub fn a_bootstrap_token_is_for_asking_alone(cluster: &Cluster) -> Result<String
 pub fn an_impostor_gets_no_certificate(cluster: &Cluster) -> Result<String> {
     let pki = Pki::of(cluster);
     let directory = tempfile::tempdir()?;
-    let who = pki.token(directory.path(), &cluster.machine("worker-1"))?;
+    let who = token(cluster, directory.path(), &cluster.machine("worker-1"))?;
     let (code, body) = pki.request(cluster, &who, &cluster.machine("worker-2"), REQUEST, false)?;
     ensure!(code == "201", "the request itself was refused with {code}: {body}");
     let run = cluster.up(MASTERS, WORKERS)?;
@@ -210,6 +209,40 @@ pub fn an_impostor_gets_no_certificate(cluster: &Cluster) -> Result<String> {
     ensure!(request["status"]["certificate"].is_null(), "it was given: {}", request["status"]);
     ensure!(request["status"]["conditions"].is_null(), "judged: {}", request["status"]);
     Ok("left open, with a warning".into())
+}
+
+/// Lets a machine join, as `up` does while one has no certificate; the next `up` takes it back.
+pub(super) fn admit(cluster: &Cluster, machine: &str) -> Result<String> {
+    let (id, secret) = ("lab000", "0123456789abcdef");
+    let hour = host::ask(Command::new("date").args(["-u", "-d", "+1 hour", "+%FT%TZ"]))?;
+    let document = json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": format!("bootstrap-token-{id}"),
+            "namespace": "kube-system",
+            "labels": {"kdiy/machine": machine},
+        },
+        "type": "bootstrap.kubernetes.io/token",
+        "stringData": {
+            "token-id": id,
+            "token-secret": secret,
+            "expiration": hour.trim(),
+            "usage-bootstrap-authentication": "true",
+            "auth-extra-groups": "system:bootstrappers:kdiy",
+        },
+    });
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("token.json");
+    fs::write(&file, document.to_string())?;
+    cluster.kubectl(&["apply", "-f", &file.to_string_lossy()])?;
+    Ok(format!("{id}.{secret}"))
+}
+
+fn token(cluster: &Cluster, directory: &Path, machine: &str) -> Result<Who> {
+    let file = directory.join("authorization");
+    fs::write(&file, format!("Authorization: Bearer {}", admit(cluster, machine)?))?;
+    Ok(Who::Token(file))
 }
 
 fn secret_path() -> String {
@@ -243,17 +276,6 @@ impl Pki {
         };
         let file = |ending: &str| self.directory.join(format!("{name}.{ending}"));
         Who::Certificate(file("crt"), file("key"))
-    }
-
-    fn token(&self, directory: &Path, machine: &str) -> Result<Who> {
-        let text = fs::read_to_string(self.directory.join("secrets.json"))?;
-        let secrets: Value = serde_json::from_str(&text)?;
-        let tokens: BTreeMap<String, (String, String)> =
-            serde_json::from_value(secrets["bootstrapTokens"].clone())?;
-        let (id, secret) = tokens.get(machine).context("no token")?;
-        let file = directory.join("authorization");
-        fs::write(&file, format!("Authorization: Bearer {id}.{secret}"))?;
-        Ok(Who::Token(file))
     }
 
     /// The status of the answer.

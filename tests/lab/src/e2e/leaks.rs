@@ -202,9 +202,6 @@ impl Needles {
         })?;
         let secrets: Value = serde_json::from_str(&fs::read_to_string(pki.join("secrets.json"))?)?;
         needles.insert(secrets["encryptionKey"].as_str().context("no key")?.to_owned());
-        for token in secrets["bootstrapTokens"].as_object().context("no tokens")?.values() {
-            needles.insert(token[1].as_str().context("no token")?.to_owned());
-        }
         Ok(Self(needles))
     }
 

@@ -25,7 +25,7 @@ const DRIFTS: [(&str, &str, &[&str]); 4] = [
         &["kube-scheduler"],
     ),
     ("worker-1", "systemctl stop kube-proxy", &["kube-proxy"]),
-    ("worker-1", "chmod 0644 /etc/kubernetes/bootstrap-kubelet.kubeconfig", &["kubelet"]),
+    ("worker-1", "chmod 0644 /etc/kubernetes/kubelet.kubeconfig", &["kubelet"]),
 ];
 
 /// Every unit of ours, with the moment at which it started last.
