@@ -1,6 +1,7 @@
 //! One step on one machine, made concrete: the files with their bytes, the units, the commands,
 //! and the script that applies them. Pure; the same input gives the same bytes.
 
+pub mod key;
 pub mod observe;
 pub mod script;
 
@@ -61,6 +62,12 @@ pub struct BundleFile {
     pub secret: bool,
     /// Units of this machine that must restart or reload when this file changes.
     pub restarts: Vec<String>,
+    /// Identifies the key in it, where that is made once for the cluster.
+    #[serde(skip)]
+    pub key: Option<String>,
+    /// Its step takes it away again, so that having it is no part of being as it should be.
+    #[serde(skip)]
+    pub once: bool,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -143,7 +150,7 @@ impl Renderer<'_> {
             .map(|unit| self.unit(book, unit, context))
             .collect::<Result<Vec<_>>>()?;
         let own_units: Vec<String> = units.iter().map(|(unit, _)| unit.name.clone()).collect();
-        for file in &step.files {
+        for file in step.files.iter().filter(|file| !file.is_token() || !has_joined(context)) {
             let path = render("path", &file.path)?;
             let (text, secret) = self.file_text(book, file, machine, context)?;
             files.push(BundleFile::new(path, file, text, secret, own_units.clone()));
@@ -317,6 +324,8 @@ impl Renderer<'_> {
 
 impl BundleFile {
     fn new(path: String, file: &File, text: String, secret: bool, restarts: Vec<String>) -> Self {
+        // Not of a public key alone: with another private one, that differs as well.
+        let key = file.authority.as_ref().and_then(|_| key::of_text(&text));
         let bytes = text.into_bytes();
         Self {
             path,
@@ -326,6 +335,8 @@ impl BundleFile {
             bytes,
             secret,
             restarts,
+            key,
+            once: file.is_token(),
         }
     }
 
@@ -339,6 +350,8 @@ impl BundleFile {
             bytes,
             secret: false,
             restarts: vec![name.to_owned()],
+            key: None,
+            once: false,
         }
     }
 
@@ -361,6 +374,8 @@ impl BundleFile {
             bytes,
             secret: false,
             restarts: Vec::new(),
+            key: None,
+            once: false,
         }
     }
 }
@@ -370,14 +385,20 @@ impl Bundle {
         self.units.iter().any(|unit| unit.name == name)
     }
 
+    /// Whether the machine is given a token to join with, which the api has to know first.
+    pub fn brings_token(&self) -> bool {
+        self.files.iter().any(|file| file.once)
+    }
+
     /// Identifies what the step wants of the machine, secrets included only by their digests.
     pub fn digest(&self) -> String {
         let leaves: Vec<&String> = self.leaves.iter().chain(&self.shares).collect();
+        let lasting: Vec<&BundleFile> = self.files.iter().filter(|file| !file.once).collect();
         let parts = serde_json::json!([
             self.packages,
             self.users,
             self.directories,
-            self.files,
+            lasting,
             self.undo,
             leaves,
             self.commands,
@@ -412,6 +433,11 @@ impl BundleUnit {
             OnChange::Reload => observe::Verb::Reload,
         }
     }
+}
+
+/// Of a machine's context.
+fn has_joined(context: &Value) -> bool {
+    context["facts"]["joined"].as_bool().unwrap_or_default()
 }
 
 /// SHA-256 in hex.

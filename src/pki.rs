@@ -4,6 +4,7 @@
 
 pub mod identity;
 pub mod issue;
+pub mod keys;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,18 +20,34 @@ use serde::{Deserialize, Serialize};
 use crate::bundle::Secrets;
 use crate::config::ClusterConfig;
 use crate::failure::{Failure, Result};
+use crate::playbook::KUBELET_BOOTSTRAP;
 use crate::state::atomic;
+use crate::state::record::Fingerprints;
 use crate::topology::{Machine, Topology};
-use crate::world::BootstrapToken;
 use identity::{Authority, IDENTITIES, Identity, Names};
 use issue::{Pair, Wanted};
 
 /// What machines' kubeconfigs call the cluster.
 pub const CLUSTER: &str = "cluster";
-/// Who shows a bootstrap token instead of a certificate.
-pub const KUBELET_BOOTSTRAP: &str = "kubelet-bootstrap";
 
 const LOOSE: &str = "secrets.json";
+const SERVICE_ACCOUNT: &str = "service-account.key";
+
+/// What a machine shows instead of a certificate while it has none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BootstrapToken {
+    pub machine: String,
+    /// Six characters; public.
+    pub id: String,
+    /// Sixteen characters.
+    pub secret: String,
+}
+
+impl BootstrapToken {
+    fn new(machine: &Machine) -> Self {
+        Self { machine: machine.name.clone(), id: word(6), secret: word(16) }
+    }
+}
 
 /// Secrets that are not certificates: [`LOOSE`].
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -38,8 +55,6 @@ const LOOSE: &str = "secrets.json";
 struct Loose {
     /// Key of the secretbox provider, 32 bytes in base64.
     encryption_key: String,
-    /// `(id, secret)` by machine.
-    bootstrap_tokens: BTreeMap<String, (String, String)>,
 }
 
 /// What becomes of secrets that had to be made.
@@ -58,6 +73,8 @@ pub struct Pki {
     leaves: BTreeMap<(&'static str, Option<String>), Pair>,
     service_account: KeyPair,
     loose: Loose,
+    /// Made anew each time, and kept nowhere: only a machine that is to join is given its own.
+    tokens: Vec<BootstrapToken>,
 }
 
 /// One line of the expiry table.
@@ -72,7 +89,8 @@ pub struct Expiry {
 
 impl Pki {
     /// Reads what is there, makes what is missing, and makes anew what no longer fits the
-    /// topology or is about to expire. An authority is never made anew.
+    /// topology or is about to expire. For a cluster that exists, [`keys::check`] comes first: what
+    /// it looks at must not be made anew.
     pub fn open(
         directory: &Path,
         topology: &Topology,
@@ -114,7 +132,8 @@ impl Pki {
             authorities,
             leaves,
             service_account: store.service_account()?,
-            loose: store.loose(topology)?,
+            loose: store.loose()?,
+            tokens: topology.machines.iter().map(BootstrapToken::new).collect(),
         })
     }
 
@@ -126,11 +145,12 @@ impl Pki {
                 store.delete(&format!("{}@{machine}.{kind}", identity.name))?;
             }
         }
-        let Some(mut loose) = store.kept_loose()? else { return Ok(()) };
-        match loose.bootstrap_tokens.remove(machine) {
-            Some(_) => store.write_loose(&loose),
-            None => Ok(()),
-        }
+        Ok(())
+    }
+
+    /// Of what is made once for the cluster.
+    pub fn fingerprints(&self) -> Fingerprints {
+        keys::fingerprints(self.authorities.iter(), &self.service_account, &self.loose)
     }
 
     pub fn authority_pair(&self, authority: Authority) -> &Pair {
@@ -150,23 +170,19 @@ impl Pki {
             .ok_or_else(|| Failure::bug(format!("no certificate for {name}")))
     }
 
-    pub fn bootstrap_tokens(&self) -> Vec<BootstrapToken> {
-        self.loose
-            .bootstrap_tokens
-            .iter()
-            .map(|(machine, (id, secret))| BootstrapToken {
-                machine: machine.clone(),
-                id: id.clone(),
-                secret: secret.clone(),
-            })
-            .collect()
+    /// With which a machine may join while this [`Pki`] is open.
+    pub fn bootstrap_token(&self, machine: &Machine) -> Result<&BootstrapToken> {
+        let mut tokens = self.tokens.iter();
+        tokens
+            .find(|token| token.machine == machine.name)
+            .ok_or_else(|| Failure::bug("no bootstrap token").on(&machine.name))
     }
 
     /// All that nobody may read in a log: private keys and tokens.
     pub fn secrets(&self) -> Vec<String> {
         let pairs = self.authorities.values().chain(self.leaves.values());
         let keys = pairs.map(|pair| pair.key.clone());
-        let tokens = self.loose.bootstrap_tokens.values().map(|(_, secret)| secret.clone());
+        let tokens = self.tokens.iter().map(|token| token.secret.clone());
         keys.chain([self.service_account.serialize_pem()])
             .chain(tokens)
             .chain([self.loose.encryption_key.clone()])
@@ -274,11 +290,7 @@ impl Secrets for Pki {
         if identity != KUBELET_BOOTSTRAP {
             return self.kubeconfig_for(CLUSTER, server, identity, Some(machine));
         }
-        let (id, secret) = self
-            .loose
-            .bootstrap_tokens
-            .get(&machine.name)
-            .ok_or_else(|| Failure::bug("no bootstrap token").on(&machine.name))?;
+        let BootstrapToken { id, secret, .. } = self.bootstrap_token(machine)?;
         let credentials = Credentials::Token(format!("{id}.{secret}"));
         kubeconfig(CLUSTER, server, identity, &self.believed(), &credentials)
     }
@@ -393,15 +405,14 @@ impl Store {
     }
 
     fn service_account(&self) -> Result<KeyPair> {
-        let file = "service-account.key";
-        if let Some(text) = self.read(file)? {
+        if let Some(text) = self.read(SERVICE_ACCOUNT)? {
             return KeyPair::from_pem(&text).map_err(|error| {
-                Failure::host(format!("{} is no private key", self.path(file).display()))
-                    .because(error)
+                let path = self.path(SERVICE_ACCOUNT);
+                Failure::host(format!("{} is no private key", path.display())).because(error)
             });
         }
-        let key = KeyPair::generate().map_err(|error| unmakeable(file, error))?;
-        self.write(file, &key.serialize_pem())?;
+        let key = KeyPair::generate().map_err(|error| unmakeable(SERVICE_ACCOUNT, error))?;
+        self.write(SERVICE_ACCOUNT, &key.serialize_pem())?;
         Ok(key)
     }
 
@@ -428,21 +439,12 @@ impl Store {
         self.write(LOOSE, &text)
     }
 
-    fn loose(&self, topology: &Topology) -> Result<Loose> {
-        let mut loose = self.kept_loose()?.unwrap_or_else(|| Loose {
-            encryption_key: BASE64.encode(rand::random::<[u8; 32]>()),
-            bootstrap_tokens: BTreeMap::new(),
-        });
-        let before = loose.bootstrap_tokens.len();
-        for machine in &topology.machines {
-            loose
-                .bootstrap_tokens
-                .entry(machine.name.clone())
-                .or_insert_with(|| (word(6), word(16)));
+    fn loose(&self) -> Result<Loose> {
+        if let Some(loose) = self.kept_loose()? {
+            return Ok(loose);
         }
-        if loose.bootstrap_tokens.len() != before {
-            self.write_loose(&loose)?;
-        }
+        let loose = Loose { encryption_key: BASE64.encode(rand::random::<[u8; 32]>()) };
+        self.write_loose(&loose)?;
         Ok(loose)
     }
 }
@@ -527,14 +529,14 @@ mod tests {
             first.authority("encryption-config").unwrap(),
             second.authority("encryption-config").unwrap()
         );
-        assert_eq!(first.bootstrap_tokens(), second.bootstrap_tokens());
+        assert_ne!(first.bootstrap_token(machine), second.bootstrap_token(machine));
     }
 
     #[test]
     fn of_a_machine_that_was_taken_out_nothing_is_kept() {
         let directory = tempfile::tempdir().unwrap();
         let config = ClusterConfig::default();
-        let (first, _) = open(directory.path(), &config);
+        open(directory.path(), &config);
         let files = || {
             let entries = fs::read_dir(directory.path()).unwrap().flatten();
             entries.map(|entry| entry.file_name().into_string().unwrap()).collect::<Vec<_>>()
@@ -545,10 +547,6 @@ mod tests {
         assert!(files().iter().all(|file| !file.contains("worker-2")), "{:?}", files());
         let own = IDENTITIES.iter().filter(|identity| identity.per_machine).count();
         assert_eq!(files().len(), count - 2 * own);
-        let (second, _) = open(directory.path(), &config);
-        for (before, after) in first.bootstrap_tokens().iter().zip(second.bootstrap_tokens()) {
-            assert_eq!(*before != after, after.machine == "kdiy-worker-2");
-        }
     }
 
     #[test]

@@ -180,6 +180,7 @@ impl Runner {
             SurveyError::Transport(error) => lost("reach", &error),
             SurveyError::Failure(failure) => Failed::Final(failure),
         })?;
+        survey::check_keys(&machine.name, &reached)?;
         let expected = session.blueprint.architectures.of(&machine.name);
         if expected != reached.facts.arch {
             return Err(Failure::machine(format!(
@@ -237,8 +238,7 @@ impl Runner {
         match step.action {
             None => {}
             Some(Action::ApproveNodeCertificates) => {
-                let tokens = &self.session.blueprint.world.bootstrap_tokens;
-                let approved = certificates::approve(&client, topology, tokens, &self.events, slow);
+                let approved = certificates::approve(&client, topology, &self.events, slow);
                 changes.extend(approved.await?);
             }
             Some(Action::MarkNodes) => {

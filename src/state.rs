@@ -229,6 +229,7 @@ mod tests {
             had_data: false,
             machine_architectures: Default::default(),
             playbooks: None,
+            keys: Default::default(),
         };
         state.write_record(&record).unwrap();
         (parent, state, record)

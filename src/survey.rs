@@ -40,6 +40,23 @@ impl From<TransportError> for SurveyError {
     }
 }
 
+/// An error for a machine that has keys of another cluster than this computer: those here were
+/// lost, or that machine is part of something else.
+pub fn check_keys(machine: &str, reached: &Reached) -> Result<()> {
+    let bundles = reached.bundles.values();
+    let foreign: BTreeSet<&str> =
+        bundles.flat_map(|bundle| bundle.foreign_keys(&reached.observed)).collect();
+    if foreign.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::host("the machine has the keys of another cluster than this computer")
+        .on(machine)
+        .tail(foreign.into_iter().map(str::to_owned).collect())
+        .hint("nothing was changed there: with other keys its node, or every Secret, would be lost")
+        .hint("bring the cluster's directory back from your copy of it, pki and cluster.json")
+        .hint("or, if the machine is to be part of a new cluster: take the old one off it first"))
+}
+
 /// Two round trips. Waits for the machine to get its cluster address, unless `stop` is cancelled.
 pub async fn survey(
     session: &Session,

@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 use assert_cmd::Command;
 use ipnet::Ipv4Net;
 use kdiy::config::{ClusterConfig, ProviderChoice};
+use kdiy::pki::{Keeping, Pki};
 use kdiy::session::Design;
 use kdiy::state::Record;
 use kdiy::state::lock::Lock;
+use kdiy::topology::Topology;
 use tempfile::TempDir;
 
 /// A user with a state, a cache and a working directory of its own, and no program in the search
@@ -104,15 +106,19 @@ impl User {
             let closed = fs::Permissions::from_mode(0o700);
             fs::set_permissions(root.join(directory), closed).unwrap();
         }
+        let site = "192.168.56.0/24".parse::<Ipv4Net>().unwrap().into();
+        let topology = Topology::at(&site, config).unwrap();
+        let pki = Pki::open(&root.join("pki"), &topology, config, Keeping::Made).unwrap();
         let record = Record {
             id: "0".repeat(32),
             kdiy: "0.1.0".into(),
-            site: "192.168.56.0/24".parse::<Ipv4Net>().unwrap().into(),
+            site,
             config: config.clone(),
             complete: true,
             had_data: false,
             machine_architectures: Default::default(),
             playbooks: None,
+            keys: pki.fingerprints(),
         };
         fs::write(root.join("cluster.json"), serde_json::to_vec(&record).unwrap()).unwrap();
         root
@@ -421,6 +427,24 @@ fn whether_masters_take_pods_stays_as_it_was_when_a_cluster_was_made() {
     assert_eq!(shown(&user, &[]), true, "a first worker comes, by the file");
     user.file("workers: 1\ncontrolPlane: {schedulable: false}\n");
     assert_eq!(shown(&user, &[]), false, "what is said counts");
+}
+
+/// Neither is a new one made, nor anything else done.
+#[test]
+fn a_cluster_without_its_keys_is_left_as_it_is() {
+    let user = User::with_docker();
+    let root = user.made(&ClusterConfig::default());
+    let file = root.join("pki/secrets.json");
+    let secrets = fs::read(&file).unwrap();
+    fs::remove_file(&file).unwrap();
+    let provider = ["--provider", "docker"];
+    let remove = ["remove", "worker-1", "--yes"];
+    for arguments in [&[&["up"], &provider[..]].concat()[..], &["plan"], &remove] {
+        user.is_refused(arguments, &["secrets.json is missing", "/etc/kubernetes/encryption.yaml"]);
+    }
+    fs::write(&file, secrets).unwrap();
+    fs::copy(root.join("pki/etcd-ca.key"), root.join("pki/kubernetes-ca.key")).unwrap();
+    user.is_refused(&["plan"], &["kubernetes-ca.key is another one", "every master has both"]);
 }
 
 #[test]

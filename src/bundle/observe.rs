@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::script::quote;
-use super::{Bundle, BundleCommand};
+use super::{Bundle, BundleCommand, BundleFile, key};
 use crate::etcd_data::{self, EtcdData};
 
 /// Where [`crate::runner`] notes what it installed: one file an artifact, holding the digest,
@@ -27,6 +27,8 @@ pub struct Observed {
     pub pending: BTreeSet<String>,
     /// Digest of installed artifacts by path, where the file is as kdiy left it.
     pub artifacts: BTreeMap<String, String>,
+    /// Identifies the keys in files that hold one, by path ([`key::of_text`]).
+    pub keys: BTreeMap<String, String>,
     /// Commands whose `unless` fails, by step and place in it.
     pub untrue: BTreeSet<(String, usize)>,
     /// What packages provide and is not there any more ([`crate::playbook::Package::provides`]).
@@ -53,9 +55,12 @@ pub struct UnitState {
 pub fn script<'a>(bundles: impl Iterator<Item = &'a Bundle>) -> String {
     let mut paths = BTreeSet::new();
     let mut units = BTreeSet::new();
+    let mut with_keys = BTreeSet::new();
     let mut provided = BTreeSet::new();
     let mut probes = String::new();
     for bundle in bundles {
+        let kept = bundle.files.iter().filter(|file| file.key.is_some());
+        with_keys.extend(kept.map(|file| quote(&file.path)));
         provided.extend(bundle.packages.iter().map(|package| quote(&package.provides)));
         for (number, unless) in bundle.probes() {
             probes.push_str(&format!(
@@ -71,7 +76,7 @@ pub fn script<'a>(bundles: impl Iterator<Item = &'a Bundle>) -> String {
     let list = |set: BTreeSet<String>| set.into_iter().collect::<Vec<_>>().join(" ");
     format!(
         r#"export LC_ALL=C
-{etcd_data}cd /var/lib/kdiy 2>/dev/null || exit 0
+{etcd_data}{keys}cd /var/lib/kdiy 2>/dev/null || exit 0
 for f in steps/*; do [ -f "$f" ] && printf 'step\t%s\t%s\n' "${{f#steps/}}" "$(cat "$f")"; done
 for f in pending/*; do [ -f "$f" ] && printf 'pending\t%s\n' "${{f#pending/}}"; done
 for f in artifacts/*; do
@@ -94,6 +99,8 @@ if [ $# -gt 0 ]; then
 fi
 wait
 "#,
+        // Also on a machine that kdiy does not know yet.
+        keys = key::shell(&list(with_keys)),
         provided = list(provided),
         paths = list(paths),
         units = list(units),
@@ -117,6 +124,9 @@ pub fn parse(text: &str) -> Observed {
             }
             ["artifact", path, digest] => {
                 observed.artifacts.insert(path.to_owned(), digest.to_owned());
+            }
+            ["key", key, path] => {
+                observed.keys.insert(path.to_owned(), key.to_owned());
             }
             ["untrue", step, number] => {
                 let number = number.parse().ok().map(|number| (step.to_owned(), number));
@@ -267,6 +277,16 @@ impl Bundle {
         differences
     }
 
+    /// Files that hold another cluster's key on the machine. One that holds none, because somebody
+    /// damaged it, is not among them: it is made right again.
+    pub fn foreign_keys(&self, observed: &Observed) -> impl Iterator<Item = &str> {
+        let is_foreign = |file: &&BundleFile| match (&file.key, observed.keys.get(&file.path)) {
+            (Some(own), Some(found)) => own != found,
+            _ => false,
+        };
+        self.files.iter().filter(is_foreign).map(|file| file.path.as_str())
+    }
+
     /// What tells whether a command of this bundle has anything to do, with its place among them.
     fn probes(&self) -> impl Iterator<Item = (usize, &str)> {
         let commands = self.commands.iter().enumerate();
@@ -356,7 +376,7 @@ impl Observed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bundle::{BundleFile, BundleUnit, sha256};
+    use crate::bundle::{BundleUnit, sha256};
     use crate::playbook::OnChange;
 
     #[test]
@@ -394,6 +414,8 @@ mod tests {
             bytes: text.into(),
             secret: false,
             restarts: vec!["x.service".into()],
+            key: None,
+            once: false,
         };
         Bundle {
             step: "x".into(),
@@ -455,6 +477,16 @@ mod tests {
         assert_eq!(work(&observed, &[], &["/etc/ca"]), ["run look", "restart x.service"]);
         let sent = work(&observed, &["/usr/local/bin/x"], &[]);
         assert_eq!(sent, ["install /usr/local/bin/x", "run look", "restart x.service"]);
+    }
+
+    #[test]
+    fn a_key_of_another_cluster_is_foreign_and_a_damaged_file_is_not() {
+        let mut own = bundle();
+        own.files[0].key = Some("own".into());
+        let foreign = |text: &str| own.foreign_keys(&parse(text)).count();
+        assert_eq!(foreign("key\tother\t/etc/x\n"), 1);
+        assert_eq!(foreign("key\town\t/etc/x\n"), 0);
+        assert_eq!(foreign("digest\t00ff\t/etc/x\nmode\t600\troot:root\t/etc/x\n"), 0);
     }
 
     #[test]

@@ -21,9 +21,9 @@ use crate::engine::{self, Report};
 use crate::event::{Event, Events, Stamped};
 use crate::failure::{Failure, Result};
 use crate::guard::{Service, Standing};
-use crate::machines::{self, Provider, host, keys};
+use crate::machines::{self, Provider, host, keys as ssh_keys};
 use crate::ownership;
-use crate::pki::Keeping;
+use crate::pki::{Keeping, Pki, keys};
 use crate::plan::{self, Circumstances, Plan};
 use crate::playbook::load::Playbooks;
 use crate::runner::{Fetched, Runner};
@@ -123,6 +123,7 @@ impl Wanted {
         let state = StateDir::of(&design.config.name)?;
         let before = state.same_cluster(&design.config)?;
         if let Some(record) = &before {
+            keys::check(&state.pki(), &record.keys)?;
             design.architectures.clone_from(&record.machine_architectures);
             design.id.clone_from(&record.id);
         }
@@ -173,10 +174,13 @@ pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> 
 
     state.create()?;
     let lock = Lock::take(&state.lock_file(), "up")?;
-    keys::ensure(&state, host::emulated(design.config.provider)).await?;
+    ssh_keys::ensure(&state, host::emulated(design.config.provider)).await?;
     if design.id.is_empty() {
         design.id = ownership::new_id();
     }
+    // Before there is a record: what it has to be true to is there from then on.
+    let topology = Topology::at(&site, &design.config)?;
+    let pki = Pki::open(&state.pki(), &topology, &design.config, Keeping::Made)?;
     let mut record = Record {
         kdiy: env!("CARGO_PKG_VERSION").into(),
         id: design.id.clone(),
@@ -186,6 +190,8 @@ pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> 
         had_data: before.as_ref().is_some_and(Record::had_data),
         machine_architectures: design.architectures.clone(),
         playbooks: design.overlay.directory.clone(),
+        // Those of an older kdiy's cluster are believed once every machine has them, too.
+        keys: before.as_ref().map_or_else(|| pki.fingerprints(), |record| record.keys.clone()),
     };
     let overlay = design.overlay.note();
     state.write_record(&record)?;
@@ -285,6 +291,7 @@ pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> 
     }
     record.complete = true;
     record.had_data = true;
+    record.keys = pki.fingerprints();
     state.write_record(&record)?;
     let mut summary = summary(&topology, &state, &versions, &report);
     summary.etcd_leader = leader(&events);

@@ -180,7 +180,7 @@ pub const IDENTITIES: &[Identity] = &[
             "bootstrap-admin",
             Authority::Kubernetes,
             "kdiy-bootstrap",
-            "kdiy itself, on this computer only: past all authorization, to make the first bindings",
+            "`kdiy up`, on this computer only: past all authorization, to make and mend the bindings",
         )
     },
     client(

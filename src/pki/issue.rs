@@ -15,8 +15,8 @@ use super::identity::{Identity, Usage};
 const BACKDATED: Duration = Duration::minutes(5);
 pub const AUTHORITY_LIFETIME: Duration = Duration::days(3650);
 pub const LEAF_LIFETIME: Duration = Duration::days(365);
-/// A leaf with less than this left is made anew.
-const RENEWED_BEFORE: Duration = Duration::days(30);
+/// A leaf of whose time less than this part is left is made anew.
+const RENEWED_WITH_LEFT: i32 = 3;
 
 /// A certificate and its private key, in PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +69,10 @@ pub fn leaf(wanted: &Wanted<'_>, authority: &Pair) -> Result<Pair, rcgen::Error>
     };
     params.use_authority_key_identifier_extension = true;
     lasting(&mut params, LEAF_LIFETIME);
+    // Who believes the authority no more believes nothing that it signed.
+    let authority_ends = expiry(&authority.certificate)
+        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+    params.not_after = authority_ends.map_or(params.not_after, |ends| ends.min(params.not_after));
     let certificate = params.signed_by(&key, &issuer)?;
     Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
 }
@@ -103,7 +107,8 @@ fn inspect(pair: &Pair, wanted: &Wanted<'_>, authority: &Pair) -> Option<bool> {
     let common_name = leaf.subject().iter_common_name().next()?.as_str().ok()?;
     let organization =
         leaf.subject().iter_organization().next().and_then(|value| value.as_str().ok());
-    let expires = leaf.validity().not_after.to_datetime();
+    let ends = leaf.validity().not_after.to_datetime();
+    let lifetime = ends - leaf.validity().not_before.to_datetime();
     Some(
         leaf.verify_signature(Some(issuer.public_key())).is_ok()
             && leaf.public_key().subject_public_key.data.as_ref() == key.public_key_raw()
@@ -111,7 +116,7 @@ fn inspect(pair: &Pair, wanted: &Wanted<'_>, authority: &Pair) -> Option<bool> {
             && organization == wanted.identity.organization
             && dns == wanted.dns
             && addresses == wanted.addresses
-            && expires - RENEWED_BEFORE > OffsetDateTime::now_utc(),
+            && ends - lifetime / RENEWED_WITH_LEFT > OffsetDateTime::now_utc(),
     )
 }
 
@@ -127,4 +132,59 @@ pub fn expiry(certificate: &str) -> Option<i64> {
     let pem = pem::parse(certificate).ok()?;
     let (_, parsed) = X509Certificate::from_der(pem.contents()).ok()?;
     Some(parsed.validity().not_after.timestamp())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pki::identity;
+
+    fn wanted() -> Wanted<'static> {
+        Wanted {
+            identity: identity::identity("scheduler").unwrap(),
+            common_name: "system:kube-scheduler".into(),
+            dns: Vec::new(),
+            addresses: Vec::new(),
+        }
+    }
+
+    /// A leaf that holds from so many days ago until so many days from now.
+    fn aged(authority: &Pair, past: i64, left: i64) -> Pair {
+        let issuer = KeyPair::from_pem(&authority.key).unwrap();
+        let issuer = Issuer::from_ca_cert_pem(&authority.certificate, issuer).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "system:kube-scheduler");
+        let now = OffsetDateTime::now_utc();
+        params.not_before = now - Duration::days(past);
+        params.not_after = now + Duration::days(left);
+        let certificate = params.signed_by(&key, &issuer).unwrap();
+        Pair { certificate: certificate.pem(), key: key.serialize_pem() }
+    }
+
+    #[test]
+    fn a_certificate_is_renewed_once_two_thirds_of_its_time_are_over() {
+        let authority = authority("test").unwrap();
+        for (past, left, is_good) in
+            [(0, 365, true), (240, 125, true), (247, 118, false), (19, 11, true), (21, 9, false)]
+        {
+            let pair = aged(&authority, past, left);
+            assert_eq!(still_good(&pair, &wanted(), &authority), is_good, "{past} of {left} days");
+        }
+    }
+
+    #[test]
+    fn no_certificate_outlives_its_authority() {
+        let long = authority("test").unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "old");
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        lasting(&mut params, Duration::days(100));
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap().pem();
+        let short = Pair { certificate, key: key.serialize_pem() };
+        let end = |authority: &Pair| expiry(&leaf(&wanted(), authority).unwrap().certificate);
+        assert_eq!(end(&short), expiry(&short.certificate));
+        assert!(end(&long) < expiry(&long.certificate));
+    }
 }

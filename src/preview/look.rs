@@ -160,6 +160,7 @@ async fn look_at(session: &Session, machine: &Machine, reason: Option<Failure>) 
         Err(SurveyError::Transport(error)) => return Ok(silent(error.to_string())),
         Err(SurveyError::Failure(failure)) => return Ok(silent(failure.what)),
     };
+    survey::check_keys(&machine.name, &reached)?;
     let script = contents_script(&reached.bundles, &reached.observed);
     let contents = match transport.run(Script::new(script)).await {
         Ok(output) => contents(&output.stdout),
@@ -283,8 +284,7 @@ async fn look_through(
             }
         }
         (Some(Action::ApproveNodeCertificates), Some(client)) => {
-            let (topology, tokens) = (&world.topology, &world.bootstrap_tokens);
-            actions = certificates::foresee(client, topology, tokens).await?;
+            actions = certificates::foresee(client, &world.topology).await?;
         }
         (Some(Action::MarkNodes), Some(client)) => {
             let schedulable = world.config.masters_take_pods();

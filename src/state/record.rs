@@ -1,6 +1,6 @@
 //! What a cluster was made with, and whether what is wanted now is the same cluster.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -24,6 +24,12 @@ const ROLLED_OUT: [&str; 4] = [
     "etcd.quotaMebibytes",
     "etcd.compactionRetention",
 ];
+
+/// Of the keys that a cluster cannot do without, by name: SHA-256 in hex of the public key in
+/// base64, or of the key for Secrets, which is 32 random bytes that nobody finds by trying.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Fingerprints(pub BTreeMap<String, String>);
 
 /// What a cluster was made with: `cluster.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,6 +56,10 @@ pub struct Record {
     /// The playbooks that were laid over the built-in ones, as an absolute path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub playbooks: Option<PathBuf>,
+    /// Of the keys that it was made with. A cluster of an older kdiy has none here until its
+    /// first `up`.
+    #[serde(default)]
+    pub keys: Fingerprints,
 }
 
 /// A field of the cluster file whose value cannot change under a cluster that exists.
@@ -253,6 +263,7 @@ mod tests {
             had_data: true,
             machine_architectures: Architectures::default(),
             playbooks: None,
+            keys: Fingerprints::default(),
         }
     }
 

@@ -5,6 +5,7 @@
 mod approval;
 mod hardening;
 mod kernel;
+mod keys;
 mod machines;
 mod manifests;
 mod members;
@@ -26,6 +27,7 @@ pub fn checks<'a>(cluster: &Cluster<'a>) -> Vec<Check<'a>> {
         kernel::checks(cluster),
         members::checks(cluster),
         hardening::checks(cluster),
+        keys::checks(cluster),
     ]
     .into_iter()
     .flatten()

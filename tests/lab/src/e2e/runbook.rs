@@ -1,7 +1,6 @@
 //! The guide, carried out by somebody who has no kdiy: its blocks, in order, by plain ssh on bare
 //! machines. kdiy makes the machines, and afterwards judges what has become of them.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -135,25 +134,20 @@ impl<'a> Reader<'a> {
     fn hand_over(&self) -> Result<()> {
         let mine = self.home.join(format!("{NAME}-by-hand/pki"));
         let kdiys = self.cluster.state().join(NAME).join("pki");
-        let mut tokens: BTreeMap<String, Value> = BTreeMap::new();
         for entry in fs::read_dir(&mine)? {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if let Some(machine) = name.strip_prefix("token@") {
-                let token = fs::read_to_string(&path)?;
-                let (id, secret) = token.trim().split_once('.').context("no token")?;
-                tokens.insert(machine.into(), json!([id, secret]));
-            } else if name.ends_with(".crt") || name.ends_with(".key") {
+            if name.ends_with(".crt") || name.ends_with(".key") {
                 fs::copy(&path, kdiys.join(&name))?;
             }
         }
-        let word = |name: &str| -> Result<String> {
-            Ok(fs::read_to_string(mine.join(name))?.trim().to_owned())
-        };
-        let secrets = json!({
-            "encryptionKey": word("encryption-key")?,
-            "bootstrapTokens": tokens,
-        });
+        // The record is true to the keys that kdiy would have made.
+        let record = self.cluster.state().join(NAME).join("cluster.json");
+        let mut document: Value = serde_json::from_str(&fs::read_to_string(&record)?)?;
+        document.as_object_mut().context("no record")?.remove("keys");
+        fs::write(&record, document.to_string())?;
+        let key = fs::read_to_string(mine.join("encryption-key"))?;
+        let secrets = json!({ "encryptionKey": key.trim() });
         Ok(fs::write(kdiys.join("secrets.json"), secrets.to_string())?)
     }
 
