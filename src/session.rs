@@ -152,7 +152,6 @@ impl Design {
             versions: self.versions.by_name.clone(),
             images,
             mirrored_images,
-            bootstrap_tokens: pki.bootstrap_tokens(),
             config: self.config,
         };
         Ok(Blueprint {
@@ -270,12 +269,18 @@ impl Session {
         let known = secrets.iter().map(String::as_str);
         let redactor = Redactor::new(known.chain(password.as_ref().map(Password::reveal)))?;
         let endpoint = topology.endpoint.url();
-        let bootstrap =
-            blueprint.pki.kubeconfig_for(&topology.cluster, &endpoint, "bootstrap-admin", None)?;
+        // `up` makes and mends the bindings that everybody else's rights come from.
+        let complete = state.record()?.is_some_and(|record| record.complete);
+        let identity = match keeping {
+            Keeping::Existing if complete => "admin",
+            _ => "bootstrap-admin",
+        };
+        let kubeconfig =
+            blueprint.pki.kubeconfig_for(&topology.cluster, &endpoint, identity, None)?;
         let sockets = sockets::directory()?;
         let fleet = Arc::new(Fleet::new(sockets.path().to_owned()));
         let slow = blueprint.world.config.slow_machines;
-        let api = Arc::new(ApiAccess::new(topology, fleet.clone(), bootstrap, slow));
+        let api = Arc::new(ApiAccess::new(topology, fleet.clone(), kubeconfig, slow));
         Ok(Self { state, blueprint, redactor, provider, fleet, api, _sockets: sockets })
     }
 

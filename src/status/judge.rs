@@ -5,8 +5,11 @@ use std::collections::BTreeSet;
 use super::{Etcd, Health, Heard, Lease, Member, Problem, Status};
 use crate::topology::Quorum;
 
-/// kdiy makes its certificates anew this long before they end (`pki::issue`).
-const CERTIFICATE_DAYS: i64 = 30;
+/// `up` makes certificates anew from when a third of their year is left (`pki::issue`); with less
+/// than this it is time for one.
+const CERTIFICATE_DAYS: i64 = 60;
+/// Nothing that an authority signs holds longer than itself.
+const AUTHORITY_DAYS: i64 = 365;
 /// The kubelet renews its own with 10 to 30 % of a year left (kubelet, certificate manager); one
 /// with less than this has failed to.
 const KUBELET_CERTIFICATE_DAYS: i64 = 7;
@@ -200,7 +203,12 @@ impl Problems {
         }
         for certificate in &machine.certificates {
             let kubelets = certificate.path.starts_with("/var/lib/kubelet/");
-            let limit = if kubelets { KUBELET_CERTIFICATE_DAYS } else { CERTIFICATE_DAYS };
+            let is_authority = certificate.path.ends_with("ca.crt");
+            let limit = match (kubelets, is_authority) {
+                (true, _) => KUBELET_CERTIFICATE_DAYS,
+                (_, true) => AUTHORITY_DAYS,
+                (_, false) => CERTIFICATE_DAYS,
+            };
             if certificate.days_left < limit {
                 let what = match certificate.days_left {
                     days if days < 0 => format!("{} has expired", certificate.path),
