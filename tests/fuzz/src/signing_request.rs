@@ -16,6 +16,7 @@ const END: &str = "-----END CERTIFICATE REQUEST-----\n";
 pub fn holds(text: &str) -> Result<(), String> {
     let asked = Asked::unsigned(text.as_bytes()).map_err(|error| error.to_string())?;
     let der = der(text).expect("it was read as PEM");
+    assert_eq!(Asked::unsigned(pem(&der).as_bytes()).as_ref(), Ok(&asked));
     let (rest, other) = X509CertificationRequest::from_der(&der).map_err(|it| it.to_string())?;
     assert!(rest.is_empty(), "something follows the request");
     let info = &other.certification_request_info;
