@@ -109,7 +109,13 @@ impl Asked {
         let mut signed = file.enter(der::SEQUENCE, "the request")?;
         file.end()?;
         let mut info = signed.enter(der::SEQUENCE, "what the request is about")?;
-        signed.bytes(der::SEQUENCE)?;
+        let mut algorithm = signed.enter(der::SEQUENCE, "the signature's algorithm")?;
+        algorithm.bytes(der::OBJECT_IDENTIFIER)?;
+        // RSA has parameters, which are none (RFC 4055, 5).
+        if !algorithm.is_empty() && !algorithm.bytes(der::NULL)?.is_empty() {
+            return Err(RequestError::Signature);
+        }
+        algorithm.end()?;
         let signature = signed.bytes(der::BIT_STRING)?;
         signed.end()?;
         // It consists of whole bytes.
