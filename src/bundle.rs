@@ -5,7 +5,7 @@ pub mod key;
 pub mod observe;
 pub mod script;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -41,6 +41,8 @@ pub struct Bundle {
     pub shares: Vec<String>,
     pub commands: Vec<BundleCommand>,
     pub units: Vec<BundleUnit>,
+    /// What its units use that may be a release file, with all units of the machine that use it.
+    pub programs: Vec<BundleProgram>,
     pub ready: Option<BundleReady>,
     /// Names of artifacts and images; their digests are not part of [`Bundle::digest`].
     pub artifacts: Vec<String>,
@@ -60,7 +62,9 @@ pub struct BundleFile {
     pub digest: String,
     /// The bytes must not be shown to anybody.
     pub secret: bool,
-    /// Units of this machine that must restart or reload when this file changes.
+    /// Units of this machine, of whichever step, that must restart or reload when this file changes.
+    /// Which they are is no part of what this step wants, and so not of its digest.
+    #[serde(skip)]
     pub restarts: Vec<String>,
     /// Identifies the key in it, where that is made once for the cluster.
     #[serde(skip)]
@@ -68,6 +72,15 @@ pub struct BundleFile {
     /// Its step takes it away again, so that having it is no part of being as it should be.
     #[serde(skip)]
     pub once: bool,
+}
+
+/// A path that a unit uses and that no step writes as a file. What is sent for it waits beside it,
+/// until the step of the unit puts it in its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BundleProgram {
+    pub path: String,
+    /// Units of this machine that use it.
+    pub units: Vec<String>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -122,15 +135,19 @@ impl Renderer<'_> {
     pub fn bundles(&self, machine: &Machine, facts: &Facts) -> Result<BTreeMap<String, Bundle>> {
         let context = self.world.for_machine(machine, facts)?;
         let topology = &self.world.topology;
-        self.playbooks
+        let mut bundles = self
+            .playbooks
             .steps()
             .filter(|(_, step)| topology.is_in(machine, step.on) && self.world.all_hold(&step.when))
             .map(|(book, step)| {
                 Ok((step.name.clone(), self.bundle(book, step, machine, &context)?))
             })
-            .collect()
+            .collect::<Result<BTreeMap<String, Bundle>>>()?;
+        connect(&mut bundles);
+        Ok(bundles)
     }
 
+    /// One step alone: units of other steps that use its files are not known here.
     /// `context` is [`World::for_machine`] of the same machine.
     pub fn bundle(
         &self,
@@ -209,6 +226,7 @@ impl Renderer<'_> {
             shares: step.shares.clone(),
             commands,
             units: units.into_iter().map(|(unit, _)| unit).collect(),
+            programs: Vec::new(),
             ready,
             artifacts: step.artifacts.clone(),
             images: step.images.iter().filter(|name| carried.contains(name)).cloned().collect(),
@@ -322,6 +340,31 @@ impl Renderer<'_> {
     }
 }
 
+/// Tells each file and each program of a machine which of its units use it.
+fn connect(bundles: &mut BTreeMap<String, Bundle>) {
+    let mut users: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut written = BTreeSet::new();
+    for bundle in bundles.values() {
+        written.extend(bundle.files.iter().map(|file| file.path.clone()));
+        for unit in &bundle.units {
+            for path in bundle.uses(unit) {
+                users.entry(path.to_owned()).or_default().insert(unit.name.clone());
+            }
+        }
+    }
+    let of = |path: &str| users.get(path).into_iter().flatten().cloned().collect::<Vec<_>>();
+    for bundle in bundles.values_mut() {
+        for file in &mut bundle.files {
+            file.restarts = of(&file.path);
+        }
+        let paths: BTreeSet<&String> =
+            bundle.units.iter().flat_map(|unit| &unit.depends_on).collect();
+        let programs = paths.into_iter().filter(|path| !written.contains(*path));
+        bundle.programs =
+            programs.map(|path| BundleProgram { path: path.clone(), units: of(path) }).collect();
+    }
+}
+
 impl BundleFile {
     fn new(path: String, file: &File, text: String, secret: bool, restarts: Vec<String>) -> Self {
         // Not of a public key alone: with another private one, that differs as well.
@@ -381,6 +424,13 @@ impl BundleFile {
 }
 
 impl Bundle {
+    /// Every path whose change restarts or reloads this unit of the step.
+    pub fn uses<'a>(&'a self, unit: &'a BundleUnit) -> BTreeSet<&'a str> {
+        let own = self.files.iter().filter(|file| file.restarts.contains(&unit.name));
+        let own = own.map(|file| file.path.as_str());
+        own.chain(unit.depends_on.iter().map(String::as_str)).collect()
+    }
+
     pub fn has_unit(&self, name: &str) -> bool {
         self.units.iter().any(|unit| unit.name == name)
     }

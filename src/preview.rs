@@ -13,7 +13,7 @@ use serde::Serialize;
 use similar::TextDiff;
 
 use crate::bundle::observe::{Difference, Verb};
-use crate::bundle::{Bundle, BundleFile, RECONCILE_DIRECTORY, Renderer};
+use crate::bundle::{Bundle, RECONCILE_DIRECTORY, Renderer};
 use crate::etcd_data::{self, EtcdData, Verdict};
 use crate::failure::{Failure, Result};
 use crate::plan::Plan;
@@ -186,7 +186,9 @@ impl Drafter<'_> {
         let look = &self.looks.machines[&machine.name];
         let bundle = look.bundles.get(&step.name)?;
         let lacking = self.looks.lacking(bundle, &look.observed);
-        let installing: Vec<String> = lacking.iter().map(|(path, _)| path.clone()).collect();
+        let mut installing: Vec<String> = lacking.iter().map(|(path, _)| path.clone()).collect();
+        let staged = bundle.staged(&look.observed.staged);
+        installing.extend(staged.into_iter().map(str::to_owned));
         let work = bundle.work(&look.observed, &installing, changed);
         if work.is_empty() {
             return None;
@@ -207,11 +209,12 @@ impl Drafter<'_> {
             }
             let mut action = self.action(step, bundle, look, difference);
             if action.verb == Verb::Install {
-                action.why =
-                    lacking.iter().find(|it| it.0 == action.what).map(|(_, why)| why.clone());
+                let sent = || "it was sent by an earlier run".to_owned();
+                let lacks = lacking.iter().find(|it| it.0 == action.what);
+                action.why = Some(lacks.map_or_else(sent, |(_, why)| why.clone()));
             }
             if matches!(action.verb, Verb::Restart | Verb::Reload) {
-                action.why = cause(bundle, &action.what, &written, changed);
+                action.why = cause(bundle, &action.what, look, &written, changed);
             }
             actions.push(action);
         }
@@ -299,17 +302,16 @@ fn prerequisites(bundle: &Bundle) -> Vec<Action> {
 fn cause(
     bundle: &Bundle,
     unit: &str,
+    look: &Look,
     written: &[String],
     changed: &BTreeSet<String>,
 ) -> Option<String> {
     let unit = bundle.units.iter().find(|it| it.name == unit)?;
-    let own = |file: &BundleFile| file.restarts.contains(&unit.name).then(|| file.path.clone());
-    let mut depends = unit.depends_on.iter().cloned().chain(bundle.files.iter().filter_map(own));
-    let path = depends.find(|path| written.contains(path) || changed.contains(path));
-    Some(match path {
-        Some(path) => format!("{path} changes"),
-        None => "a file of it was changed, and it has not restarted since".into(),
-    })
+    let changes = |path: &&str| written.iter().any(|it| it == path) || changed.contains(*path);
+    match bundle.uses(unit).into_iter().find(changes) {
+        Some(path) => Some(format!("{path} changes")),
+        None => bundle.outdated(unit, &look.observed).map(|outdated| outdated.to_string()),
+    }
 }
 
 #[cfg(test)]

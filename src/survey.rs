@@ -1,9 +1,7 @@
 //! Looking at one machine: what it is, and how it differs from what every step wants of it.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::bundle::observe;
@@ -86,5 +84,5 @@ pub async fn survey(
     let bundles = session.blueprint.renderer().bundles(machine, &facts)?;
     let output = transport.run(Script::new(observe::script(bundles.values()))).await?;
     let observed = observe::parse(&output.stdout);
-    Ok(Reached { facts, bundles, observed, changed: Mutex::new(BTreeSet::new()) })
+    Ok(Reached::new(facts, bundles, observed))
 }

@@ -6,7 +6,8 @@ set -u
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive
 stage=$1
 dirty=''
-mkdir -p "$state/steps" "$state/pending" "$state/artifacts" "$state/undo"
+mkdir -p "$state/steps" "$state/pending" "$state/restarting" "$state/started" \
+  "$state/artifacts" "$state/staged" "$state/undo"
 
 did() { printf '@kdiy did %s\n' "$*"; }
 doing() { printf '@kdiy doing %s\n' "$*"; }
@@ -167,6 +168,19 @@ settle() {
   fi
 }
 
+# units...: notes that they have to restart, so that not even a loss of power forgets it. Always
+# before what they use changes: whoever is interrupted between the two restarts once too often,
+# never once too few.
+mark() {
+  new_marks=''
+  for unit in "$@"; do
+    [ -e "$state/pending/$unit" ] && continue
+    : >"$state/pending/$unit" || fail "could not write $state/pending/$unit"
+    new_marks=yes
+  done
+  [ -z "$new_marks" ] || sync "$state/pending"
+}
+
 # number mode owner path units...
 file() {
   source="$stage/files/$1" mode=$2 owner=$3 path=$4
@@ -177,9 +191,7 @@ file() {
   fi
   enter_file "$path" || fail "could not keep $path as it is"
   mkdir -p "${path%/*}" || fail "could not create the directory of $path"
-  # Marked before the change: whoever is interrupted between the two restarts once too often,
-  # never once too few.
-  for unit in "$@"; do : >"$state/pending/$unit"; done
+  mark "$@"
   new="$path.kdiy-new"
   rm -f "$new"
   (umask 077 && cp "$source" "$new") && chown "$owner" "$new" && chmod "$mode" "$new" &&
@@ -197,6 +209,21 @@ reconciles() {
     case $number in *[!0-9]*) continue ;; esac
     case " $* " in *" $1-$number "*) ;; *) rm -f "$kept" ;; esac
   done
+}
+
+# key path units...: puts what was sent for the path in its place. It waited beside it, so that until
+# now a unit that started by itself, at a boot say, started what it had been before.
+place() {
+  sent="$state/staged/$1" key=$1 path=$2
+  shift 2
+  [ -e "$sent" ] || return 0
+  if [ -e "$path.kdiy-staged" ]; then
+    mark "$@"
+    mv -f "$path.kdiy-staged" "$path" || fail "could not install $path"
+    did "installed $path"
+  fi
+  # Without the staged file, a run was cut off right here.
+  mv -f "$sent" "$state/artifacts/$key" || fail "could not write $state/artifacts/$key"
 }
 
 reload_units() {
@@ -240,24 +267,53 @@ tell() {
   did "$1ed $2"
 }
 
-# unit restart|reload
+# paths...: the digest of each, as a program that starts now finds it
+using() {
+  files=''
+  for path in "$@"; do
+    # Programs are large, and were checked when they came.
+    if grep -hs "^$path " "$state"/artifacts/* >"$stage/artifact"; then
+      read -r path digest _ <"$stage/artifact"
+      printf '%s  %s\n' "$digest" "$path"
+    else
+      files="$files $path"
+    fi
+  done
+  # shellcheck disable=SC2086
+  [ -z "$files" ] || sha256sum -- $files 2>/dev/null
+}
+
+# unit restart|reload paths...: has it run with the paths that it uses as they are now
 unit() {
-  entered unit "$1" ||
-    enter unit "$1" "$(systemctl is-enabled "$1" 2>/dev/null) $(systemctl is-active "$1")"
-  if [ "$(systemctl is-enabled "$1" 2>/dev/null)" != enabled ]; then
+  name=$1 verb=$2
+  shift 2
+  entered unit "$name" ||
+    enter unit "$name" "$(systemctl is-enabled "$name" 2>/dev/null) $(systemctl is-active "$name")"
+  if [ "$(systemctl is-enabled "$name" 2>/dev/null)" != enabled ]; then
     # Offline, it only makes the links: else each has systemd read all units once more.
-    SYSTEMD_OFFLINE=1 systemctl enable --quiet "$1" || fail "could not enable $1"
-    did "enabled $1"
+    SYSTEMD_OFFLINE=1 systemctl enable --quiet "$name" || fail "could not enable $name"
+    did "enabled $name"
   fi
-  if ! systemctl is-active --quiet "$1"; then
-    doing "starting $1"
-    systemctl reset-failed "$1" 2>/dev/null
-    tell start "$1"
-  elif [ -e "$state/pending/$1" ]; then
-    doing "$2ing $1"
-    tell "$2" "$1"
+  # Other steps work here at the same time. A mark that is made from now on is for another restart.
+  [ ! -e "$state/pending/$name" ] || mv -f "$state/pending/$name" "$state/restarting/$name"
+  using "$@" >"$stage/using"
+  if ! systemctl is-active --quiet "$name"; then
+    doing "starting $name"
+    systemctl reset-failed "$name" 2>/dev/null
+    tell start "$name"
+  elif [ -e "$state/restarting/$name" ]; then
+    doing "${verb}ing $name"
+    tell "$verb" "$name"
   fi
-  rm -f "$state/pending/$1"
+  started "$name"
+  rm -f "$state/restarting/$name"
+}
+
+# unit: notes what its process was started with. systemd gives every start another invocation.
+started() {
+  { systemctl show --property InvocationID --value "$1" && cat "$stage/using"; } \
+    >"$state/started/$1.new" && mv -f "$state/started/$1.new" "$state/started/$1" ||
+    fail "could not write $state/started/$1"
 }
 
 # units...: how often systemd has started them again, in all

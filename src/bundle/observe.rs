@@ -5,13 +5,16 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::script::quote;
-use super::{Bundle, BundleCommand, BundleFile, key};
+use super::script::{STAGED, quote};
+use super::{Bundle, BundleCommand, BundleFile, BundleUnit, key};
 use crate::etcd_data::{self, EtcdData};
+use crate::playbook::OnChange;
 
 /// Where [`crate::runner`] notes what it installed: one file an artifact, holding the digest,
 /// size and modification time of the installed file.
 pub const ARTIFACT_STAMPS: &str = "/var/lib/kdiy/artifacts";
+/// The same of what was sent and is not in its place yet.
+pub const STAGED_STAMPS: &str = "/var/lib/kdiy/staged";
 
 const ETCD: &str = "etcd.service";
 
@@ -25,8 +28,12 @@ pub struct Observed {
     pub steps: BTreeMap<String, String>,
     /// Units whose files changed and that have not restarted since.
     pub pending: BTreeSet<String>,
-    /// Digest of installed artifacts by path, where the file is as kdiy left it.
-    pub artifacts: BTreeMap<String, String>,
+    /// Installed artifacts by path, where the file is as kdiy left it.
+    pub artifacts: BTreeMap<String, ArtifactState>,
+    /// Digest of artifacts that wait beside their path.
+    pub staged: BTreeMap<String, String>,
+    /// What units were started with, by kdiy.
+    pub started: BTreeMap<String, Started>,
     /// Identifies the keys in files that hold one, by path ([`key::of_text`]).
     pub keys: BTreeMap<String, String>,
     /// Commands whose `unless` fails, by step and place in it.
@@ -38,17 +45,40 @@ pub struct Observed {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArtifactState {
+    pub digest: String,
+    /// Seconds since 1970.
+    pub modified: i64,
+}
+
+/// What kdiy noted as it started a unit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Started {
+    /// systemd's name for that start; any other start has another.
+    pub invocation: String,
+    /// Digest by path, of all that the unit uses.
+    pub used: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileState {
     pub digest: String,
     /// Four octal digits.
     pub mode: String,
     pub owner: String,
+    /// Seconds since 1970; a change of mode or owner is none.
+    pub modified: i64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UnitState {
     pub active: bool,
     pub enabled: bool,
+    pub invocation: String,
+    /// When its process began, in seconds since 1970, where it has begun.
+    pub since: Option<i64>,
+    /// It runs a file that has been replaced or removed.
+    pub replaced: bool,
 }
 
 /// A script that reports on everything in `bundles`, one tab-separated line a thing.
@@ -78,11 +108,22 @@ pub fn script<'a>(bundles: impl Iterator<Item = &'a Bundle>) -> String {
         r#"export LC_ALL=C
 {etcd_data}{keys}cd /var/lib/kdiy 2>/dev/null || exit 0
 for f in steps/*; do [ -f "$f" ] && printf 'step\t%s\t%s\n' "${{f#steps/}}" "$(cat "$f")"; done
-for f in pending/*; do [ -f "$f" ] && printf 'pending\t%s\n' "${{f#pending/}}"; done
+for f in pending/* restarting/*; do [ -f "$f" ] && printf 'pending\t%s\n' "${{f#*/}}"; done
+for f in started/*; do
+  [ -f "$f" ] && awk -v unit="${{f#started/}}" 'NR == 1 {{print "started\t" unit "\t" $1; next}} {{print "used\t" unit "\t" $1 "\t" $2}}' "$f"
+done
 for f in artifacts/*; do
   [ -f "$f" ] || continue
   read -r path digest size mtime <"$f"
-  [ "$(stat -c '%s %Y' "$path" 2>/dev/null)" = "$size $mtime" ] && printf 'artifact\t%s\t%s\n' "$path" "$digest"
+  [ "$(stat -c '%s %Y' "$path" 2>/dev/null)" = "$size $mtime" ] && printf 'artifact\t%s\t%s\t%s\n' "$path" "$digest" "$mtime"
+done
+for f in staged/*; do
+  [ -f "$f" ] || continue
+  read -r path digest size mtime <"$f"
+  # Its move may have been cut off.
+  for at in "$path{STAGED}" "$path"; do
+    [ "$(stat -c '%s %Y' "$at" 2>/dev/null)" = "$size $mtime" ] && printf 'staged\t%s\t%s\n' "$path" "$digest" && break
+  done
 done
 {probes}for p in {provided}; do
   command -v "$p" >/dev/null || [ -e "$p" ] || printf 'lacking\t%s\n' "$p"
@@ -90,12 +131,21 @@ done
 set -- {paths}
 if [ $# -gt 0 ]; then
   sha256sum -- "$@" 2>/dev/null | sed 's/^\([0-9a-f]*\)  /digest\t\1\t/'
-  stat -c 'mode	%a	%U:%G	%n' -- "$@" 2>/dev/null
+  stat -c 'mode	%a	%U:%G	%Y	%n' -- "$@" 2>/dev/null
 fi
 set -- {units}
 if [ $# -gt 0 ]; then
-  systemctl show --property Id,ActiveState,UnitFileState -- "$@" 2>/dev/null |
-    awk -F= '/^Id=/ {{id=$2}} /^ActiveState=/ {{active=$2}} /^UnitFileState=/ {{enabled=$2}} /^$/ {{print "unit\t" id "\t" active "\t" enabled}} END {{print "unit\t" id "\t" active "\t" enabled}}'
+  # Times are local ones unless it is told otherwise.
+  TZ=UTC systemctl show --property Id,ActiveState,UnitFileState,InvocationID,MainPID,ExecMainStartTimestamp -- "$@" 2>/dev/null |
+    awk -F= 'function tell() {{print id "|" active "|" enabled "|" invocation "|" pid "|" since; invocation = pid = since = ""}}
+      /^Id=/ {{id=$2}} /^ActiveState=/ {{active=$2}} /^UnitFileState=/ {{enabled=$2}} /^InvocationID=/ {{invocation=$2}}
+      /^MainPID=/ {{pid=$2}} /^ExecMainStartTimestamp=/ {{since=$2}} /^$/ {{tell()}} END {{tell()}}' |
+    while IFS='|' read -r id active enabled invocation pid since; do
+      [ -z "$since" ] || since=$(date -d "$since" +%s 2>/dev/null)
+      program=present
+      case $(readlink "/proc/$pid/exe" 2>/dev/null) in *' (deleted)') program=replaced ;; esac
+      printf 'unit\t%s\t%s\t%s\t%s\t%s\t%s\n' "$id" "$active" "$enabled" "$invocation" "$since" "$program"
+    done
 fi
 wait
 "#,
@@ -122,8 +172,21 @@ pub fn parse(text: &str) -> Observed {
             ["pending", unit] => {
                 observed.pending.insert(unit.to_owned());
             }
-            ["artifact", path, digest] => {
-                observed.artifacts.insert(path.to_owned(), digest.to_owned());
+            ["artifact", path, digest, modified] => {
+                let modified = modified.parse().unwrap_or_default();
+                let state = ArtifactState { digest: digest.to_owned(), modified };
+                observed.artifacts.insert(path.to_owned(), state);
+            }
+            ["staged", path, digest] => {
+                observed.staged.insert(path.to_owned(), digest.to_owned());
+            }
+            ["started", unit, invocation] => {
+                let started = observed.started.entry(unit.to_owned()).or_default();
+                invocation.clone_into(&mut started.invocation);
+            }
+            ["used", unit, digest, path] => {
+                let started = observed.started.entry(unit.to_owned()).or_default();
+                started.used.insert(path.to_owned(), digest.to_owned());
             }
             ["key", key, path] => {
                 observed.keys.insert(path.to_owned(), key.to_owned());
@@ -138,11 +201,17 @@ pub fn parse(text: &str) -> Observed {
             ["digest", digest, path] => {
                 digests.insert(path, digest);
             }
-            ["mode", mode, owner, path] => {
-                modes.insert(path, (mode, owner));
+            ["mode", mode, owner, modified, path] => {
+                modes.insert(path, (mode, owner, modified));
             }
-            ["unit", name, active, enabled] => {
-                let state = UnitState { active: active == "active", enabled: enabled == "enabled" };
+            ["unit", name, active, enabled, invocation, since, program] => {
+                let state = UnitState {
+                    active: active == "active",
+                    enabled: enabled == "enabled",
+                    invocation: invocation.to_owned(),
+                    since: since.parse().ok(),
+                    replaced: program == "replaced",
+                };
                 observed.units.insert(name.to_owned(), state);
             }
             ["etcd", ref rest @ ..] => observed.etcd_data = EtcdData::parse(rest),
@@ -156,11 +225,12 @@ pub fn parse(text: &str) -> Observed {
         state.active = false;
     }
     for (path, digest) in digests {
-        if let Some((mode, owner)) = modes.get(path) {
+        if let Some((mode, owner, modified)) = modes.get(path) {
             let state = FileState {
                 digest: digest.to_owned(),
                 mode: format!("{mode:0>4}"),
                 owner: (*owner).to_owned(),
+                modified: modified.parse().unwrap_or_default(),
             };
             observed.files.insert(path.to_owned(), state);
         }
@@ -175,6 +245,57 @@ impl Observed {
         commands.any(|(number, command)| {
             command.summary() == summary && self.untrue.contains(&(bundle.step.clone(), number))
         })
+    }
+
+    /// Digest of what is at a path now, and when it was written, where that is known.
+    fn at(&self, path: &str) -> Option<(&str, i64)> {
+        let file = self.files.get(path).map(|file| (file.digest.as_str(), file.modified));
+        let artifact = || self.artifacts.get(path).map(|it| (it.digest.as_str(), it.modified));
+        file.or_else(artifact)
+    }
+
+    /// Why the unit, which is active, has to restart or reload: the process that runs was started
+    /// with something else than is there now. Paths are those that it uses.
+    ///
+    /// Of a start by kdiy it was noted which contents it found, so contents are compared. One by
+    /// anybody else (systemd after a crash or at boot, somebody by hand) found what was there at
+    /// that moment: what was written since counts, unless it has the contents of the last start
+    /// that was noted. Only here clocks matter.
+    fn outdated<'a>(&self, unit: &str, paths: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+        let state = self.units.get(unit)?;
+        let started = self.started.get(unit);
+        let by_kdiy = started.is_some_and(|started| started.invocation == state.invocation);
+        let mut found = paths.filter_map(|path| Some((path, self.at(path)?)));
+        let outdated = found.find(|(path, (digest, modified))| {
+            let same = started.and_then(|started| started.used.get(*path));
+            if same.is_some_and(|used| used == digest) {
+                return false;
+            }
+            let later = state.since.is_some_and(|since| *modified > since);
+            if by_kdiy && same.is_some() { true } else { later }
+        });
+        outdated.map(|(path, _)| path)
+    }
+}
+
+/// Why a unit that is active does not run what is on the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outdated<'a> {
+    /// A run that was cut off, or that was to do other steps only, left a mark.
+    Marked,
+    /// Its program was replaced.
+    Program,
+    /// This file or program is not the one that it was started with.
+    Path(&'a str),
+}
+
+impl fmt::Display for Outdated<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Marked => f.write_str("a file of it was changed, and it has not restarted since"),
+            Self::Program => f.write_str("it runs a program that was replaced"),
+            Self::Path(path) => write!(f, "it was started with another {path}"),
+        }
     }
 }
 
@@ -235,6 +356,33 @@ impl Difference {
 }
 
 impl Bundle {
+    /// Why a unit of the step has to restart or reload, though nothing of it is to be changed.
+    pub fn outdated<'a>(
+        &'a self,
+        unit: &'a BundleUnit,
+        observed: &Observed,
+    ) -> Option<Outdated<'a>> {
+        let state = observed.units.get(&unit.name).filter(|state| state.active)?;
+        if observed.pending.contains(&unit.name) {
+            return Some(Outdated::Marked);
+        }
+        // A reload does not bring another program into the process.
+        if state.replaced && unit.on_change == OnChange::Restart {
+            return Some(Outdated::Program);
+        }
+        // What a reload takes up begins no new process, so without a note there is no telling.
+        let is_told =
+            unit.on_change == OnChange::Restart || observed.started.contains_key(&unit.name);
+        let paths = self.uses(unit).into_iter().filter(|_| is_told);
+        observed.outdated(&unit.name, paths).map(Outdated::Path)
+    }
+
+    /// Programs of its units that were sent and wait for their turn.
+    pub fn staged<'a>(&'a self, staged: &'a BTreeMap<String, String>) -> Vec<&'a str> {
+        let paths = self.programs.iter().map(|program| program.path.as_str());
+        paths.filter(|path| staged.contains_key(*path)).collect()
+    }
+
     /// What has to change for the machine to be as this bundle wants it; empty when nothing has.
     /// Artifacts and images are not looked at.
     pub fn differences(&self, observed: &Observed) -> Vec<Difference> {
@@ -267,7 +415,7 @@ impl Bundle {
             }
             if !state.is_some_and(|state| state.active) {
                 differences.push(Difference::new(Verb::Start, &unit.name));
-            } else if observed.pending.contains(&unit.name) {
+            } else if self.outdated(unit, observed).is_some() {
                 differences.push(Difference::new(unit.verb(), &unit.name));
             }
         }
@@ -295,7 +443,8 @@ impl Bundle {
 
     /// Everything that applying this bundle does, in the order in which it is done; empty when
     /// the machine is left alone. `installing` are the paths of artifacts and images that are
-    /// sent for this step, `changed` the paths that the steps before it have changed.
+    /// sent for this step or put in their place by it, `changed` the paths that the steps before it
+    /// have changed.
     pub fn work(
         &self,
         observed: &Observed,
@@ -363,11 +512,13 @@ impl Observed {
                 digest: file.digest.clone(),
                 mode: file.mode.clone(),
                 owner: file.owner.clone(),
+                modified: 0,
             };
             self.files.insert(file.path.clone(), state);
         }
         for unit in &bundle.units {
-            self.units.insert(unit.name.clone(), UnitState { active: true, enabled: true });
+            let state = UnitState { active: true, enabled: true, ..UnitState::default() };
+            self.units.insert(unit.name.clone(), state);
         }
         self.steps.insert(bundle.step.clone(), bundle.digest());
     }
@@ -382,24 +533,32 @@ mod tests {
     #[test]
     fn an_answer_is_read_back() {
         let observed = parse(
-            "step\tetcd\tabc\npending\tetcd.service\nartifact\t/usr/local/bin/etcd\tfff\n\
-             digest\t00ff\t/etc/etcd/etcd.env\nmode\t640\troot:etcd\t/etc/etcd/etcd.env\n\
-             unit\tetcd.service\tactive\tenabled\nuntrue\tmachine\t2\nuntrue\tmachine\tx\n\
+            "step\tetcd\tabc\npending\tetcd.service\nartifact\t/usr/local/bin/etcd\tfff\t7\n\
+             staged\t/usr/local/bin/etcd\teee\nstarted\tetcd.service\tabcd\n\
+             used\tetcd.service\t00ff\t/etc/etcd/etcd.env\n\
+             digest\t00ff\t/etc/etcd/etcd.env\nmode\t640\troot:etcd\t9\t/etc/etcd/etcd.env\n\
+             unit\tetcd.service\tactive\tenabled\tabcd\t8\treplaced\nuntrue\tmachine\t2\nuntrue\tmachine\tx\n\
              lacking\tnft\nnonsense\n",
         );
         assert_eq!(observed.untrue, [("machine".to_owned(), 2)].into());
         assert_eq!(observed.lacking, ["nft".to_owned()].into());
         assert_eq!(observed.steps["etcd"], "abc");
         assert_eq!(observed.files["/etc/etcd/etcd.env"].mode, "0640");
-        assert_eq!(observed.units["etcd.service"], UnitState { active: true, enabled: true });
+        assert_eq!(observed.files["/etc/etcd/etcd.env"].modified, 9);
+        let unit = &observed.units["etcd.service"];
+        assert!(unit.active && unit.enabled && unit.replaced);
+        assert_eq!((unit.invocation.as_str(), unit.since), ("abcd", Some(8)));
         assert!(observed.pending.contains("etcd.service"));
-        assert_eq!(observed.artifacts["/usr/local/bin/etcd"], "fff");
+        assert_eq!(observed.artifacts["/usr/local/bin/etcd"].digest, "fff");
+        assert_eq!(observed.staged["/usr/local/bin/etcd"], "eee");
+        assert_eq!(observed.started["etcd.service"].invocation, "abcd");
+        assert_eq!(observed.started["etcd.service"].used["/etc/etcd/etcd.env"], "00ff");
     }
 
     #[test]
     fn etcd_without_its_log_is_as_good_as_stopped() {
         let active = |log: &str| {
-            let text = format!("etcd\t{log}\tyes\tno\tyes\nunit\tetcd.service\tactive\tenabled\n");
+            let text = format!("etcd\t{log}\tyes\tno\tyes\nunit\tetcd.service\tactive\tenabled\t\t\tpresent\n");
             parse(&text).units["etcd.service"].active
         };
         assert!(active("yes") && !active("no"));
@@ -438,6 +597,7 @@ mod tests {
                 on_change: OnChange::Restart,
                 depends_on: vec!["/etc/ca".into(), "/usr/local/bin/x".into()],
             }],
+            programs: Vec::new(),
             ready: None,
             artifacts: Vec::new(),
             images: Vec::new(),
@@ -477,6 +637,66 @@ mod tests {
         assert_eq!(work(&observed, &[], &["/etc/ca"]), ["run look", "restart x.service"]);
         let sent = work(&observed, &["/usr/local/bin/x"], &[]);
         assert_eq!(sent, ["install /usr/local/bin/x", "run look", "restart x.service"]);
+    }
+
+    /// The unit as a start at 100 left it, where kdiy noted the contents.
+    fn running(invocation: &str, used: &[(&str, &str)]) -> Observed {
+        let mut observed = settled();
+        let unit = observed.units.get_mut("x.service").unwrap();
+        (unit.invocation, unit.since) = (invocation.into(), Some(100));
+        for (path, digest) in used {
+            let started = observed.started.entry("x.service".into()).or_default();
+            started.invocation = "by-kdiy".into();
+            started.used.insert((*path).into(), (*digest).into());
+        }
+        observed
+    }
+
+    fn outdated(mut observed: Observed, path: &str, modified: i64) -> Option<String> {
+        let state = ArtifactState { digest: "new".into(), modified };
+        observed.artifacts.insert(path.into(), state);
+        let bundle = bundle();
+        let outdated = bundle.outdated(&bundle.units[0], &observed);
+        outdated.map(|outdated| outdated.to_string())
+    }
+
+    #[test]
+    fn what_kdiy_started_is_told_by_contents_whatever_the_clocks_say() {
+        let ca = "/etc/ca";
+        for modified in [50, 150] {
+            let started = |digest: &str| running("by-kdiy", &[(ca, digest)]);
+            assert_eq!(outdated(started("new"), ca, modified), None);
+            let said = outdated(started("old"), ca, modified).unwrap();
+            assert_eq!(said, "it was started with another /etc/ca");
+        }
+    }
+
+    #[test]
+    fn what_others_started_has_what_was_there_then() {
+        let ca = "/etc/ca";
+        let started = |digest: &str| running("at-boot", &[(ca, digest)]);
+        assert_eq!(outdated(started("old"), ca, 50), None);
+        assert!(outdated(started("old"), ca, 150).is_some());
+        assert_eq!(outdated(started("new"), ca, 150), None, "only its date is new");
+    }
+
+    #[test]
+    fn a_cluster_of_an_older_kdiy_restarts_nothing_that_began_after_its_files() {
+        assert_eq!(outdated(running("old-kdiy", &[]), "/etc/ca", 100), None);
+        assert!(outdated(running("old-kdiy", &[]), "/etc/ca", 101).is_some());
+        // A path that the note does not have yet.
+        let noted = || running("by-kdiy", &[("/etc/other", "x")]);
+        assert_eq!(outdated(noted(), "/etc/ca", 100), None);
+    }
+
+    #[test]
+    fn a_program_that_was_replaced_under_its_process_restarts_it() {
+        let mut observed = running("by-kdiy", &[]);
+        observed.units.get_mut("x.service").unwrap().replaced = true;
+        assert_eq!(work(&observed, &[], &[]), ["run look", "restart x.service"]);
+        let mut reloads = bundle();
+        reloads.units[0].on_change = OnChange::Reload;
+        assert_eq!(reloads.outdated(&reloads.units[0], &observed), None);
     }
 
     #[test]

@@ -35,10 +35,11 @@ remove_unit() {
 # path before
 remove_file() {
   if [ "$2" = kept ]; then
+    rm -f "$1.kdiy-staged"
     mkdir -p "$(dirname "$1")" && cp -a "$state/kept$1" "$1.kdiy-new" && mv -f "$1.kdiy-new" "$1" &&
       did "restored $1" || trouble "could not restore $1"
   else
-    rm -f "$1" "$1.kdiy-new" && did "removed $1" || trouble "could not remove $1"
+    rm -f "$1" "$1.kdiy-new" "$1.kdiy-staged" && did "removed $1" || trouble "could not remove $1"
   fi
 }
 

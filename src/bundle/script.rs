@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{Bundle, BundleCommand};
+use super::{Bundle, BundleCommand, sha256};
 use crate::failure::{Failure, Result};
 
 /// Functions that enter what is made on a machine in its ledger.
@@ -23,6 +23,9 @@ pub const BOOTSTRAP: &str = "umask 077; d=$(mktemp -d /run/kdiy.XXXXXX) && tar -
 pub fn enough(step: &str) -> String {
     format!("touch {}", quote(&format!("/run/kdiy-{step}.enough")))
 }
+
+/// Beside a program's path: what was sent, and waits for its turn.
+pub const STAGED: &str = ".kdiy-staged";
 
 /// Marks the lines that are for the driver.
 const MARK: &str = "@kdiy ";
@@ -58,7 +61,14 @@ impl<'a> Line<'a> {
 impl Bundle {
     /// The script that applies this bundle; it is in the archive, so it may be long.
     pub fn script(&self) -> String {
-        format!("{LEDGER}\n{LIBRARY}\n{}", self.calls())
+        self.script_for(&[])
+    }
+
+    /// `outdated` are units of the step that restart or reload although none of their files
+    /// changes any more. They are marked, so that an interruption does not forget them.
+    fn script_for(&self, outdated: &[&str]) -> String {
+        let marks = if outdated.is_empty() { String::new() } else { call("mark", outdated) };
+        format!("{LEDGER}\n{LIBRARY}\n{marks}\n{}", self.calls())
     }
 
     /// The script without the functions that all scripts begin with.
@@ -94,12 +104,17 @@ impl Bundle {
         let names: Vec<String> =
             reconciled.map(|(number, _)| format!("{}-{number}", self.step)).collect();
         lines.push(call("reconciles", std::iter::once(&self.step).chain(&names)));
+        for program in &self.programs {
+            let fixed = [&artifact_key(&program.path), &program.path];
+            lines.push(call("place", fixed.into_iter().chain(&program.units)));
+        }
         lines.push("reload_units".into());
         for command in &self.commands {
             lines.push(command_lines(command));
         }
         for unit in &self.units {
-            lines.push(call("unit", [unit.name.as_str(), unit.verb().as_str()]));
+            let fixed = [unit.name.as_str(), unit.verb().as_str()];
+            lines.push(call("unit", fixed.into_iter().chain(self.uses(unit))));
         }
         if let Some(ready) = &self.ready {
             let seconds = ready.seconds.to_string();
@@ -111,8 +126,9 @@ impl Bundle {
         format!("{}\n", lines.join("\n"))
     }
 
-    /// A tar of `apply.sh` and `files/<number>`, everything 0600.
-    pub fn archive(&self) -> Result<Vec<u8>> {
+    /// A tar of `apply.sh` and `files/<number>`, everything 0600. `outdated` are units that have to
+    /// restart or reload although none of their files changes any more.
+    pub fn archive(&self, outdated: &[&str]) -> Result<Vec<u8>> {
         let mut archive = tar::Builder::new(Vec::new());
         let mut add = |name: &str, bytes: &[u8]| -> io::Result<()> {
             let mut header = tar::Header::new_gnu();
@@ -121,7 +137,7 @@ impl Bundle {
             header.set_cksum();
             archive.append_data(&mut header, name, bytes)
         };
-        add("apply.sh", self.script().as_bytes())
+        add("apply.sh", self.script_for(outdated).as_bytes())
             .and_then(|()| {
                 self.files
                     .iter()
@@ -151,6 +167,11 @@ fn command_lines(command: &BundleCommand) -> String {
             format!("if ! /bin/sh -euc {} >/dev/null 2>&1; then\n{body}\nfi", quote(probe))
         }
     }
+}
+
+/// Names what is noted of an installed or staged artifact, by its path on the machine.
+pub fn artifact_key(path: &str) -> String {
+    sha256(path.as_bytes())[..16].to_owned()
 }
 
 fn call<S: AsRef<str>>(function: &str, arguments: impl IntoIterator<Item = S>) -> String {

@@ -119,7 +119,9 @@ impl Looks {
             .filter_map(|name| self.artifacts.get(name))
             .flatten()
             .filter_map(|place| {
-                let why = match observed.artifacts.get(&place.path) {
+                let installed = observed.artifacts.get(&place.path).map(|it| &it.digest);
+                // What waits there is what will be installed.
+                let why = match observed.staged.get(&place.path).or(installed) {
                     Some(has) if place.digests.contains(has) => return None,
                     Some(_) if place.digests.is_empty() => {
                         format!("{}, unless it has that already: not fetched yet", place.version)

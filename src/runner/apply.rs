@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::{Fetched, Runner, lost};
 use crate::artifacts::Installable;
-use crate::bundle::observe::ARTIFACT_STAMPS;
-use crate::bundle::script::{BOOTSTRAP, LEDGER, Line, enough, quote};
-use crate::bundle::{Bundle, sha256};
+use crate::bundle::Bundle;
+use crate::bundle::observe::{ARTIFACT_STAMPS, Difference, STAGED_STAMPS, Verb};
+use crate::bundle::script::{BOOTSTRAP, LEDGER, Line, STAGED, artifact_key, enough, quote};
 use crate::cluster::{self, tokens};
 use crate::engine::{Done, Failed};
 use crate::event::Event;
@@ -37,7 +37,9 @@ impl Runner {
             .get(&task.step)
             .ok_or_else(|| Failure::bug(format!("nothing was rendered for {}", task.id)))?;
         let missing = self.missing(bundle, &reached).await?;
-        let installing: Vec<String> = missing.iter().map(|file| file.to.clone()).collect();
+        let mut installing: Vec<String> = missing.iter().map(|file| file.to.clone()).collect();
+        installing
+            .extend(bundle.staged(&*reached.staged.lock().await).into_iter().map(str::to_owned));
         let work = bundle.work(&reached.observed, &installing, &*reached.changed.lock().await);
         let learns = self.learners.contains(&machine) && bundle.has_unit(Service::Etcd.unit());
         self.data_is_there().await?;
@@ -48,7 +50,6 @@ impl Runner {
         let mut changes = self.install(task, &machine, missing, &reached).await?;
         let spared = self.spared(task, &machine, &work, &reached.observed).await?;
         let _turn = self.let_in(task, place, &work, spared).await?;
-        self.mark_pending(task, &machine, bundle, &reached).await?;
         if bundle.brings_token() {
             self.admit(place).await?;
         }
@@ -75,15 +76,22 @@ impl Runner {
             }
         };
         let script = Script::new(BOOTSTRAP)
-            .with_input(Input::Bytes(bundle.archive()?))
+            .with_input(Input::Bytes(bundle.archive(&restarting(&work))?))
             .timeout(self.slowly(APPLIED_WITHIN));
         let result = self.run_to_its_end(task, &*transport, script, &listen).await;
         let answer = answer.into_inner().unwrap_or_else(PoisonError::into_inner);
-        // Also what was done before a failure counts for the units of later steps.
-        let written = answer.did.iter().filter_map(|did| did.strip_prefix("wrote "));
-        reached.changed.lock().await.extend(written.map(str::to_owned));
+        // Also what was done before a failure counts for the units of later steps; and what may have
+        // been done before a connection broke.
+        let written: Vec<&str> = match &result {
+            Ok(_) => answer.did.iter().filter_map(|did| written(did)).collect(),
+            Err(_) => writes(&work).collect(),
+        };
+        reached.changed.lock().await.extend(written.into_iter().map(str::to_owned));
         let output = result.map_err(|error| lost(&task.step, &error))?;
         if output.success() {
+            let mut staged = reached.staged.lock().await;
+            staged.retain(|path, _| !bundle.programs.iter().any(|program| program.path == *path));
+            drop(staged);
             changes.extend(answer.did);
             // Also when an attempt before this one let it in.
             if learns || self.may_have_joined(task, place, &work).await {
@@ -128,7 +136,8 @@ impl Runner {
         Ok(tokens::admit(&client, token, self.slowly(cluster::PATIENCE)).await?)
     }
 
-    /// The artifacts and images of a step that the machine does not have.
+    /// The artifacts and images of a step that the machine does not have, neither in their places
+    /// nor beside them.
     async fn missing(&self, bundle: &Bundle, reached: &Reached) -> Result<Vec<Installable>> {
         let mut missing = Vec::new();
         let fetched = self.fetched.by_name.lock().await;
@@ -136,10 +145,13 @@ impl Runner {
             let files = fetched
                 .get(&Fetched::key(name, &reached.facts.arch))
                 .ok_or_else(|| Failure::bug(format!("{name} was not fetched")))?;
-            let has = |file: &&Installable| {
-                reached.observed.artifacts.get(&file.to) != Some(&file.sha256)
+            let staged = reached.staged.lock().await;
+            let lacks = |file: &&Installable| {
+                let installed = reached.observed.artifacts.get(&file.to).map(|it| &it.digest);
+                // What waits there is what will be installed.
+                staged.get(&file.to).or(installed) != Some(&file.sha256)
             };
-            missing.extend(files.iter().filter(has).cloned());
+            missing.extend(files.iter().filter(lacks).cloned());
         }
         Ok(missing)
     }
@@ -164,31 +176,43 @@ impl Runner {
             self.events.bytes(&task.id, format!("{name} waits for its turn"), done, total);
             let _turn = self.sending.turn(place).await;
             self.events.bytes(&task.id, format!("sending {name}"), done, total);
-            self.push(task, machine, &file).await?;
+            let waits = reached.waits(&file.to);
+            self.push(task, machine, &file, waits).await?;
             done += file.bytes;
-            reached.changed.lock().await.insert(file.to.clone());
-            changes.push(format!("installed {}", file.to));
+            if waits {
+                reached.staged.lock().await.insert(file.to.clone(), file.sha256.clone());
+                changes.push(format!("sent {}, which waits for its turn", file.to));
+            } else {
+                changes.push(format!("installed {}", file.to));
+            }
         }
         Ok(changes)
     }
 
-    /// Sends one file, which the machine puts in place only when its digest is right. openssl
+    /// Sends one file, which the machine keeps only when its digest is right: in its place, or
+    /// beside it where a unit uses it, whose step then puts it in its place. openssl
     /// takes it with the CPU's own instructions, four times as fast as coreutils (370 MB/s and
     /// 1400 MB/s were seen), which counts for half a gigabyte on each machine.
-    async fn push(&self, task: &Task, machine: &str, file: &Installable) -> Result<(), Failed> {
+    async fn push(
+        &self,
+        task: &Task,
+        machine: &str,
+        file: &Installable,
+        waits: bool,
+    ) -> Result<(), Failed> {
         let transport = self.connected(machine).await?;
-        let stamp = format!("{ARTIFACT_STAMPS}/{}", &sha256(file.to.as_bytes())[..16]);
+        let (stamps, beside) = if waits { (STAGED_STAMPS, STAGED) } else { (ARTIFACT_STAMPS, "") };
         let text = format!(
             "{LEDGER}\nset -eu; umask 022; to={to}; mkdir -p {stamps}; enter_file \"$to\"; \
              mkdir -p \"${{to%/*}}\"; umask 077; cat >\"$to.kdiy-new\"; \
              is=$(openssl dgst -sha256 -r \"$to.kdiy-new\" 2>/dev/null || sha256sum \"$to.kdiy-new\"); \
              [ \"${{is%% *}}\" = {digest} ] || {{ rm -f \"$to.kdiy-new\"; echo 'the file arrived damaged' >&2; exit 65; }}; \
-             chmod {mode} \"$to.kdiy-new\"; mv -f \"$to.kdiy-new\" \"$to\"; \
-             echo \"$to {digest} $(stat -c '%s %Y' \"$to\")\" >{stamp}",
+             chmod {mode} \"$to.kdiy-new\"; mv -f \"$to.kdiy-new\" \"$to{beside}\"; \
+             echo \"$to {digest} $(stat -c '%s %Y' \"$to{beside}\")\" >{stamps}/{key}",
             to = quote(&file.to),
-            stamps = ARTIFACT_STAMPS,
             digest = file.sha256,
             mode = file.mode,
+            key = artifact_key(&file.to),
         );
         let script = Script::new(text)
             .with_input(Input::File(file.local.clone()))
@@ -205,33 +229,6 @@ impl Runner {
             .into())
     }
 
-    /// Notes on the machine which units have to restart because a file of another step changed,
-    /// so that an interruption does not forget it.
-    async fn mark_pending(
-        &self,
-        task: &Task,
-        machine: &str,
-        bundle: &Bundle,
-        reached: &Reached,
-    ) -> Result<(), Failed> {
-        let changed = reached.changed.lock().await;
-        let marks: Vec<String> = bundle
-            .units
-            .iter()
-            .filter(|unit| unit.depends_on.iter().any(|path| changed.contains(path)))
-            .map(|unit| quote(&format!("/var/lib/kdiy/pending/{}", unit.name)))
-            .collect();
-        drop(changed);
-        if marks.is_empty() {
-            return Ok(());
-        }
-        let script =
-            Script::new(format!("mkdir -p /var/lib/kdiy/pending && touch {}", marks.join(" ")));
-        let transport = self.connected(machine).await?;
-        transport.run(script).await.map_err(|error| lost(&task.step, &error))?;
-        Ok(())
-    }
-
     /// The machine's connection, made anew when it is gone.
     pub(super) async fn connected(
         &self,
@@ -241,6 +238,23 @@ impl Runner {
             self.session.provider.ssh_target(&self.session.blueprint.world.topology, machine)?;
         Ok(self.connect(&target).await?)
     }
+}
+
+/// Units that this work restarts or reloads.
+fn restarting(work: &[Difference]) -> Vec<&str> {
+    let restarts = work.iter().filter(|it| matches!(it.verb, Verb::Restart | Verb::Reload));
+    restarts.map(|it| it.what.as_str()).collect()
+}
+
+/// Paths that this work gives other contents.
+fn writes(work: &[Difference]) -> impl Iterator<Item = &str> {
+    let writes = |it: &&Difference| matches!(it.verb, Verb::Create | Verb::Change | Verb::Install);
+    work.iter().filter(writes).map(|it| it.what.as_str())
+}
+
+/// The path that a line of a script says has other contents now.
+fn written(did: &str) -> Option<&str> {
+    did.strip_prefix("wrote ").or_else(|| did.strip_prefix("installed "))
 }
 
 #[derive(Default)]
