@@ -30,6 +30,9 @@ pub struct Status {
     pub leader: u64,
     #[serde(rename = "raftTerm")]
     pub term: u64,
+    /// Of the program that runs: `3.6.14`.
+    #[serde(default)]
+    pub version: String,
     #[serde(default, rename = "isLearner")]
     pub learner: bool,
 }

@@ -98,7 +98,11 @@ impl Explainer<'_> {
             let needs: Vec<String> = step.needs.iter().map(|need| format!("`{need}`")).collect();
             let _ = write!(text, "It needs {} first.", needs.join(", "));
             if step.rolling {
-                text.push_str(" On a cluster that runs, machines change one at a time.");
+                text.push_str(" On a cluster that runs, machines change one at a time");
+                if let Some(gate) = step.between() {
+                    let _ = write!(text, ", with the gate `{}` in between", gate.name);
+                }
+                text.push('.');
             }
             text.push_str("\n\n");
         }

@@ -10,8 +10,9 @@ pub mod load_balancer;
 mod machines;
 pub mod network;
 mod nodes;
+mod running;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,11 @@ pub struct GateContext {
     pub api: Arc<ApiAccess>,
     /// Full references, by image name.
     pub images: BTreeMap<String, String>,
+    /// Versions that are to run, by component.
+    pub versions: BTreeMap<String, String>,
+    /// Between two turns of a rolling step: its machines whose turn is to come, which may run the
+    /// version that they had. `None` where the whole is to be proven.
+    pub turn_to_come: Option<BTreeSet<String>>,
 }
 
 /// One look at the cluster.
@@ -111,6 +117,29 @@ pub fn between_turns(name: &str) -> Option<Box<dyn Gate>> {
 }
 
 impl GateContext {
+    /// Whether the machine is one whose turn in a rolling step is to come. It may wait for that very
+    /// step to be mended, so it is not held against those that were changed.
+    pub fn is_to_come(&self, machine: &Machine) -> bool {
+        self.turn_to_come.as_ref().is_some_and(|machines| machines.contains(&machine.name))
+    }
+
+    /// Notes whether a component runs the wanted version on a machine.
+    fn record_version(
+        &self,
+        verdict: &mut Verdict,
+        machine: &str,
+        what: &str,
+        component: &str,
+        saw: Result<String, String>,
+    ) {
+        let wanted = self.versions.get(component).map(|version| format!("v{version}"));
+        let wanted = wanted.unwrap_or_default();
+        let later = self.turn_to_come.as_ref().is_some_and(|machines| machines.contains(machine));
+        let ok = saw.as_ref().is_ok_and(|version| later || *version == wanted);
+        let wanted = if later { "any, its turn is to come".to_owned() } else { wanted };
+        verdict.record(Some(machine), what, wanted, saw.unwrap_or_else(|error| error), ok);
+    }
+
     /// Runs a script on each machine of a group at the same time. A machine that does not answer
     /// has an `Err` with the reason.
     pub async fn ask(

@@ -40,11 +40,13 @@ pub struct Circumstances {
     /// How a cluster stands that was complete once: its `rolling` steps change one machine at a
     /// time. What never served has nobody to spare.
     pub standing: Option<Standing>,
+    /// Machines that are added to it.
+    pub added: BTreeSet<String>,
 }
 
 impl Circumstances {
-    /// Machines that may change at the same time, turn after turn. What is down comes first, and
-    /// together: it has nothing to lose, no proof is to be had before it is repaired, and etcd
+    /// Machines that may change at the same time, turn after turn. What is down or new comes
+    /// first, and together: it has nothing to lose, no proof is to be had before it is repaired, and etcd
     /// members that are all down wait for each other.
     fn turns(&self, step: &Step, machines: Vec<String>) -> Vec<Vec<String>> {
         let standing = self.standing.as_ref().filter(|_| step.rolling);
@@ -53,7 +55,10 @@ impl Circumstances {
         let is_down = |machine: &String| match service {
             Some(service) => !standing.members(service).counts_on(machine),
             // What works with the api of its machine does nothing without it.
-            None => standing.api_servers.lists(machine) && !standing.api_servers.counts_on(machine),
+            None => {
+                let api = &standing.api_servers;
+                self.added.contains(machine) || api.lists(machine) && !api.counts_on(machine)
+            }
         };
         let (down, up): (Vec<String>, Vec<String>) = machines.into_iter().partition(is_down);
         let turns = [down].into_iter().chain(up.into_iter().map(|machine| vec![machine]));
@@ -156,7 +161,7 @@ impl Builder<'_> {
         for (number, turn) in turns.iter().enumerate() {
             let applied: BTreeSet<TaskId> =
                 turn.iter().map(|machine| self.apply(step, machine, &before)).collect();
-            before = match &step.gate {
+            before = match step.between() {
                 Some(_) if number + 1 < turns.len() => [self.between(step, turn, applied)].into(),
                 _ => applied,
             };
@@ -466,14 +471,17 @@ mod tests {
         let standing =
             Standing { etcd: members(Service::Etcd), api_servers: members(Service::ApiServer) };
         let machines = ["a", "b", "c"].map(str::to_owned).to_vec();
-        Circumstances { standing: Some(standing) }.turns(step, machines)
+        let added = BTreeSet::from(["c".to_owned()]);
+        Circumstances { standing: Some(standing), added }.turns(step, machines)
     }
 
     #[test]
     fn a_cluster_that_serves_changes_one_machine_at_a_time() {
         assert_eq!(turns(&step("etcd"), &[]), [["a"], ["b"], ["c"]]);
-        assert_eq!(turns(&step("kube-scheduler"), &[]), [["a"], ["b"], ["c"]]);
-        assert_eq!(turns(&step("container-runtime"), &[]), [["a", "b", "c"]]);
+        assert_eq!(turns(&step("kube-apiserver"), &[]), [["a"], ["b"], ["c"]]);
+        let of_no_service = step("kubelet");
+        assert_eq!(turns(&of_no_service, &[]), [["c"], ["a"], ["b"]], "what is new comes first");
+        assert_eq!(turns(&step("machine"), &[]), [["a", "b", "c"]]);
     }
 
     #[test]

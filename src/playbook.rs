@@ -100,9 +100,19 @@ pub struct Step {
     /// The proof, by name, run once after the step is done on all its machines.
     #[serde(default)]
     pub gate: Option<GateRef>,
+    /// The proof between two machines of a rolling step, where the step as a whole ends in none.
+    #[serde(default)]
+    pub gate_between: Option<GateRef>,
     /// How to see for oneself what the step is good for.
     #[serde(default)]
     pub exercise: Option<Exercise>,
+}
+
+impl Step {
+    /// What proves the machines that were changed before the next one is.
+    pub fn between(&self) -> Option<&GateRef> {
+        self.gate_between.as_ref().or(self.gate.as_ref())
+    }
 }
 
 /// Something to break, on a cluster that one may break. Each text is Markdown and a template; it

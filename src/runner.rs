@@ -27,7 +27,7 @@ use crate::fleet::transport_failure;
 use crate::gate;
 use crate::plan::{self, Task};
 use crate::playbook::load::Book;
-use crate::playbook::{Action, Step};
+use crate::playbook::{Action, Step, Unit};
 use crate::session::Session;
 use crate::state::ledger::Ledger;
 use crate::survey::{self, SurveyError};
@@ -52,6 +52,8 @@ pub struct Runner {
     pub proven_before: bool,
     /// The cluster was complete once, so etcd must have data.
     pub had_data: bool,
+    /// The cluster may have served somebody, so that restarts mind what it counts on.
+    pub has_served: bool,
     /// Machines that this run could not reach.
     pub unreached: Mutex<BTreeSet<String>>,
     /// What keeps a gate from being passed is repaired where it can be.
@@ -64,6 +66,8 @@ pub struct Runner {
     pub turn: Mutex<()>,
     /// Tasks of this run that changed something.
     pub changed: Mutex<BTreeSet<TaskId>>,
+    /// Tasks of this run that are done.
+    pub done: Mutex<BTreeSet<TaskId>>,
     pub waits: Waits,
 }
 
@@ -118,6 +122,7 @@ impl Runner {
         if !done.changes.is_empty() {
             self.changed.lock().await.insert(task.id.clone());
         }
+        self.done.lock().await.insert(task.id.clone());
         crash::stop_at(&task.id, Moment::After);
         Ok(done)
     }
@@ -257,15 +262,14 @@ impl Runner {
 
     async fn prove(&self, task: &Task) -> Result<Done> {
         let (_, step) = self.book_and_step(task)?;
-        let Some(reference) = &step.gate else { return Ok(Done::default()) };
-        let changed = self.changed.lock().await;
-        let is_needless = match &task.machine {
-            // Between two turns of a rolling step: machines that were left alone need no proof
-            // before the next may change.
-            Some(_) => changed.is_disjoint(&task.needs),
-            None => reference.costly && self.proven_before && changed.is_empty(),
+        let between = task.machine.is_some();
+        let reference = if between { step.between() } else { step.gate.as_ref() };
+        let Some(reference) = reference else { return Ok(Done::default()) };
+        let is_needless = if between {
+            !self.disturbed(task, step).await
+        } else {
+            reference.costly && self.proven_before && self.changed.lock().await.is_empty()
         };
-        drop(changed);
         if is_needless {
             self.events.progress(&task.id, "nothing was changed that it depends on");
             return Ok(Done::default());
@@ -279,10 +283,42 @@ impl Runner {
         if task.machine.is_none() && gate.watches().0 == Group::Etcd && self.repairs {
             self.take_back_no_space().await;
         }
-        let context = self.session.gate_context();
+        let mut context = self.session.gate_context();
+        if between {
+            context.turn_to_come = Some(self.turn_to_come(step).await);
+        }
         let deadline = self.slowly(Duration::from_secs(reference.seconds.into()));
         gate::hold::hold(&*gate, &context, deadline, &self.events, &task.id, &self.stop).await?;
         Ok(Done::default())
+    }
+}
+
+impl Runner {
+    /// Whether the turn that a proof follows has changed something that the cluster counts on.
+    /// Machines that were left alone need no proof before the next may change.
+    async fn disturbed(&self, task: &Task, step: &Step) -> bool {
+        let changed = self.changed.lock().await.clone();
+        for done in task.needs.intersection(&changed) {
+            // Where a step ends in no proof of its own, a machine on which its units did not run
+            // is not whole before later steps have done their work, and had nothing to lose.
+            let machine = done.split_once('@').map_or("", |(_, machine)| machine);
+            let Ok(reached) = self.session.fleet.reached(machine).await else { return true };
+            let ran = |unit: &Unit| {
+                reached.observed.units.get(&unit.name).is_some_and(|state| state.active)
+            };
+            if step.gate.is_some() || step.units.iter().any(ran) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Machines of a rolling step that it has not been applied to in this run.
+    async fn turn_to_come(&self, step: &Step) -> BTreeSet<String> {
+        let done = self.done.lock().await;
+        let machines = self.session.topology().group(step.on).into_iter();
+        let later = |machine: &&Machine| !done.contains(&plan::apply(&step.name, &machine.name));
+        machines.filter(later).map(|machine| machine.name.clone()).collect()
     }
 }
 

@@ -328,6 +328,8 @@ impl Session {
             fleet: self.fleet.clone(),
             api: self.api.clone(),
             images: self.blueprint.world.images.clone(),
+            versions: self.blueprint.world.versions.clone(),
+            turn_to_come: None,
         }
     }
 

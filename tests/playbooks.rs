@@ -148,6 +148,58 @@ fn everything_that_is_done_has_its_reason() {
     assert!(missing.is_empty(), "without a reason:\n{}", missing.join("\n"));
 }
 
+/// A flag that names a file of ours is a reason to restart when that file changes, whichever step
+/// writes it.
+#[test]
+fn a_unit_restarts_with_every_file_that_its_flags_name() {
+    each_guide(|kind, blueprint, _| {
+        let renderer = blueprint.renderer();
+        for machine in &blueprint.world.topology.machines {
+            let bundles = renderer.bundles(machine, &Facts::assumed("amd64")).unwrap();
+            let files: Vec<_> = bundles.values().flat_map(|bundle| &bundle.files).collect();
+            for unit in bundles.values().flat_map(|bundle| &bundle.units) {
+                let path = format!("/etc/systemd/system/{}", unit.name);
+                let Some(text) = files.iter().find(|file| file.path == path) else { continue };
+                let text = String::from_utf8_lossy(&text.bytes);
+                let named: BTreeSet<&str> =
+                    text.lines().flat_map(|line| line.split(['=', ' ', '"', '\\'])).collect();
+                for file in files.iter().filter(|file| named.contains(file.path.as_str())) {
+                    // What systemd runs before it is no part of the process.
+                    let is_script = file.path.starts_with("/usr/local/sbin/");
+                    assert!(
+                        is_script || file.restarts.contains(&unit.name),
+                        "{kind}: {} does not restart with {}",
+                        unit.name,
+                        file.path
+                    );
+                }
+            }
+        }
+    });
+}
+
+/// On a machine of a running cluster a program waits for the step of the unit that uses it.
+#[test]
+fn every_program_of_a_unit_is_put_in_place_by_the_unit_s_step() {
+    each_guide(|kind, blueprint, _| {
+        let renderer = blueprint.renderer();
+        for machine in &blueprint.world.topology.machines {
+            let bundles = renderer.bundles(machine, &Facts::assumed("amd64")).unwrap();
+            for bundle in bundles.values() {
+                for unit in &bundle.units {
+                    for path in
+                        unit.depends_on.iter().filter(|it| it.starts_with("/usr/local/bin/"))
+                    {
+                        let program = bundle.programs.iter().find(|program| program.path == *path);
+                        let units = program.map(|program| program.units.as_slice());
+                        assert_eq!(units, Some(&[unit.name.clone()][..]), "{kind}: {path}");
+                    }
+                }
+            }
+        }
+    });
+}
+
 #[test]
 fn no_flag_is_given_twice() {
     for (_, step) in playbooks().steps() {

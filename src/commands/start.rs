@@ -58,6 +58,7 @@ pub async fn run(arguments: Start, overlay: Option<&Path>, ui: Ui) -> Result<u8>
         // However it was before, it has been off.
         proven_before: false,
         had_data: record.had_data(),
+        has_served: true,
         unreached: Default::default(),
         repairs: false,
         beyond_quorum: false,
@@ -65,6 +66,7 @@ pub async fn run(arguments: Start, overlay: Option<&Path>, ui: Ui) -> Result<u8>
         turn: Default::default(),
         changed: Default::default(),
         waits: Default::default(),
+        done: Default::default(),
     });
     let parallel = plan.tasks.len();
     let report =

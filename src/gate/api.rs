@@ -51,11 +51,12 @@ impl Gate for ApiServers {
                 ),
             }
         }
-        let looked = clients.iter().map(|(name, client)| health(context, name, client));
-        for (name, lines) in futures::future::join_all(looked).await {
+        let looked = clients.iter().map(|(name, client)| health(name, client));
+        for (name, lines, version) in futures::future::join_all(looked).await {
             for (asked, expected, saw, ok) in lines {
                 verdict.record(Some(name), asked, expected, saw, ok);
             }
+            context.record_version(&mut verdict, name, "version", "kubernetes", version);
         }
         if verdict.passed() && clients.len() == masters.len() {
             matrix(&mut verdict, &clients).await;
@@ -67,7 +68,11 @@ impl Gate for ApiServers {
 
 type Line = (String, String, String, bool);
 
-async fn health<'a>(context: &GateContext, name: &'a str, client: &Client) -> (&'a str, Vec<Line>) {
+/// How it is, and the version that it says it has.
+async fn health<'a>(
+    name: &'a str,
+    client: &Client,
+) -> (&'a str, Vec<Line>, Result<String, String>) {
     let mut lines = Vec::new();
     for path in ["/livez", "/readyz?verbose"] {
         let (saw, ok) = match raw(client, path).await {
@@ -77,14 +82,8 @@ async fn health<'a>(context: &GateContext, name: &'a str, client: &Client) -> (&
         };
         lines.push((path.to_owned(), "200".to_owned(), saw, ok));
     }
-    let wanted = format!("v{}", context.config.kubernetes);
-    let version = match client.apiserver_version().await {
-        Ok(info) => info.git_version,
-        Err(error) => chain(&error),
-    };
-    let same = version == wanted;
-    lines.push(("version".to_owned(), wanted, version, same));
-    (name, lines)
+    let version = client.apiserver_version().await.map(|info| info.git_version);
+    (name, lines, version.map_err(|error| chain(&error)))
 }
 
 /// The lines of `/readyz?verbose` that say what is not ready.

@@ -11,6 +11,7 @@ use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::json;
 
+use super::running::{self, Program};
 use super::{Gate, GateContext, Verdict};
 use crate::failure::chain;
 use crate::topology::Group;
@@ -21,6 +22,8 @@ pub struct Controllers;
 pub const NAMESPACE: &str = "kube-system";
 /// Of the components of which one works and the others wait.
 pub const LEASES: [&str; 2] = ["kube-controller-manager", "kube-scheduler"];
+const PROGRAMS: [Program; 2] =
+    [("kube-controller-manager.service", "kubernetes"), ("kube-scheduler.service", "kubernetes")];
 const TRIAL: &str = "kdiy-gate";
 /// Multiplied by `slowMachines`: to be asked is work, too.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -69,6 +72,9 @@ impl Gate for Controllers {
             scheduled.clone().unwrap_or_else(|error| error),
             scheduled.is_ok(),
         );
+        if verdict.passed() {
+            running::record(&mut verdict, context, Group::Masters, &PROGRAMS).await;
+        }
         verdict
     }
 }

@@ -71,6 +71,10 @@ impl Gate for Etcd {
         let may_be_full = self.tolerates_no_space && answers.values().any(Answer::is_full);
         judge(&mut verdict, &wanted, &answers, may_be_full);
         judge_hosts(&mut verdict, &context.topology, &answers);
+        for (name, answer) in &answers {
+            let version = Ok(format!("v{}", answer.status.version));
+            context.record_version(&mut verdict, name, "version", "etcd", version);
+        }
         if verdict.passed() && !may_be_full {
             let read = context.ask(Group::Etcd, |_| second_round()).await;
             for (machine, answer) in read {

@@ -178,7 +178,7 @@ async fn unsettled(gate: &dyn Gate, context: &GateContext) -> Option<Unsettled> 
         .flat_map(|(machine, text)| {
             running_times(&text).into_iter().map(move |(unit, active)| (machine, unit, active))
         })
-        .filter(|(_, _, active)| *active < SETTLED)
+        .filter(|(machine, _, active)| *active < SETTLED && !context.is_to_come(machine))
         .min_by_key(|(_, _, active)| *active)
         .map(|(machine, unit, active)| Unsettled {
             machine: machine.name.clone(),

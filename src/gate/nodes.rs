@@ -5,6 +5,7 @@ use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::Api;
 
+use super::running::{self, Program};
 use super::{Gate, GateContext, Verdict};
 use crate::config::{ClusterConfig, Cni};
 use crate::failure::chain;
@@ -12,6 +13,10 @@ use crate::kube_api::raw;
 use crate::topology::{Group, Machine};
 
 pub struct Nodes;
+
+/// The kubelet says its version in its Node.
+const PROGRAMS: [Program; 2] =
+    [("kube-proxy.service", "kubernetes"), ("containerd.service", "containerd")];
 
 #[async_trait]
 impl Gate for Nodes {
@@ -37,7 +42,8 @@ impl Gate for Nodes {
             }
         };
         let api: Api<Node> = Api::all(client.clone());
-        let looked = context.topology.group(Group::Nodes).into_iter().map(|machine| {
+        let nodes = context.topology.group(Group::Nodes).into_iter();
+        let looked = nodes.filter(|machine| !context.is_to_come(machine)).map(|machine| {
             let (api, client) = (&api, &client);
             async move {
                 let path = format!("/api/v1/nodes/{}/proxy/healthz", machine.name);
@@ -71,6 +77,9 @@ impl Gate for Nodes {
                 saw,
                 ok,
             );
+        }
+        if verdict.passed() {
+            running::record(&mut verdict, context, Group::Nodes, &PROGRAMS).await;
         }
         verdict
     }
@@ -111,8 +120,8 @@ fn record(verdict: &mut Verdict, context: &GateContext, machine: &Machine, node:
     verdict.record(name, "InternalIP", &wanted, internal.join(", "), internal == [wanted.as_str()]);
 
     let version = status.node_info.map(|info| info.kubelet_version).unwrap_or_default();
-    let wanted = format!("v{}", context.config.kubernetes);
-    verdict.record(name, "kubelet version", &wanted, &version, version == wanted);
+    let what = "kubelet version";
+    context.record_version(verdict, &machine.name, what, "kubernetes", Ok(version));
 
     let has = node.spec.as_ref().and_then(|spec| spec.pod_cidr.clone()).unwrap_or_default();
     let wanted = machine.pod_cidr.map(|cidr| cidr.to_string()).unwrap_or_default();

@@ -144,10 +144,13 @@ fn check_step(step: &Step, report: &mut impl FnMut(String)) {
     if step.why.trim().is_empty() {
         report("`why` is empty".into());
     }
-    if let Some(gate) = &step.gate
-        && gate::by_name(&gate.name).is_none()
-    {
-        report(format!("gate `{}` does not exist", gate.name));
+    for gate in step.gate.iter().chain(&step.gate_between) {
+        if gate::by_name(&gate.name).is_none() {
+            report(format!("gate `{}` does not exist", gate.name));
+        }
+    }
+    if step.gate_between.is_some() && !step.rolling {
+        report("`gateBetween` is for steps with `rolling: true`".into());
     }
     for file in &step.files {
         if sources(file) != 1 {

@@ -28,6 +28,10 @@ impl Runner {
         work: &[Difference],
         observed: &Observed,
     ) -> Result<Option<MutexGuard<'_, ()>>> {
+        // What never served has nobody to lose, and may be waiting for this very restart.
+        if !self.has_served {
+            return Ok(None);
+        }
         let Some((service, runs)) = stopped_by(work, observed) else { return Ok(None) };
         let context = self.session.gate_context();
         // Looked at while nothing else is stopped, which would make this member look unhealthy.
@@ -84,14 +88,14 @@ mod tests {
         let start = [Difference::new(Verb::Start, "etcd.service")];
         let mut observed = Observed::default();
         assert_eq!(stopped_by(&start, &observed), None);
-        let state = UnitState { active: false, enabled: true };
+        let state = UnitState { active: false, enabled: true, ..UnitState::default() };
         observed.units.insert("etcd.service".into(), state);
         assert_eq!(stopped_by(&start, &observed), Some((Service::Etcd, false)));
     }
 
     #[test]
     fn only_restarts_stop_something() {
-        let state = UnitState { active: true, enabled: true };
+        let state = UnitState { active: true, enabled: true, ..UnitState::default() };
         let mut observed = Observed::default();
         for unit in ["etcd.service", "kubelet.service"] {
             observed.units.insert(unit.into(), state.clone());
