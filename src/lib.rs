@@ -50,4 +50,5 @@ pub mod transport;
 pub mod turns;
 pub mod ui;
 pub mod verify;
+pub mod version_skew;
 pub mod world;

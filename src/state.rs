@@ -230,6 +230,7 @@ mod tests {
             machine_architectures: Default::default(),
             playbooks: None,
             keys: Default::default(),
+            proven_kubernetes: None,
         };
         state.write_record(&record).unwrap();
         (parent, state, record)

@@ -119,6 +119,7 @@ impl User {
             machine_architectures: Default::default(),
             playbooks: None,
             keys: pki.fingerprints(),
+            proven_kubernetes: None,
         };
         fs::write(root.join("cluster.json"), serde_json::to_vec(&record).unwrap()).unwrap();
         root

@@ -35,6 +35,7 @@ use crate::topology::{Group, Quorum, Site, Topology};
 use crate::turns::Turns;
 use crate::ui::Ui;
 use crate::ui::summary::Summary;
+use crate::version_skew;
 
 /// How often a cluster that served is looked at before it is taken to be down; each look gives a
 /// machine 5 s to answer (`fleet::SHORTEST_CONNECT`).
@@ -58,18 +59,23 @@ pub(super) fn file(flags: &UpFlags) -> Option<&Path> {
 }
 
 /// File, defaults and flags, checked. A cluster that exists and has no file keeps what it was made
-/// with; one that has keeps its provider, and whether masters take pods, where the file leaves these
-/// to kdiy.
+/// with; one that has keeps its provider, its version of Kubernetes, and whether masters take pods,
+/// where the file leaves these to kdiy: another kdiy may have other defaults.
 pub fn effective(flags: &UpFlags) -> Result<ClusterConfig> {
     let file = file(flags);
-    let mut base = file.map(parse::read).transpose()?.unwrap_or_default();
+    let (mut base, said) = file.map(parse::read_with_keys).transpose()?.unwrap_or_default();
     let name = flags.name.as_ref().unwrap_or(&base.name);
     if let Some(record) = StateDir::of(name)?.record()? {
         let decided = record.config.masters_take_pods();
         if file.is_none() {
             base = record.config;
-        } else if base.provider == ProviderChoice::Auto {
-            base.provider = record.config.provider;
+        } else {
+            if base.provider == ProviderChoice::Auto {
+                base.provider = record.config.provider;
+            }
+            if !said.contains("kubernetes") {
+                base.kubernetes = record.config.kubernetes;
+            }
         }
         // Pods on masters have volumes there, which workers that come later do not change.
         base.control_plane.schedulable.get_or_insert(decided);
@@ -126,6 +132,7 @@ impl Wanted {
             keys::check(&state.pki(), &record.keys)?;
             design.architectures.clone_from(&record.machine_architectures);
             design.id.clone_from(&record.id);
+            version_skew::check(record, &design.config.kubernetes)?;
         }
         let (site, joined) = laid_out(&design.config, before.as_ref()).await?;
         check::validate_on(&design.config, site.machine_network)?;
@@ -192,6 +199,7 @@ pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> 
         playbooks: design.overlay.directory.clone(),
         // Those of an older kdiy's cluster are believed once every machine has them, too.
         keys: before.as_ref().map_or_else(|| pki.fingerprints(), |record| record.keys.clone()),
+        proven_kubernetes: before.as_ref().and_then(Record::proven_kubernetes).map(str::to_owned),
     };
     let overlay = design.overlay.note();
     state.write_record(&record)?;
@@ -209,7 +217,12 @@ pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> 
     let plan = plan::build(
         &session.blueprint.playbooks,
         &session.blueprint.world,
-        &Circumstances { standing: standing.filter(|_| record.had_data) },
+        &Circumstances {
+            // Nobody counts on what never served: it needs no turns, and may need a change that is
+            // made everywhere at once to come about.
+            standing: standing.filter(|_| record.had_data),
+            added: added.machines.iter().map(|machine| machine.name.clone()).collect(),
+        },
     )?;
     let is_whole = arguments.only.is_empty();
     let plan = if is_whole { plan } else { plan.only(&arguments.only) };
@@ -260,11 +273,13 @@ pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> 
         had_data: record.had_data && starts_etcd,
         unreached: Default::default(),
         repairs: true,
+        has_served: record.had_data,
         beyond_quorum: arguments.beyond_quorum,
         learners,
         turn: Default::default(),
         changed: Default::default(),
         waits: Default::default(),
+        done: Default::default(),
     });
     let parallel = arguments.parallel.into();
     let report =
@@ -292,6 +307,7 @@ pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> 
     record.complete = true;
     record.had_data = true;
     record.keys = pki.fingerprints();
+    record.proven_kubernetes = Some(record.config.kubernetes.clone());
     state.write_record(&record)?;
     let mut summary = summary(&topology, &state, &versions, &report);
     summary.etcd_leader = leader(&events);

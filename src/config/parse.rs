@@ -1,5 +1,6 @@
 //! Reading a cluster file.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::{ClusterConfig, LOCAL_PATH};
@@ -7,7 +8,29 @@ use crate::failure::{Failure, Result, closest};
 
 /// A cluster file is a page; what is larger is something else.
 const LARGEST: u64 = 1024 * 1024;
+
+/// The file, and its keys at the top.
+pub fn read_with_keys(path: &Path) -> Result<(ClusterConfig, BTreeSet<String>)> {
+    let text = text(path)?;
+    let mut config = parse(&path.display().to_string(), &text)?;
+    // What comes through a pipe lies nowhere: its paths are those of whoever writes into it.
+    if path.is_file() {
+        from(path.parent().unwrap_or(Path::new("")), &mut config);
+    }
+    Ok((config, keys(&text)))
+}
+
+/// Keys at the top of a text that is a cluster file.
+fn keys(text: &str) -> BTreeSet<String> {
+    let keys: Option<BTreeMap<String, serde_json::Value>> = serde_saphyr::from_str(text).ok();
+    keys.unwrap_or_default().into_keys().collect()
+}
+
 pub fn read(path: &Path) -> Result<ClusterConfig> {
+    Ok(read_with_keys(path)?.0)
+}
+
+fn text(path: &Path) -> Result<String> {
     let unreadable = |error: std::io::Error| {
         Failure::input(format!("cannot read the cluster file {}", path.display()))
             .because(error)
@@ -18,13 +41,7 @@ pub fn read(path: &Path) -> Result<ClusterConfig> {
         return Err(Failure::input(format!("{} is {size} bytes large", path.display()))
             .hint("a cluster file is about a page; is this the right file?"));
     }
-    let text = std::fs::read_to_string(path).map_err(unreadable)?;
-    let mut config = parse(&path.display().to_string(), &text)?;
-    // What comes through a pipe lies nowhere: its paths are those of whoever writes into it.
-    if path.is_file() {
-        from(path.parent().unwrap_or(Path::new("")), &mut config);
-    }
-    Ok(config)
+    std::fs::read_to_string(path).map_err(unreadable)
 }
 
 /// Paths in a cluster file are relative to it, wherever kdiy is run.
@@ -77,6 +94,12 @@ mod tests {
     #[test]
     fn an_empty_file_is_the_defaults() {
         assert_eq!(parse("x", "# nothing\n").unwrap(), ClusterConfig::default());
+    }
+
+    #[test]
+    fn the_keys_are_those_at_the_top() {
+        assert_eq!(keys("kubernetes: 1.36.3\netcd: {members: 3}\n").len(), 2);
+        assert!(keys("# nothing\n").is_empty());
     }
 
     #[test]

@@ -60,6 +60,9 @@ pub struct Record {
     /// first `up`.
     #[serde(default)]
     pub keys: Fingerprints,
+    /// The version of Kubernetes with which every gate was green last.
+    #[serde(default)]
+    pub proven_kubernetes: Option<String>,
 }
 
 /// A field of the cluster file whose value cannot change under a cluster that exists.
@@ -78,6 +81,12 @@ impl fmt::Display for Difference {
 }
 
 impl Record {
+    /// The version that was proven last, if any was. An older kdiy noted only that one was.
+    pub fn proven_kubernetes(&self) -> Option<&str> {
+        let noted = self.proven_kubernetes.as_deref();
+        noted.or_else(|| self.complete.then_some(self.config.kubernetes.as_str()))
+    }
+
     /// Where `wanted` describes other machines, or the same ones connected otherwise. What only
     /// makes a choice of kdiy's explicit is no difference, and neither are workers, and masters once
     /// the cluster is complete, that come after all that are there: nothing of what is there changes
@@ -264,6 +273,7 @@ mod tests {
             machine_architectures: Architectures::default(),
             playbooks: None,
             keys: Fingerprints::default(),
+            proven_kubernetes: None,
         }
     }
 
