@@ -20,6 +20,7 @@ pub mod recovery;
 mod repair;
 pub mod runbook;
 mod tampered;
+pub mod upgrade;
 pub mod watched;
 mod workers;
 
@@ -127,6 +128,10 @@ pub fn stage<'a>(lab: &'a Ready, cache: &'a Path, parts: &[Part]) -> Result<Stag
         checks.extend([
             Check::new("up mends exactly what differs", with(repair::of_exactly_what_differs)),
             Check::new("a change rolls through the masters", with(repair::by_rolling_a_change)),
+            Check::new(
+                "units restart for what an earlier run changed",
+                with(repair::by_restarting_for_what_an_earlier_run_changed),
+            ),
             Check::new("a worker is added, and taken away again", with(workers::come_and_go)),
             Check::new(
                 "a master that was replaced is let in again",

@@ -193,6 +193,13 @@ impl Ready {
         Ok(Self { kdiy, engine, image, mirror })
     }
 
+    /// With a version of Kubernetes that can be upgraded from.
+    fn with_older(&self, cache: &Path) -> Result<Self> {
+        let (kdiy, image) = (self.kdiy.clone(), self.image.clone());
+        let engine = Engine { host: self.engine.host.clone() };
+        Ok(Self { kdiy, engine, image, mirror: mirror::with_older(cache)? })
+    }
+
     fn up(&self) -> Command {
         let mut up = self.verb("up");
         up.arg("--yes");

@@ -23,15 +23,17 @@ use sha2::{Digest, Sha256};
 use crate::host::{self, run};
 use pack::Shelf;
 use record::Record;
-use upstream::{Source, UPSTREAMS, Upstream};
+use upstream::{OLDER, Source, UPSTREAMS, Upstream};
 
 pub struct Mirror {
     pub root: PathBuf,
+    /// Name of the list of digests.
+    list: &'static str,
 }
 
 impl Mirror {
     pub fn digests(&self) -> PathBuf {
-        self.root.join("SHA256SUMS")
+        self.root.join(self.list)
     }
 
     /// Has kdiy take its release files from here.
@@ -43,13 +45,23 @@ impl Mirror {
 /// Builds what is missing. What was built before is used as long as its recipe and its pinned
 /// modules are the same; a build that was interrupted goes on where it was.
 pub fn build(cache: &Path) -> Result<Mirror> {
+    assemble(cache, UPSTREAMS, "SHA256SUMS")
+}
+
+/// The same, with a version of Kubernetes that can be upgraded from; it has a list of its own, as
+/// whoever builds the mirror without it writes the other.
+pub fn with_older(cache: &Path) -> Result<Mirror> {
+    assemble(cache, &[UPSTREAMS, OLDER].concat(), "SHA256SUMS-with-older")
+}
+
+fn assemble(cache: &Path, upstreams: &[Upstream], list: &'static str) -> Result<Mirror> {
     let _lock = host::lock(cache, "mirror")?;
-    let mirror = Mirror { root: cache.join("mirror") };
+    let mirror = Mirror { root: cache.join("mirror"), list };
     let shelf = Shelf::open(&mirror.root, &cache.join("partial"))?;
     let records = cache.join("built");
     fs::create_dir_all(&records)?;
     let mut digests = BTreeMap::new();
-    for upstream in UPSTREAMS {
+    for upstream in upstreams {
         let path = records.join(upstream.name);
         let key = key(upstream)?;
         let before = Record::read(&path);
@@ -80,7 +92,7 @@ fn make(shelf: &Shelf, upstream: &Upstream) -> Result<BTreeMap<String, String>> 
     match &upstream.source {
         Source::Go { cgo, tags, ldflags, package } => {
             let mut go = Command::new("go");
-            go.current_dir(modules().join(upstream.name))
+            go.current_dir(modules().join(upstream.module()))
                 .env("CGO_ENABLED", if *cgo { "1" } else { "0" })
                 .env("GOFLAGS", "-mod=readonly -buildvcs=false")
                 .args(["build", "-trimpath", "-tags", tags, "-ldflags", ldflags])
@@ -109,7 +121,7 @@ fn key(upstream: &Upstream) -> Result<String> {
         hash.update(code);
     }
     if matches!(upstream.source, Source::Go { .. }) {
-        let directory = modules().join(upstream.name);
+        let directory = modules().join(upstream.module());
         let mut names: Vec<_> = fs::read_dir(&directory)
             .with_context(|| format!("cannot read {}", directory.display()))?
             .map(|entry| Ok(entry?.path()))

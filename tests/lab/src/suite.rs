@@ -29,6 +29,8 @@ pub enum Lane {
     Existing,
     /// A 1+1 cluster under whose every run something breaks
     Recovery,
+    /// An upgrade and a renewal on 3 masters and a worker, killed at every boundary; only when it is named
+    Upgrade,
     /// A master and a worker as virtual machines; when it is named or there is time
     Vm,
     /// 3 masters as virtual machines, off and on again; only when it is named
@@ -52,7 +54,7 @@ impl Lane {
             Self::Hostile => 12,
             // 13 to 40: what is emulated is slowed down most by what else runs on the same hardware.
             Self::Vm => 40,
-            Self::VmMasters | Self::VmFull => return None,
+            Self::Upgrade | Self::VmMasters | Self::VmFull => return None,
         };
         Some(Duration::from_secs(60 * minutes))
     }
@@ -79,6 +81,7 @@ impl Lane {
             | Self::Runbook
             | Self::Existing
             | Self::Recovery
+            | Self::Upgrade
             | Self::Vm
             | Self::VmMasters
             | Self::VmFull => None,
@@ -147,6 +150,10 @@ pub fn run(
         }
         if lanes.contains(&Lane::Recovery) {
             tally.run(e2e::recovery::stage(lab, cache, seed)?);
+        }
+        if lanes.contains(&Lane::Upgrade) {
+            let lab = lab.with_older(cache)?;
+            tally.run(e2e::upgrade::stage(&lab, cache)?);
         }
     }
     // And only now, how fast this computer is today.

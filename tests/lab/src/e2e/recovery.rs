@@ -171,8 +171,8 @@ fn is_as_wanted(cluster: &Cluster) -> Result<String> {
     for machine in ["master-1", "worker-1"] {
         let left = cluster.on(
             &cluster.machine(machine),
-            "find /run -maxdepth 1 -name 'kdiy.*'; find /etc /usr/local -name '*.kdiy-new'; \
-             ls /var/lib/kdiy/pending; systemctl list-units --failed --plain --no-legend",
+            "find /run -maxdepth 1 -name 'kdiy.*'; find /etc /usr/local -name '*.kdiy-new' -o -name '*.kdiy-staged'; \
+             cd /var/lib/kdiy && find pending restarting staged -type f; systemctl list-units --failed --plain --no-legend",
         )?;
         ensure!(left.trim().is_empty(), "{machine} has been left with {left}");
     }

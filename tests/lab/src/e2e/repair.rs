@@ -75,6 +75,40 @@ pub fn by_rolling_a_change(cluster: &Cluster) -> Result<String> {
     Ok(asked.to_string())
 }
 
+/// A policy that another step writes, in a run that is told to do that step alone; and back again,
+/// with a run that does everything.
+pub fn by_restarting_for_what_an_earlier_run_changed(cluster: &Cluster) -> Result<String> {
+    let overlay = cluster.directory().join("overlay");
+    let file = "40-control-plane/audit-policy.yaml.hbs";
+    let policy = fs::read_to_string(crate::repository().join("playbooks").join(file))?;
+    fs::create_dir_all(overlay.join("40-control-plane"))?;
+    fs::write(overlay.join(file), format!("{policy}# as of another day\n"))?;
+    let with = |verb: &str| {
+        let mut kdiy = cluster.wanted(verb, MASTERS, WORKERS);
+        kdiy.arg("--playbooks").arg(&overlay);
+        kdiy
+    };
+    let master = cluster.machine("master-2");
+    let started = || cluster.on(&master, "systemctl show --property InvocationID kube-apiserver");
+    let before = started()?;
+    let mut only = with("up");
+    cluster.run(only.args(["--yes", "--output", "json", "--only", "control-plane-files"]))?;
+    ensure!(started()? == before, "the step alone restarted the api-server");
+    let plan = with("plan").output()?;
+    let said = String::from_utf8_lossy(&plan.stdout);
+    ensure!(plan.status.code() == Some(2), "plan says that it is as it should be:\n{said}");
+    ensure!(said.contains("kube-apiserver.service"), "plan does not name the unit:\n{said}");
+    let run = cluster.run(with("up").args(["--yes", "--output", "json"]))?;
+    let expected: BTreeSet<String> = (1..=MASTERS)
+        .map(|number| format!("kube-apiserver@{}", cluster.machine(&format!("master-{number}"))))
+        .collect();
+    let changed: BTreeSet<String> = run.changed().into_iter().map(str::to_owned).collect();
+    ensure!(changed == expected, "changed {changed:?} instead of {expected:?}");
+    ensure!(started()? != before, "the api-server has not restarted");
+    cluster.up(MASTERS, WORKERS)?;
+    Ok(format!("{} api-servers restarted, one run later", changed.len()))
+}
+
 fn one_at_a_time(run: &Run) -> Result<()> {
     let changed: BTreeSet<&str> = run.changed().into_iter().collect();
     let all = changed.iter().all(|task| task.starts_with("etcd@"));

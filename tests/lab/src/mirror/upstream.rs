@@ -2,7 +2,7 @@
 
 use super::image::Recipe;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Upstream {
     pub name: &'static str,
     pub version: &'static str,
@@ -11,7 +11,7 @@ pub struct Upstream {
 }
 
 /// Where the binaries come from.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Source {
     /// The Go module `mirror/<name>`.
     Go {
@@ -22,6 +22,13 @@ pub enum Source {
         package: &'static str,
     },
     DebianBusybox,
+}
+
+impl Upstream {
+    /// The directory of its Go module below `mirror/`.
+    pub fn module(&self) -> &'static str {
+        self.name.strip_suffix("-older").unwrap_or(self.name)
+    }
 }
 
 #[derive(Debug)]
@@ -55,13 +62,42 @@ macro_rules! arch {
 
 macro_rules! kubernetes {
     ($name:literal) => {
+        kubernetes!($name, "1.36.4")
+    };
+    ($name:literal, $version:literal) => {
         Packed::File {
             from: $name,
-            to: concat!("dl.k8s.io/release/v1.36.4/bin/linux/", arch!(), "/", $name),
+            to: concat!("dl.k8s.io/release/v", $version, "/bin/linux/", arch!(), "/", $name),
             published: true,
         }
     };
 }
+
+/// What upgrades begin from: the same source as 1.36.4, which calls itself 1.36.3. With everything
+/// compiled already, that is a minute of linking.
+pub const OLDER: &[Upstream] = &[Upstream {
+    name: "kubernetes-older",
+    version: "1.36.3",
+    source: Source::Go {
+        cgo: false,
+        tags: "",
+        ldflags: "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3 \
+        -X k8s.io/component-base/version.gitMajor=1 \
+        -X k8s.io/component-base/version.gitMinor=36 \
+        -X k8s.io/component-base/version.gitTreeState=clean \
+        -X k8s.io/component-base/version.gitCommit=unknown \
+        -X k8s.io/component-base/version.buildDate=2026-08-21T00:00:00Z",
+        package: "tool",
+    },
+    packed: &[
+        kubernetes!("kube-apiserver", "1.36.3"),
+        kubernetes!("kube-controller-manager", "1.36.3"),
+        kubernetes!("kube-scheduler", "1.36.3"),
+        kubernetes!("kubelet", "1.36.3"),
+        kubernetes!("kubectl", "1.36.3"),
+        kubernetes!("kube-proxy", "1.36.3"),
+    ],
+}];
 
 pub const UPSTREAMS: &[Upstream] = &[
     Upstream {

@@ -55,7 +55,8 @@ pub const fn made(lane: Lane) -> Option<&'static Made> {
         | Lane::Runbook
         | Lane::Existing
         | Lane::Recovery
-        | Lane::Hostile => None,
+        | Lane::Hostile
+        | Lane::Upgrade => None,
     }
 }
 
