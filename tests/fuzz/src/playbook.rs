@@ -56,7 +56,7 @@ fn packed(playbooks: &Playbooks) -> Result<()> {
         let bundles = renderer.bundles(machine, &Facts::assumed("amd64"))?;
         drop(observe::script(bundles.values()));
         for bundle in bundles.values() {
-            bundle.archive()?;
+            bundle.archive(&[])?;
         }
     }
     Ok(())
