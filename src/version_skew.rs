@@ -54,6 +54,7 @@ mod tests {
     fn record(config: &str, proven: Option<&str>) -> Record {
         Record {
             kdiy: "0.1.0".into(),
+            id: String::new(),
             site: "192.168.56.0/24".parse::<ipnet::Ipv4Net>().unwrap().into(),
             config: ClusterConfig { kubernetes: config.into(), ..ClusterConfig::default() },
             complete: true,

@@ -558,7 +558,9 @@ mod tests {
     #[test]
     fn etcd_without_its_log_is_as_good_as_stopped() {
         let active = |log: &str| {
-            let text = format!("etcd\t{log}\tyes\tno\tyes\nunit\tetcd.service\tactive\tenabled\t\t\tpresent\n");
+            let text = format!(
+                "etcd\t{log}\tyes\tno\tyes\nunit\tetcd.service\tactive\tenabled\t\t\tpresent\n"
+            );
             parse(&text).units["etcd.service"].active
         };
         assert!(active("yes") && !active("no"));
