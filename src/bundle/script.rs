@@ -324,4 +324,93 @@ mod tests {
             assert!(status.success(), "{script}");
         }
     }
+
+    /// Enough of systemctl for the library: a unit is on or off, and each start is another one.
+    const SYSTEMCTL: &str = r#"#!/bin/sh
+case "$1 $2" in
+  "is-active --quiet") test -e "$STUB/$3.starts" ;;
+  "is-enabled "*) echo enabled ;;
+  "start "* | "restart "*)
+    ! test -e "$STUB/broken" || exit 1
+    echo "$1" >>"$STUB/$2.starts" ;;
+  "show --property") wc -l <"$STUB/$5.starts" ;;
+esac
+"#;
+
+    /// Runs these calls of the library on a machine that is a directory.
+    fn on_a_machine(at: &std::path::Path, calls: &str) -> bool {
+        use std::os::unix::fs::PermissionsExt as _;
+        let program = at.join("systemctl");
+        std::fs::write(&program, SYSTEMCTL).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let state = at.join("state");
+        let script = format!("{LEDGER}\n{LIBRARY}\n{calls}")
+            .replace("state=/var/lib/kdiy", &format!("state={}", state.display()));
+        std::fs::create_dir_all(at.join("files")).unwrap();
+        let path = std::env::var("PATH").unwrap();
+        let output = std::process::Command::new("/bin/sh")
+            .args(["-c", &script, "sh"])
+            .arg(at)
+            .env("STUB", at)
+            .env("PATH", format!("{}:{path}", at.display()))
+            .output()
+            .unwrap();
+        output.status.success()
+    }
+
+    fn starts(at: &std::path::Path) -> usize {
+        std::fs::read_to_string(at.join("x.service.starts")).unwrap_or_default().lines().count()
+    }
+
+    #[test]
+    fn a_unit_restarts_for_what_a_run_changed_that_was_cut_off() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path();
+        let owner = std::process::Command::new("stat").args(["-c", "%U:%G"]).arg(at).output();
+        let owner = String::from_utf8(owner.unwrap().stdout).unwrap();
+        let path = at.join("a").display().to_string();
+        let file = call("file", ["0", "0644", owner.trim(), path.as_str(), "x.service"]);
+        let unit = call("unit", ["x.service", "restart", path.as_str()]);
+        let write = |text: &str| std::fs::write(at.join("files/0"), text).unwrap();
+        std::fs::create_dir_all(at.join("files")).unwrap();
+        write("one");
+        assert!(on_a_machine(at, &format!("{file}\n{unit}")));
+        assert_eq!(starts(at), 1);
+        assert!(on_a_machine(at, &format!("{file}\n{unit}")));
+        assert_eq!(starts(at), 1, "nothing has changed");
+        // One step writes the file, and the run ends before that of the unit; so does one in which
+        // the unit does not come up.
+        write("two");
+        assert!(on_a_machine(at, &file));
+        std::fs::write(at.join("broken"), "").unwrap();
+        assert!(!on_a_machine(at, &unit));
+        std::fs::remove_file(at.join("broken")).unwrap();
+        assert!(on_a_machine(at, &unit));
+        assert_eq!(starts(at), 2);
+        assert!(on_a_machine(at, &unit));
+        assert_eq!(starts(at), 2, "it has restarted for that");
+        let noted = std::fs::read_to_string(at.join("state/started/x.service")).unwrap();
+        assert!(noted.starts_with("2\n") && noted.contains(&sha256(b"two")), "{noted}");
+    }
+
+    #[test]
+    fn a_program_waits_beside_its_path_until_the_step_of_its_unit() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path();
+        let path = at.join("program").display().to_string();
+        std::fs::write(&path, "old").unwrap();
+        std::fs::write(format!("{path}{STAGED}"), "new").unwrap();
+        std::fs::create_dir_all(at.join("state/staged")).unwrap();
+        std::fs::write(at.join("state/staged/key"), format!("{path} 0123 3 0\n")).unwrap();
+        let place = call("place", ["key", path.as_str(), "x.service"]);
+        let unit = call("unit", ["x.service", "restart", path.as_str()]);
+        assert!(on_a_machine(at, &unit));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "old");
+        assert!(on_a_machine(at, &place));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "new");
+        assert!(on_a_machine(at, &format!("{place}\n{unit}")));
+        assert_eq!(starts(at), 2);
+        let noted = std::fs::read_to_string(at.join("state/started/x.service")).unwrap();
+        assert!(noted.contains(&format!("0123  {path}")), "{noted}");
+    }
 }
