@@ -61,6 +61,7 @@ mod tests {
             had_data: true,
             machine_architectures: Architectures::default(),
             playbooks: None,
+            keys: Default::default(),
             proven_kubernetes: proven.map(str::to_owned),
         }
     }
