@@ -1,5 +1,6 @@
 //! Looking at one machine: what it is, and how it differs from what every step wants of it.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
