@@ -61,6 +61,13 @@ impl Tally {
     }
 
     pub fn run(&mut self, stage: Stage) {
+        let matching = self.matching.clone();
+        let is_wanted =
+            |check: &Check| matching.as_ref().is_none_or(|part| check.name.contains(part.as_str()));
+        // Nothing is made for checks of which none was asked for.
+        if !stage.checks.is_empty() && !stage.checks.iter().any(is_wanted) {
+            return;
+        }
         let mut ready = true;
         let failed_before = self.failed;
         let keep = stage.keep.as_deref();
@@ -71,10 +78,7 @@ impl Tally {
                 self.skip(&check);
             }
         }
-        let matching = self.matching.clone();
-        let is_wanted =
-            |check: &Check| matching.as_ref().is_none_or(|part| check.name.contains(part.as_str()));
-        for check in stage.checks.into_iter().filter(is_wanted) {
+        for check in stage.checks.into_iter().filter(|check| is_wanted(check)) {
             if ready {
                 self.check(check, keep);
             } else {
