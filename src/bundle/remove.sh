@@ -122,14 +122,16 @@ restore_again() {
   [ -e "$1" ] || [ -L "$1" ] || remove_file "$1" kept
 }
 
-# Runs the ledger backwards. First all programs end, and what they did outside of files is undone;
-# an undo may need files that came later than itself.
+# Runs the ledger backwards. First all programs end, then what they did outside of files is undone:
+# one that still ran would do it again (kube-proxy keeps a chain of the kubelet's), and an undo may
+# need files that came later than itself.
 end_programs() {
   while IFS=$tab read -r what which before <&3; do
-    case $what in
-      unit) remove_unit "$which" "${before%% *}" "${before##* }" ;;
-      undo) /bin/sh -eu "$state/undo/$which" && did "undid $which" || trouble "could not undo $which" ;;
-    esac
+    [ "$what" != unit ] || remove_unit "$which" "${before%% *}" "${before##* }"
+  done 3<"$state/backwards"
+  while IFS=$tab read -r what which before <&3; do
+    [ "$what" = undo ] || continue
+    /bin/sh -eu "$state/undo/$which" && did "undid $which" || trouble "could not undo $which"
   done 3<"$state/backwards"
 }
 
