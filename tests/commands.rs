@@ -535,7 +535,7 @@ fn a_users_own_kubeconfig_stays_what_it_is() {
 
 #[test]
 fn a_password_is_kept_from_the_programs_that_are_started() {
-    let user = User::new();
+    let user = User::with(&[]);
     user.program("ssh", "export -p >\"$HOME/environment\"");
     let mut doctor = user.kdiy(&["doctor"]);
     let run =
