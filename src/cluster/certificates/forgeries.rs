@@ -533,6 +533,11 @@ mod asking {
                     (504, json!({"code": 504}))
                 }
                 Method::PATCH => (200, csr.clone()),
+                // There is nothing of an older kdiy to take away, and no token.
+                Method::DELETE => (404, json!({"code": 404})),
+                _ if request.uri().path().ends_with("/secrets") => {
+                    (200, json!({"metadata": {}, "items": []}))
+                }
                 _ if request.uri().path().ends_with("/healthz") => {
                     // The kubelet has to wait for its certificate.
                     (if count.load(Ordering::Relaxed) > 1 { 200 } else { 503 }, json!({}))
