@@ -434,7 +434,8 @@ fn whether_masters_take_pods_stays_as_it_was_when_a_cluster_was_made() {
 #[test]
 fn a_cluster_without_its_keys_is_left_as_it_is() {
     let user = User::with_docker();
-    let root = user.made(&ClusterConfig::default());
+    let docker = ClusterConfig { provider: ProviderChoice::Docker, ..ClusterConfig::default() };
+    let root = user.made(&docker);
     let file = root.join("pki/secrets.json");
     let secrets = fs::read(&file).unwrap();
     fs::remove_file(&file).unwrap();
@@ -566,7 +567,6 @@ fn without_a_record_destroy_keeps_what_still_leads_to_machines() {
     for record in [None, Some("{\"kdiy\": ")] {
         let user = User::with_docker();
         let root = user.made(&ClusterConfig::default());
-        fs::create_dir(root.join("pki")).unwrap();
         fs::write(root.join("ledger.json"), HOSTS).unwrap();
         fs::write(root.join("lock"), "").unwrap();
         fs::set_permissions(root.join("lock"), fs::Permissions::from_mode(0o600)).unwrap();
@@ -591,10 +591,9 @@ fn keys_whose_machines_nobody_knows_are_kept() {
         fs::write(root.join(file), "").unwrap();
         fs::set_permissions(root.join(file), fs::Permissions::from_mode(0o600)).unwrap();
     }
-    fs::create_dir(root.join("pki")).unwrap();
     user.is_refused(&["destroy", "--yes"], &["has the keys of a cluster", "backup", "rm -r"]);
     // Nothing was ever made.
-    fs::remove_dir(root.join("pki")).unwrap();
+    fs::remove_dir_all(root.join("pki")).unwrap();
     user.kdiy(&["destroy", "--yes"]).assert().success();
     assert!(!root.exists());
 }
@@ -604,7 +603,6 @@ fn machines_of_docker_are_found_without_record_and_ledger() {
     let user = User::with_docker();
     let root = user.made(&ClusterConfig::default());
     fs::remove_file(root.join("cluster.json")).unwrap();
-    fs::create_dir(root.join("pki")).unwrap();
     let gone = user.path("gone");
     user.program(
         "docker",
