@@ -21,11 +21,13 @@ pub fn of_text(text: &str) -> Option<String> {
     of_certificate(text).or_else(|| of_key(text)).or_else(secret)
 }
 
-/// Prints `key`, what [`of_text`] would be, and the path, for each of these files that holds a key.
-/// Paths are quoted.
-pub fn shell(paths: &str) -> String {
+/// Prints `key`, what [`of_text`] would be, and the path, for each of these files that holds a key
+/// and is not as it should be. `sums` are quoted lines of `sha256sum`: a file with the digest that
+/// is wanted holds the key that is wanted, and openssl takes a tenth of a second a file on a busy
+/// master.
+pub fn shell(sums: &str) -> String {
     format!(
-        r#"for f in {paths}; do
+        r#"printf '%s\n' {sums} | sha256sum --check --quiet 2>/dev/null | sed -n 's/: FAILED.*//p' | while read -r f; do
   [ -f "$f" ] || continue
   k=$({{ openssl x509 -noout -pubkey -in "$f" || openssl pkey -pubout -in "$f" || sed -n 's/^ *{SECRET} *//p' "$f"; }} 2>/dev/null | grep -v -- '-----' | tr -d '\n')
   [ -z "$k" ] || printf 'key\t%s\t%s\n' "$(printf %s "$k" | sha256sum | cut -d ' ' -f 1)" "$f"
@@ -55,7 +57,8 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::bundle::observe;
+    use crate::bundle::script::quote;
+    use crate::bundle::{observe, sha256};
     use crate::pki::{encryption_config, issue};
 
     /// What the shell of a machine says of a file is what is said of its text here.
@@ -76,9 +79,22 @@ mod tests {
             fs::write(&path, text).unwrap();
             paths.push(path.to_string_lossy().into_owned());
         }
-        let mut sh = std::process::Command::new("sh");
-        let output = sh.args(["-c", &shell(&paths.join(" "))]).output().unwrap();
-        let observed = observe::parse(&String::from_utf8(output.stdout).unwrap());
+        let observed = |sums: &[String]| {
+            let mut sh = std::process::Command::new("sh");
+            let output = sh.args(["-c", &shell(&sums.join(" "))]).output().unwrap();
+            observe::parse(&String::from_utf8(output.stdout).unwrap())
+        };
+        let sum = |digest: &str, path: &str| quote(&format!("{digest}  {path}"));
+        let as_wanted: Vec<String> = texts
+            .iter()
+            .zip(&paths)
+            .map(|((_, text), path)| sum(&sha256(text.as_bytes()), path))
+            .collect();
+        assert!(observed(&as_wanted).keys.is_empty());
+        assert!(observed(&[]).keys.is_empty());
+        let other = "0".repeat(64);
+        let differing: Vec<String> = paths.iter().map(|path| sum(&other, path)).collect();
+        let observed = observed(&differing);
         for ((name, text), path) in texts.iter().zip(&paths) {
             assert_eq!(observed.keys.get(path), of_text(text).as_ref(), "{name}");
         }

@@ -90,7 +90,7 @@ pub fn script<'a>(bundles: impl Iterator<Item = &'a Bundle>) -> String {
     let mut probes = String::new();
     for bundle in bundles {
         let kept = bundle.files.iter().filter(|file| file.key.is_some());
-        with_keys.extend(kept.map(|file| quote(&file.path)));
+        with_keys.extend(kept.map(|file| quote(&format!("{}  {}", file.digest, file.path))));
         provided.extend(bundle.packages.iter().map(|package| quote(&package.provides)));
         for (number, unless) in bundle.probes() {
             probes.push_str(&format!(
