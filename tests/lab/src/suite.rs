@@ -21,7 +21,7 @@ pub enum Lane {
     Repair,
     /// Everything that can be broken on such a cluster, broken on purpose; when it is named or there is time
     Drills,
-    /// Attackers, owners and machines as they are found; when it is named or there is time
+    /// Attackers, owners and machines as they are found; only when it is named, until it was green once
     Hostile,
     /// A cluster by hand: the guide's blocks, carried out without kdiy
     Runbook,
@@ -51,10 +51,9 @@ impl Lane {
             Self::Recovery => 7,
             Self::Drills => 9,
             Self::Repair => 5,
-            Self::Hostile => 12,
             // 13 to 40: what is emulated is slowed down most by what else runs on the same hardware.
             Self::Vm => 40,
-            Self::Upgrade | Self::VmMasters | Self::VmFull => return None,
+            Self::Hostile | Self::Upgrade | Self::VmMasters | Self::VmFull => return None,
         };
         Some(Duration::from_secs(60 * minutes))
     }
@@ -127,10 +126,7 @@ pub fn run(
     let left = || within.filter(|_| only.is_empty()).map(|it| it.saturating_sub(began.elapsed()));
     // Only now is it known what had to be built first.
     if let Some(left) = left() {
-        lanes.extend(more(
-            &[Lane::Hostile, Lane::Drills, Lane::Repair],
-            left.saturating_sub(expected(&lanes)),
-        ));
+        lanes.extend(more(&[Lane::Drills, Lane::Repair], left.saturating_sub(expected(&lanes))));
     }
     let containers = Instant::now();
     let expected = expected(&lanes);
