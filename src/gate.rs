@@ -39,6 +39,9 @@ pub struct GateContext {
     /// Between two turns of a rolling step: its machines whose turn is to come, which may run the
     /// version that they had. `None` where the whole is to be proven.
     pub turn_to_come: Option<BTreeSet<String>>,
+    /// Within a run: the steps whose work must show by now. Later ones may have been begun by a run
+    /// that was interrupted. `None` where every step must show.
+    pub steps: Option<BTreeSet<String>>,
 }
 
 /// One look at the cluster.

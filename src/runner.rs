@@ -287,6 +287,7 @@ impl Runner {
         if between {
             context.turn_to_come = Some(self.turn_to_come(step).await);
         }
+        context.steps = Some(self.session.blueprint.playbooks.up_to(step));
         let deadline = self.slowly(Duration::from_secs(reference.seconds.into()));
         gate::hold::hold(&*gate, &context, deadline, &self.events, &task.id, &self.stop).await?;
         Ok(Done::default())

@@ -330,6 +330,7 @@ impl Session {
             images: self.blueprint.world.images.clone(),
             versions: self.blueprint.world.versions.clone(),
             turn_to_come: None,
+            steps: None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Every machine is itself, has the right time, does what its kernel was told, and reaches every
 //! other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use async_trait::async_trait;
@@ -96,8 +96,7 @@ impl Gate for Machines {
                 field("swap"),
                 field("swap") == "0",
             );
-            let untrue: Vec<&str> =
-                text.lines().filter_map(|line| line.strip_prefix("untrue=")).collect();
+            let untrue = untrue(text, context.steps.as_ref());
             verdict.record(
                 Some(name),
                 "kernel settings, rules and routes",
@@ -121,6 +120,18 @@ impl Gate for Machines {
         record_skew(&mut verdict, &clocks);
         verdict
     }
+}
+
+/// What is not as a step set it, of the given steps or of all. Lines are `untrue=STEP-NUMBER WHY`.
+fn untrue<'a>(text: &'a str, steps: Option<&BTreeSet<String>>) -> Vec<&'a str> {
+    let of_steps = |kept: &str| {
+        let step = kept.rsplit_once('-').map_or(kept, |(step, _)| step);
+        steps.is_none_or(|steps| steps.contains(step))
+    };
+    text.lines()
+        .filter_map(|line| line.strip_prefix("untrue=")?.split_once(' '))
+        .filter_map(|(kept, why)| of_steps(kept).then_some(why))
+        .collect()
 }
 
 /// The addresses of each machine that answered.
@@ -181,7 +192,8 @@ echo "addresses=$(ip -o -4 addr show scope global | awk '{{split($4, p, "/"); pr
 echo "swap=$(($(wc -l </proc/swaps) - 1))"
 for kept in {RECONCILE_DIRECTORY}/*; do
   [ -e "$kept" ] || continue
-  {{ /bin/sh "$kept" check >/dev/null 2>&1 || echo "untrue=$(sed -n '1s/^# //p' "$kept")"; }} &
+  {{ /bin/sh "$kept" check >/dev/null 2>&1 ||
+    echo "untrue=${{kept##*/}} $(sed -n '1s/^# //p' "$kept")"; }} &
 done
 wait
 unreached=
@@ -198,6 +210,14 @@ mod tests {
     use super::*;
     use crate::config::ClusterConfig;
     use crate::topology::Topology;
+
+    #[test]
+    fn a_step_that_is_not_due_yet_is_not_held_against_a_machine() {
+        let text = "untrue=machine-2 settings\nuntrue=kernel-state-0 rules\nhostname=a\n";
+        assert_eq!(untrue(text, None), ["settings", "rules"]);
+        let due = BTreeSet::from(["machine".to_owned()]);
+        assert_eq!(untrue(text, Some(&due)), ["settings"]);
+    }
 
     #[test]
     fn a_nat_address_is_seen_to_be_shared() {

@@ -70,6 +70,17 @@ impl Playbooks {
         })
     }
 
+    /// A step and every step that it needs, at first or second hand.
+    pub fn up_to(&self, step: &Step) -> BTreeSet<String> {
+        let mut found = BTreeSet::from([step.name.clone()]);
+        let mut waiting = vec![step];
+        while let Some(next) = waiting.pop() {
+            let needed = next.needs.iter().filter(|name| found.insert((*name).clone()));
+            waiting.extend(needed.filter_map(|name| Some(self.step(name)?.1)));
+        }
+        found
+    }
+
     /// Text of a file, by path below the playbook directory.
     pub fn file(&self, path: &str) -> Option<&str> {
         self.files.get(path).map(String::as_str)
