@@ -5,6 +5,7 @@ pub mod catalogue;
 pub mod digest;
 pub mod fetch;
 pub mod source;
+pub mod version_skew;
 
 use std::path::PathBuf;
 

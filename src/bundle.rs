@@ -1,8 +1,10 @@
 //! One step on one machine, made concrete: the files with their bytes, the units, the commands,
 //! and the script that applies them. Pure; the same input gives the same bytes.
 
+pub mod etcd_data;
 pub mod key;
 pub mod observe;
+pub mod reached;
 pub mod script;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,13 +13,13 @@ use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::facts::Facts;
-use crate::failure::{Failure, Result};
+use crate::playbook::context::World;
+use crate::playbook::format::{Directory, File, OnChange, Package, Step, Unit, User};
 use crate::playbook::load::{Book, Playbooks};
-use crate::playbook::{Directory, File, OnChange, Package, Step, Unit, User};
-use crate::template::Templates;
+use crate::playbook::template::Templates;
+use crate::support::failure::{Failure, Result};
 use crate::topology::Machine;
-use crate::world::World;
+use crate::topology::facts::Facts;
 
 /// Where unit files go that kdiy writes.
 const UNIT_DIRECTORY: &str = "/etc/systemd/system";
@@ -87,7 +89,7 @@ pub struct BundleProgram {
 pub struct BundleCommand {
     pub run: String,
     pub unless: Option<String>,
-    /// [`crate::playbook::Command::reconcile`]; left out of digests that were made without it.
+    /// [`crate::playbook::format::Command::reconcile`]; left out of digests that were made without it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub reconcile: bool,
     pub why: String,

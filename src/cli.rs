@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::flags::{EtcdFlag, HostFlag, LbFlag, UpFlags};
 use crate::config::{Cni, ProviderChoice};
-use crate::preview::graph::Notation;
+use crate::reports::preview::graph::Notation;
 use crate::ui::Format;
 
 /// A highly available Kubernetes cluster, the hard way and in the open.
@@ -468,7 +468,7 @@ pub struct Logs {
 #[derive(Debug, clap::Args)]
 pub struct Init {
     /// The file to write
-    #[arg(default_value = crate::commands::up::DEFAULT_FILE)]
+    #[arg(default_value = crate::operations::request::DEFAULT_FILE)]
     pub path: PathBuf,
     /// What the cluster is for; decides what is proposed for the rest
     #[arg(long, value_enum)]

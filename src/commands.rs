@@ -16,8 +16,8 @@ pub mod list;
 pub mod logs;
 pub mod plan;
 pub mod preflight;
-mod recording;
 pub mod remove;
+mod run_context;
 pub mod ssh;
 pub mod start;
 pub mod status;
@@ -32,7 +32,8 @@ use crate::cli::{
 };
 use crate::config::flags::UpFlags;
 use crate::config::parse;
-use crate::failure::Result;
+use crate::operations::request;
+use crate::support::failure::Result;
 use crate::topology::{Machine, Topology};
 use crate::ui::Ui;
 
@@ -70,7 +71,9 @@ fn cluster(command: &Command) -> Option<String> {
         _ => return None,
     };
     let named = flags.name.clone();
-    named.or_else(|| up::file(flags).and_then(|file| parse::read(file).ok()).map(|file| file.name))
+    named.or_else(|| {
+        request::file(flags).and_then(|file| parse::read(file).ok()).map(|file| file.name)
+    })
 }
 
 async fn carry_out(cli: Cli, ui: Ui) -> Result<u8> {

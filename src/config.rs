@@ -3,7 +3,6 @@
 //! The rules between fields live in `check`; a value that passed them is safe to build a
 //! topology from.
 
-pub mod check;
 pub mod duration;
 pub mod flags;
 pub mod parse;

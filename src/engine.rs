@@ -1,6 +1,10 @@
 //! Runs a plan: as much at the same time as the graph and the limits allow, and no more once
 //! something has failed or the user has had enough. Does not know what a task means.
 
+pub(crate) mod failpoint;
+pub mod plan;
+pub mod priority_semaphore;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,10 +13,10 @@ use async_trait::async_trait;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::event::{Event, Events, Outcome, TaskId, TaskKind};
-use crate::failure::{Failure, Kind, Result};
-use crate::plan::{Plan, Task};
-use crate::turns::Turns;
+use crate::engine::plan::{Plan, Task};
+use crate::engine::priority_semaphore::Turns;
+use crate::support::event::{Event, Events, Outcome, TaskId, TaskKind};
+use crate::support::failure::{Failure, Kind, Result};
 
 /// Attempts at a task whose failures are transient.
 const ATTEMPTS: u32 = 4;

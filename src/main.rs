@@ -5,13 +5,13 @@ use std::process::ExitCode;
 use clap::Parser;
 use kdiy::cli::Cli;
 use kdiy::commands;
-use kdiy::failure::Failure;
+use kdiy::support::failure::Failure;
 use kdiy::ui::Ui;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let ui = Ui::new(cli.output, cli.verbose);
-    if let Err(failure) = kdiy::machines::sudo::hide() {
+    if let Err(failure) = kdiy::providers::sudo::hide() {
         ui.failure(&failure);
         return ExitCode::from(failure.exit_code());
     }
@@ -20,8 +20,8 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn run(cli: Cli, ui: Ui) -> ExitCode {
-    kdiy::tls::install_provider();
-    kdiy::machines::sudo::ask_with(kdiy::ui::ask_password);
+    kdiy::support::tls::install_provider();
+    kdiy::providers::sudo::ask_with(kdiy::ui::ask_password);
     // What the user gets to see is an error like any other, never a backtrace.
     std::panic::set_hook(Box::new(move |panic| ui.failure(&Failure::bug(panic.to_string()))));
     match commands::run(cli, ui).await {

@@ -19,10 +19,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::bundle::Secrets;
 use crate::config::ClusterConfig;
-use crate::failure::{Failure, Result};
-use crate::playbook::KUBELET_BOOTSTRAP;
+use crate::playbook::format::KUBELET_BOOTSTRAP;
 use crate::state::atomic;
 use crate::state::record::Fingerprints;
+use crate::support::failure::{Failure, Result};
 use crate::topology::{Machine, Topology};
 use identity::{Authority, IDENTITIES, Identity, Names};
 use issue::{Pair, Wanted};

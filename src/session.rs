@@ -8,27 +8,28 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::architecture::Architectures;
 use crate::artifacts::catalogue::{Item, Versions};
 use crate::artifacts::{Catalogue, Source};
 use crate::bundle::Renderer;
+use crate::bundle::reached::Reached;
+use crate::cluster_context::GateContext;
 use crate::config::{ClusterConfig, Cni, LOCAL_PATH};
-use crate::failure::{Failure, Result};
-use crate::fleet::Fleet;
-use crate::gate::GateContext;
-use crate::guide;
-use crate::kube_api::ApiAccess;
-use crate::machines::{self, Provider};
+use crate::kubernetes::client::ApiAccess;
 use crate::pki::{Keeping, Pki};
-use crate::playbook::Condition;
+use crate::playbook::context::World;
+use crate::playbook::format::Condition;
 use crate::playbook::load::Playbooks;
-use crate::redact::Redactor;
+use crate::playbook::template::Templates;
+use crate::providers::{self, Provider};
 use crate::state::{Record, StateDir};
-use crate::template::Templates;
+use crate::support::failure::{Failure, Result};
+use crate::support::redact::Redactor;
+use crate::topology::architecture::Architectures;
 use crate::topology::{Site, Topology};
-use crate::transport::sockets;
+use crate::transport::control_sockets;
+use crate::transport::pool::Fleet;
 use crate::transport::target::Password;
-use crate::world::World;
+use tokio::sync::RwLock;
 
 /// What a cluster is to be; nothing of it need exist.
 pub struct Design {
@@ -131,7 +132,7 @@ impl Design {
             .collect();
         let mut items = Vec::new();
         for name in names {
-            for arch in self.architectures.taking(name, &self.playbooks, &topology) {
+            for arch in self.playbooks.architectures_taking(name, &self.architectures, &topology) {
                 items.push(self.catalogue.item(name, &self.versions, arch)?);
             }
         }
@@ -190,7 +191,10 @@ impl Design {
     /// Names of the images that the mirror has for every architecture that takes them.
     fn mirrored_images(&self, topology: &Topology) -> Vec<String> {
         let has = |name: &&str| {
-            let mut takers = self.architectures.taking(name, &self.playbooks, topology).into_iter();
+            let mut takers = self
+                .playbooks
+                .architectures_taking(name, &self.architectures, topology)
+                .into_iter();
             takers.all(|arch| {
                 self.catalogue.image_file(name, arch).is_some_and(|file| self.source.lists(&file))
             })
@@ -214,19 +218,7 @@ pub struct Blueprint {
 impl Blueprint {
     /// Of the machines on which a step installs this artifact or image.
     pub fn architectures_taking(&self, name: &str) -> BTreeSet<&str> {
-        self.architectures.taking(name, &self.playbooks, &self.world.topology)
-    }
-
-    pub fn guide_sources<'a>(&'a self, arch: &'a str) -> guide::Sources<'a> {
-        guide::Sources {
-            playbooks: &self.playbooks,
-            templates: &self.templates,
-            world: &self.world,
-            catalogue: &self.catalogue,
-            versions: &self.versions,
-            source: &self.source,
-            arch,
-        }
+        self.playbooks.architectures_taking(name, &self.architectures, &self.world.topology)
     }
 
     pub fn renderer(&self) -> Renderer<'_> {
@@ -247,6 +239,7 @@ pub struct Session {
     pub provider: Box<dyn Provider>,
     pub fleet: Arc<Fleet>,
     pub api: Arc<ApiAccess>,
+    reached: RwLock<BTreeMap<String, Arc<Reached>>>,
     /// Holds ssh's control sockets, which must not outlive it.
     _sockets: TempDir,
 }
@@ -260,11 +253,11 @@ impl Session {
         site: &Site,
         keeping: Keeping,
     ) -> Result<Self> {
-        machines::sudo::obtain(&design.config)?;
-        let provider = machines::provider(&design.config, &state).await?;
+        providers::sudo::obtain(&design.config)?;
+        let provider = providers::provider(&design.config, &state).await?;
         let blueprint = design.draw(&state.pki(), site, keeping)?;
         let topology = blueprint.world.topology.clone();
-        let password = machines::sudo::password();
+        let password = providers::sudo::password();
         let secrets = blueprint.pki.secrets();
         let known = secrets.iter().map(String::as_str);
         let redactor = Redactor::new(known.chain(password.as_ref().map(Password::reveal)))?;
@@ -277,11 +270,20 @@ impl Session {
         };
         let kubeconfig =
             blueprint.pki.kubeconfig_for(&topology.cluster, &endpoint, identity, None)?;
-        let sockets = sockets::directory()?;
+        let sockets = control_sockets::directory()?;
         let fleet = Arc::new(Fleet::new(sockets.path().to_owned()));
         let slow = blueprint.world.config.slow_machines;
         let api = Arc::new(ApiAccess::new(topology, fleet.clone(), kubeconfig, slow));
-        Ok(Self { state, blueprint, redactor, provider, fleet, api, _sockets: sockets })
+        Ok(Self {
+            state,
+            blueprint,
+            redactor,
+            provider,
+            fleet,
+            api,
+            reached: RwLock::default(),
+            _sockets: sockets,
+        })
     }
 
     /// A cluster that was begun on this computer, to look at it.
@@ -332,6 +334,19 @@ impl Session {
             turn_to_come: None,
             steps: None,
         }
+    }
+
+    pub async fn record(&self, machine: &str, reached: Reached) {
+        self.reached.write().await.insert(machine.to_owned(), Arc::new(reached));
+    }
+
+    pub async fn reached(&self, machine: &str) -> Result<Arc<Reached>> {
+        self.reached
+            .read()
+            .await
+            .get(machine)
+            .cloned()
+            .ok_or_else(|| Failure::bug("the machine was not looked at").on(machine))
     }
 
     /// Ends the connections. What is not closed here ends by itself after a minute.

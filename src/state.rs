@@ -2,8 +2,8 @@
 //! it is readable by others.
 
 pub mod atomic;
+pub mod durations;
 pub mod journal;
-pub mod learned;
 pub mod ledger;
 pub mod lock;
 pub mod record;
@@ -17,7 +17,7 @@ use serde::Deserialize;
 
 pub use self::record::Record;
 use crate::config::ClusterConfig;
-use crate::failure::{Failure, Result};
+use crate::support::failure::{Failure, Result};
 
 /// The directory of one cluster.
 #[derive(Debug, Clone)]

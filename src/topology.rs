@@ -1,5 +1,10 @@
 //! Machines, roles and addresses, computed from a validated cluster file. Pure.
 
+pub mod architecture;
+pub mod check;
+pub mod facts;
+pub mod ownership;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
@@ -9,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{
     ClusterConfig, Cni, EtcdTopology, Host, HostRole, LoadBalancerMode, ProviderChoice,
 };
-use crate::failure::{Failure, Result, closest};
+use crate::support::failure::{Failure, Result, closest};
 
 /// Where kube-apiserver listens on every master (the Kubernetes default secure port).
 pub const API_PORT: u16 = 6443;

@@ -1,9 +1,11 @@
 //! How commands and files reach a machine. Nothing above this module knows SSH.
 
 pub mod account;
-mod lines;
+pub mod clock_skew;
+pub mod control_sockets;
 pub mod local;
-pub mod sockets;
+mod output;
+pub mod pool;
 pub mod ssh;
 pub mod target;
 

@@ -27,10 +27,10 @@ use serde::Serialize;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
 
-use crate::event::Stamped;
-use crate::failure::{Failure, Result};
-use crate::printable::printable_with_colours;
-use crate::state::learned::Learned;
+use crate::state::durations::Learned;
+use crate::support::event::Stamped;
+use crate::support::failure::{Failure, Result};
+use crate::support::printable::printable_with_colours;
 
 /// How often a display is brought up to date while nothing happens.
 const TICK: Duration = Duration::from_millis(200);
@@ -159,7 +159,7 @@ impl Ui {
         if read.is_ok() && ["y", "yes"].contains(&answer.trim().to_lowercase().as_str()) {
             Ok(())
         } else {
-            Err(Failure::new(crate::failure::Kind::Interrupted, "nothing was changed"))
+            Err(Failure::new(crate::support::failure::Kind::Interrupted, "nothing was changed"))
         }
     }
 }

@@ -9,15 +9,13 @@ use std::net::Ipv4Addr;
 
 use kdiy::artifacts::catalogue::Catalogue;
 use kdiy::bundle::Renderer;
-use kdiy::config::{
-    ClusterConfig, Cni, Host, HostRole, HostSsh, LoadBalancerMode, ProviderChoice, check,
-};
-use kdiy::facts::Facts;
+use kdiy::config::{ClusterConfig, Cni, Host, HostRole, HostSsh, LoadBalancerMode, ProviderChoice};
 use kdiy::pki::{Keeping, Pki};
+use kdiy::playbook::context::World;
 use kdiy::playbook::load::Playbooks;
-use kdiy::template::Templates;
-use kdiy::topology::Topology;
-use kdiy::world::World;
+use kdiy::playbook::template::Templates;
+use kdiy::topology::facts::Facts;
+use kdiy::topology::{Topology, check};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use serde_json::Value;

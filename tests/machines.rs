@@ -8,10 +8,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use kdiy::config::{ClusterConfig, ProviderChoice};
-use kdiy::event::Events;
-use kdiy::machines::{self, Provider, keys};
+use kdiy::providers::{self, Provider, ssh_keys};
 use kdiy::state::StateDir;
 use kdiy::state::ledger::Ledger;
+use kdiy::support::event::Events;
 use kdiy::topology::Topology;
 use kdiy::transport::target::SshTarget;
 
@@ -92,8 +92,8 @@ async fn containers_are_made_mended_and_gone_without_a_trace() {
     let topology = Topology::build(&config, NETWORK.parse().unwrap()).unwrap();
     let state = StateDir::of(NAME).unwrap();
     state.create().unwrap();
-    keys::ensure(&state, false).await.unwrap();
-    let provider = machines::provider(&config, &state).await.unwrap();
+    ssh_keys::ensure(&state, false).await.unwrap();
+    let provider = providers::provider(&config, &state).await.unwrap();
     let provider = provider.as_ref();
     assert_eq!(provider.check_host(&topology).await, []);
     let mut ledger = Ledger::open(state.root()).unwrap();

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use kdiy::cluster::manifests::{Object, decode, parse};
+use kdiy::kubernetes::apply::{Object, decode, parse};
 use serde_json::Value;
 
 const READ: &str = "kubectl.json";

@@ -10,16 +10,16 @@ use kdiy::bundle::{Bundle, Renderer};
 use kdiy::config::{
     ClusterConfig, Cni, ControlPlane, EtcdTopology, KubeProxyMode, LoadBalancerMode,
 };
-use kdiy::explain::{self, Explainer};
-use kdiy::facts::Facts;
-use kdiy::guide::{self, Guide};
+use kdiy::engine::plan::{self, Circumstances};
 use kdiy::pki::{Keeping, Pki};
-use kdiy::plan::{self, Circumstances};
+use kdiy::playbook::context::World;
 use kdiy::playbook::load::Playbooks;
+use kdiy::playbook::template::Templates;
+use kdiy::reports::explain::{self, Explainer};
+use kdiy::reports::guide::{self, Guide, Sources};
 use kdiy::session::{Blueprint, Design};
-use kdiy::template::Templates;
 use kdiy::topology::Topology;
-use kdiy::world::World;
+use kdiy::topology::facts::Facts;
 
 /// Templates of the engine itself, which no step names.
 const NOT_OF_A_STEP: [&str; 1] = ["unit.service.hbs"];
@@ -137,7 +137,7 @@ fn everything_that_is_done_has_its_reason() {
             need(&file.path, file.why.as_deref().unwrap_or_default());
         }
         if let Some(gate) = &step.gate {
-            need(&gate.name, &gate.why);
+            need(gate.name.as_str(), &gate.why);
         }
         for unit in &step.units {
             for flag in &unit.flags {
@@ -497,7 +497,7 @@ fn each_guide(mut see: impl FnMut(&str, &Blueprint, &Guide<'_>)) {
         let design = Design::of(config, None).unwrap();
         let blueprint =
             design.draw(&directory.path().join("pki"), &site, Keeping::Existing).unwrap();
-        let guide = Guide::new(&blueprint.guide_sources("amd64"), &Default::default())
+        let guide = Guide::new(&Sources::of(&blueprint, "amd64"), &Default::default())
             .unwrap_or_else(|failure| panic!("{kind}: {failure}"));
         see(kind, &blueprint, &guide);
     }

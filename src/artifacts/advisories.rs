@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::failure::{Failure, Result};
 use crate::playbook::load::Playbooks;
+use crate::support::failure::{Failure, Result};
 
 /// File of the list below the playbook directory.
 const FILE: &str = "advisories.yaml";

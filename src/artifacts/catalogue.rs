@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use crate::config::{ClusterConfig, Pin};
-use crate::failure::{Failure, Result};
 use crate::playbook::load::Playbooks;
+use crate::support::failure::{Failure, Result};
 
 /// File of the catalogue below the playbook directory.
 const FILE: &str = "artifacts.yaml";

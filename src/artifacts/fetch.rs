@@ -16,13 +16,13 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 
-use super::catalogue::Item;
-use super::digest::{self, Digests};
-use super::source::{Location, Source};
-use super::{Installable, image_path};
-use crate::event::Events;
-use crate::failure::{Failure, Result};
+use crate::artifacts::catalogue::Item;
+use crate::artifacts::digest::{self, Digests};
+use crate::artifacts::source::{Location, Source};
+use crate::artifacts::{Installable, image_path};
 use crate::state::atomic;
+use crate::support::event::Events;
+use crate::support::failure::{Failure, Result};
 
 /// Without a byte for this long a download has stalled, and is resumed.
 const STALL: Duration = Duration::from_secs(30);
@@ -597,7 +597,7 @@ mod tests {
     }
 
     async fn downloaded(answer: &'static str) -> (Vec<u8>, String) {
-        crate::tls::install_provider();
+        crate::support::tls::install_provider();
         let directory = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/file", listener.local_addr().unwrap());
@@ -636,7 +636,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn what_was_cut_off_while_it_was_unpacked_is_unpacked_again() {
-        crate::tls::install_provider();
+        crate::support::tls::install_provider();
         let directory = tempfile::tempdir().unwrap();
         let (file, members) = archive(directory.path());
         let store = Store::open(directory.path(), directory.path(), Source::default()).unwrap();

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::catalogue::Item;
+use crate::artifacts::catalogue::Item;
 use crate::config::ClusterConfig;
-use crate::failure::{Failure, Result};
+use crate::support::failure::{Failure, Result};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use rcgen::{KeyPair, PublicKeyData as _};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::sha256;
+use crate::bundle::sha256;
 
 /// What stands before a key in the configuration of the api-server's encryption.
 const SECRET: &str = "secret:";

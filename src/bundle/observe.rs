@@ -5,12 +5,12 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::script::{STAGED, quote};
-use super::{Bundle, BundleCommand, BundleFile, BundleUnit, key};
-use crate::etcd_data::{self, EtcdData};
-use crate::playbook::OnChange;
+use crate::bundle::etcd_data::{self, EtcdData};
+use crate::bundle::script::{STAGED, quote};
+use crate::bundle::{Bundle, BundleCommand, BundleFile, BundleUnit, key};
+use crate::playbook::format::OnChange;
 
-/// Where [`crate::runner`] notes what it installed: one file an artifact, holding the digest,
+/// Where [`crate::operations::apply`] notes what it installed: one file an artifact, holding the digest,
 /// size and modification time of the installed file.
 pub const ARTIFACT_STAMPS: &str = "/var/lib/kdiy/artifacts";
 /// The same of what was sent and is not in its place yet.
@@ -38,7 +38,7 @@ pub struct Observed {
     pub keys: BTreeMap<String, String>,
     /// Commands whose `unless` fails, by step and place in it.
     pub untrue: BTreeSet<(String, usize)>,
-    /// What packages provide and is not there any more ([`crate::playbook::Package::provides`]).
+    /// What packages provide and is not there any more ([`crate::playbook::format::Package::provides`]).
     pub lacking: BTreeSet<String>,
     /// Of machines that are to run an etcd member.
     pub etcd_data: Option<EtcdData>,
@@ -528,7 +528,7 @@ impl Observed {
 mod tests {
     use super::*;
     use crate::bundle::{BundleUnit, sha256};
-    use crate::playbook::OnChange;
+    use crate::playbook::format::OnChange;
 
     #[test]
     fn an_answer_is_read_back() {
@@ -728,7 +728,7 @@ mod tests {
     fn what_the_kernel_lost_and_packages_that_were_removed_are_differences() {
         let mut bundle = bundle();
         bundle.commands[0].unless = Some("false".into());
-        bundle.packages = vec![crate::playbook::Package {
+        bundle.packages = vec![crate::playbook::format::Package {
             apt: "nftables".into(),
             dnf: "nftables".into(),
             provides: "nft".into(),
@@ -753,7 +753,7 @@ mod tests {
             why: "it's so".into(),
         };
         bundle.commands = vec![command("exit 0"), command("false; true"), command("test '' = ''")];
-        let package = |provides: &str| crate::playbook::Package {
+        let package = |provides: &str| crate::playbook::format::Package {
             apt: "a".into(),
             dnf: "a".into(),
             provides: provides.into(),

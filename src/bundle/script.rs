@@ -2,8 +2,8 @@
 
 use std::io;
 
-use super::{Bundle, BundleCommand, sha256};
-use crate::failure::{Failure, Result};
+use crate::bundle::{Bundle, BundleCommand, sha256};
+use crate::support::failure::{Failure, Result};
 
 /// Functions that enter what is made on a machine in its ledger.
 pub const LEDGER: &str = include_str!("ledger.sh");

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::cis::{self, Benchmark, Status};
 use crate::cli::Cis;
-use crate::failure::Result;
+use crate::reports::cis::{self, Benchmark, Status};
 use crate::session::Session;
+use crate::support::failure::Result;
 use crate::ui::Ui;
 use crate::ui::cis::render;
 

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use crate::cli::Config;
 use crate::config::sample;
-use crate::failure::{Failure, Result};
-use crate::playbook::Playbook;
+use crate::playbook::format::Playbook;
 use crate::state::atomic;
+use crate::support::failure::{Failure, Result};
 use crate::ui::Ui;
 
 pub fn run(command: Config, ui: Ui) -> Result<u8> {
@@ -26,7 +26,7 @@ pub fn run(command: Config, ui: Ui) -> Result<u8> {
             ui.result(&text, &schema);
         }
         Config::Show(flags) => {
-            let config = super::up::effective(&flags)?;
+            let config = crate::operations::request::effective(&flags)?;
             let text = serde_saphyr::to_string(&config)
                 .map_err(|error| Failure::bug("the cluster file").because(error))?;
             ui.result(&text, &config);

@@ -8,17 +8,17 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::Demo;
+use crate::engine::plan::{self, Circumstances, Task};
 use crate::engine::{self, Done, Failed, Work};
-use crate::event::{Event, Events, Evidence, TaskKind};
-use crate::failure::Result;
-use crate::plan::{self, Circumstances, Task};
+use crate::playbook::context::World;
 use crate::session::Design;
+use crate::support::event::{Event, Events, Evidence, TaskKind};
+use crate::support::failure::Result;
 use crate::topology::Topology;
 use crate::ui::Ui;
-use crate::world::World;
 
 pub async fn run(arguments: Demo, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
-    let design = Design::of(super::up::effective(&arguments.flags)?, overlay)?;
+    let design = Design::of(crate::operations::request::effective(&arguments.flags)?, overlay)?;
     // From the range that is kept for documentation: nothing is reached.
     let topology = Topology::build(&design.config, "192.0.2.0/24".parse().unwrap_or_default())?;
     let world = World {

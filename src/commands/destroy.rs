@@ -4,13 +4,13 @@ use std::fs;
 
 use crate::cli::Destroy;
 use crate::config::{ClusterConfig, ProviderChoice};
-use crate::event::Events;
-use crate::failure::{Failure, Kind, Result};
-use crate::machines::{self, docker, host};
-use crate::printable::counted;
+use crate::providers::{self, docker, host};
 use crate::state::StateDir;
 use crate::state::ledger::{Ledger, What};
 use crate::state::lock::Lock;
+use crate::support::event::Events;
+use crate::support::failure::{Failure, Kind, Result};
+use crate::support::printable::counted;
 use crate::topology::Topology;
 use crate::ui::Ui;
 
@@ -43,7 +43,7 @@ pub async fn run(arguments: Destroy, ui: Ui) -> Result<u8> {
     ui.confirm("remove all of it?", arguments.yes)?;
 
     if let Some((topology, config)) = known {
-        let provider = machines::provider(&config, &state).await?;
+        let provider = providers::provider(&config, &state).await?;
         let (events, reader) = Events::channel();
         let shown = ui.follow(reader, Default::default(), |_| {});
         let result = provider.destroy(&topology, &ledger, &events).await;
@@ -63,7 +63,7 @@ pub async fn run(arguments: Destroy, ui: Ui) -> Result<u8> {
         ledger.entries().iter().map(|entry| (entry.what, entry.id.clone())).collect();
     for (what, id) in &removed {
         if *what == What::Kubeconfig {
-            for left in super::kubeconfig::unmerge(&state, id)? {
+            for left in crate::commands::kubeconfig::unmerge(&state, id)? {
                 ui.note(&left);
             }
         }
@@ -131,7 +131,7 @@ async fn unrecorded(
 }
 
 fn provider_named(name: &str) -> Option<ProviderChoice> {
-    host::PROVIDERS.into_iter().find(|choice| machines::vagrant::spelled(*choice) == name)
+    host::PROVIDERS.into_iter().find(|choice| providers::vagrant::spelled(*choice) == name)
 }
 
 /// Machines that Vagrant has made and not removed, each with its provider.

@@ -7,10 +7,10 @@ use owo_colors::OwoColorize;
 use tokio::process::Command;
 
 use crate::cli::Doctor;
-use crate::doctor::packages::{Manager, Package};
-use crate::doctor::{self, Check, State};
-use crate::failure::{Failure, Result};
-use crate::machines::host;
+use crate::providers::host;
+use crate::reports::doctor::packages::{Manager, Package};
+use crate::reports::doctor::{self, Check, State};
+use crate::support::failure::{Failure, Result};
 use crate::ui::{Ui, table};
 
 /// What is essential is missing.

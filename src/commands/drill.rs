@@ -7,17 +7,17 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::recording::Recording;
 use crate::cli;
-use crate::drill::catalogue::{Catalogue, Drill};
-use crate::drill::report::{Outcome, Report, Verdict};
-use crate::drill::{Exercise, Options, clean_up, undo};
-use crate::event::{Event, Events, Outcome as Done, TaskInfo, TaskKind};
-use crate::failure::{Failure, Kind, Result};
-use crate::guard::Service;
+use crate::commands::run_context::Recording;
+use crate::etcd::quorum_guard::Service;
+use crate::operations::drill::catalogue::{Catalogue, Drill};
+use crate::operations::drill::report::{Outcome, Report, Verdict};
+use crate::operations::drill::{Exercise, Options, clean_up, undo};
 use crate::playbook::load::Playbooks;
 use crate::session::{Overlay, Session};
 use crate::state::lock::Lock;
+use crate::support::event::{Event, Events, Outcome as Done, TaskInfo, TaskKind};
+use crate::support::failure::{Failure, Kind, Result};
 use crate::ui::{Ui, drill};
 
 /// Machines of a cluster that is whole answer at once.

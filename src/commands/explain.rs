@@ -6,16 +6,16 @@ use std::path::Path;
 use ipnet::Ipv4Net;
 use serde_json::json;
 
-use crate::architecture;
 use crate::cli::Explain;
 use crate::config::ClusterConfig;
-use crate::explain::{self, Explainer};
-use crate::facts::Facts;
-use crate::failure::Result;
-use crate::guide::Guide;
 use crate::pki::Keeping;
+use crate::reports::explain::{self, Explainer};
+use crate::reports::guide::{Guide, Sources};
 use crate::session::Design;
 use crate::state::StateDir;
+use crate::support::failure::Result;
+use crate::topology::architecture;
+use crate::topology::facts::Facts;
 use crate::ui::Ui;
 
 /// Of a cluster that does not exist, machines have addresses in VirtualBox's default network.
@@ -40,7 +40,7 @@ pub fn run(arguments: &Explain, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
         ui.document(&explain::list(&blueprint.playbooks), arguments.markdown, &entries);
         return Ok(0);
     };
-    let guide = Guide::new(&blueprint.guide_sources(architecture::HERE), &Default::default())?;
+    let guide = Guide::new(&Sources::of(&blueprint, architecture::HERE), &Default::default())?;
     let explainer = Explainer {
         playbooks: &blueprint.playbooks,
         templates: &blueprint.templates,

@@ -7,16 +7,16 @@ use std::time::Duration;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::up::Wanted;
-use crate::architecture;
 use crate::cli::Guide as Arguments;
-use crate::facts::Facts;
-use crate::failure::{Failure, Result};
-use crate::guide::{Guide, Sources, html};
+use crate::engine::plan::{self, Circumstances};
+use crate::operations::inspect;
+use crate::operations::request::Wanted;
 use crate::pki::Keeping;
-use crate::plan::{self, Circumstances};
+use crate::reports::guide::{Guide, Sources, html};
 use crate::session::Session;
-use crate::survey;
+use crate::support::failure::{Failure, Result};
+use crate::topology::architecture;
+use crate::topology::facts::Facts;
 use crate::transport::target::SshTarget;
 use crate::ui::Ui;
 
@@ -34,10 +34,10 @@ pub async fn run(arguments: Arguments, overlay: Option<&Path>, ui: Ui) -> Result
             |name: &String| Some((name.clone(), session.provider.ssh_target(topology, name).ok()?));
         let names = topology.machines.iter().map(|machine| &machine.name);
         let targets: BTreeMap<String, SshTarget> = names.filter_map(target).collect();
-        write(&session.blueprint.guide_sources(architecture::HERE), &facts, &targets)?
+        write(&Sources::of(&session.blueprint, architecture::HERE), &facts, &targets)?
     } else {
         let blueprint = design.draw(&state.pki(), &site, Keeping::Existing)?;
-        write(&blueprint.guide_sources(architecture::HERE), &BTreeMap::new(), &BTreeMap::new())?
+        write(&Sources::of(&blueprint, architecture::HERE), &BTreeMap::new(), &BTreeMap::new())?
     };
     let text = match arguments.html {
         true => html::page("A cluster by hand", &markdown),
@@ -76,7 +76,7 @@ async fn facts(session: &Session) -> BTreeMap<String, Facts> {
         let stop = stop.clone();
         async move {
             let transport = session.fleet.transport(&machine.name).await.ok()?;
-            let reached = survey::survey(session, machine, &*transport, &stop).await.ok()?;
+            let reached = inspect::survey(session, machine, &*transport, &stop).await.ok()?;
             Some((machine.name.clone(), reached.facts))
         }
     });

@@ -6,7 +6,7 @@ use clap::CommandFactory;
 use clap_complete::generate;
 
 use crate::cli::{Cli, Shell};
-use crate::failure::{Failure, Result};
+use crate::support::failure::{Failure, Result};
 use crate::ui::Ui;
 
 pub fn completions(shell: Shell, ui: Ui) -> Result<u8> {

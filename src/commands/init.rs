@@ -8,13 +8,14 @@ use crate::cli::{Init, Purpose, Storage};
 use crate::config::flags::{HostAddress, UpFlags};
 use crate::config::{
     ClusterConfig, Cni, EtcdTopology, Host, HostRole, HostSsh, LoadBalancerMode, ProviderChoice,
-    check, sample,
+    sample,
 };
-use crate::failure::Result;
-use crate::machines::{self, Finding, host, vagrant};
-use crate::printable::counted;
+use crate::providers::{self, Finding, host, vagrant};
 use crate::state::atomic;
-use crate::topology::{Quorum, Topology};
+use crate::support;
+use crate::support::failure::Result;
+use crate::support::printable::counted;
+use crate::topology::{Quorum, Topology, check};
 use crate::ui::Ui;
 use futures::future::join_all;
 
@@ -23,7 +24,7 @@ const MAY_FAIL: [u32; 4] = [0, 1, 2, 3];
 
 pub async fn run(arguments: Init, ui: Ui) -> Result<u8> {
     let path = arguments.path.clone();
-    super::config::check_absent(&path, arguments.force)?;
+    crate::commands::config::check_absent(&path, arguments.force)?;
     let ground = Ground::look().await;
     let config = Wizard { ui, asks: !arguments.yes && ui.can_ask(), arguments, ground: &ground }
         .configuration()?;
@@ -42,7 +43,7 @@ pub async fn run(arguments: Init, ui: Ui) -> Result<u8> {
 
 /// `up` finds a file of the usual name by itself.
 fn next(path: &Path) -> String {
-    match path == Path::new(super::up::DEFAULT_FILE) {
+    match path == Path::new(crate::operations::request::DEFAULT_FILE) {
         true => "look it over, then: kdiy up".into(),
         false => format!("look it over, then: kdiy up --config {}", path.display()),
     }
@@ -62,7 +63,7 @@ impl Ground {
         Self {
             providers: join_all(asked).await,
             memory: host::available_memory(),
-            cores: host::cores(),
+            cores: support::cores(),
         }
     }
 
@@ -99,7 +100,7 @@ impl Ground {
         }
         let network = config.network.machines.unwrap_or_else(check::placeholder);
         let topology = Topology::build(config, network)?;
-        let needed = machines::memory(provider, &topology);
+        let needed = providers::memory(provider, &topology);
         let count = topology.machines.len();
         if let Some(free) = self.memory.filter(|free| *free < needed) {
             warnings.push(format!(

@@ -9,10 +9,10 @@ use serde_json::Value;
 
 use self::edit::Change;
 use crate::cli::Kubeconfig;
-use crate::failure::{Failure, Result};
 use crate::session::known;
 use crate::state::ledger::{Ledger, What};
 use crate::state::{StateDir, atomic};
+use crate::support::failure::{Failure, Result};
 use crate::ui::Ui;
 
 const LISTS: [&str; 3] = ["clusters", "users", "contexts"];

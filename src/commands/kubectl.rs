@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use crate::architecture;
 use crate::artifacts::{Catalogue, Source, Store};
 use crate::cli::Passed;
-use crate::event::Events;
-use crate::failure::{Failure, Result};
 use crate::playbook::load::Playbooks;
 use crate::session::{Overlay, known};
 use crate::state;
+use crate::support::event::Events;
+use crate::support::failure::{Failure, Result};
+use crate::topology::architecture;
 use crate::ui::Ui;
 
 /// The one that runs on this computer; machines are Linux, whatever this is.

@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use crate::failure::Result;
-use crate::machines;
+use crate::providers;
 use crate::state::{Record, StateDir};
+use crate::support::failure::Result;
 use crate::ui::{Ui, table};
 
 #[derive(Debug, Serialize)]
@@ -28,7 +28,7 @@ pub async fn run(ui: Ui) -> Result<u8> {
         let state = StateDir::of(&name)?;
         // A directory without a record is one that a destroy or an up is about to leave.
         let Some(record) = state.record()? else { continue };
-        let provider = match machines::provider(&record.config, &state).await {
+        let provider = match providers::provider(&record.config, &state).await {
             Ok(provider) => provider.name().to_owned(),
             // What made the machines may have been taken away since; the cluster is listed still.
             Err(_) => "unknown".into(),

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::cli::Logs;
-use crate::failure::{Failure, Result};
 use crate::session::known;
+use crate::support::failure::{Failure, Result};
 use crate::ui::Ui;
 
 pub fn run(arguments: Logs, ui: Ui) -> Result<u8> {

@@ -5,27 +5,27 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::up::{self, Wanted};
 use crate::artifacts::Store;
 use crate::bundle::script::{LEDGER, LIBRARY};
 use crate::bundle::{Bundle, Renderer};
 use crate::cli::Plan as Arguments;
-use crate::failure::Result;
+use crate::engine::plan::{self, Circumstances, Plan};
+use crate::operations::request::{self, Wanted};
 use crate::pki::{Keeping, Pki};
-use crate::plan::{self, Circumstances, Plan};
-use crate::playbook::Step;
-use crate::preview::look::{ClusterLook, Looks};
-use crate::preview::{Drafter, Preview, graph};
-use crate::redact::Redactor;
+use crate::playbook::format::Step;
+use crate::reports::preview::current_state::{ClusterLook, Looks};
+use crate::reports::preview::{Drafter, Preview, graph};
 use crate::session::Session;
 use crate::state::{self, Record};
+use crate::support::failure::Result;
+use crate::support::redact::Redactor;
 use crate::ui::{self, Ui};
 
 /// When there is something to do.
 const CHANGES: u8 = 2;
 
 pub async fn run(arguments: Arguments, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
-    if let Some(origin) = up::origin(&arguments.flags)? {
+    if let Some(origin) = request::origin(&arguments.flags)? {
         ui.note(&origin);
     }
     let Wanted { design, state, before, joined, site, .. } =

@@ -2,20 +2,20 @@
 
 use std::collections::BTreeSet;
 
-use crate::architecture::Architectures;
 use crate::cli;
 use crate::config::{ClusterConfig, KubeProxyMode, ProviderChoice};
-use crate::failure::{Failure, Result};
-use crate::machines::{self, sudo};
-use crate::preflight::{Report, networks, probe};
+use crate::providers::{self, sudo};
+use crate::reports::preflight::{Report, networks, probe};
 use crate::state::StateDir;
+use crate::support::failure::{Failure, Result};
+use crate::topology::architecture::Architectures;
 use crate::topology::{Site, Topology};
 use crate::ui::{self, Ui};
 
 /// Machines of a cluster that was made from here are left alone, but for those that are to be
 /// added; made from elsewhere, they are found to be taken.
 pub async fn run(arguments: cli::Preflight, ui: Ui) -> Result<u8> {
-    let config = super::up::effective(&arguments.flags)?;
+    let config = crate::operations::request::effective(&arguments.flags)?;
     if config.provider != ProviderChoice::Existing {
         return Err(Failure::input(
             "provider: only machines that exist can be looked at beforehand",
@@ -23,7 +23,7 @@ pub async fn run(arguments: cli::Preflight, ui: Ui) -> Result<u8> {
         .hint("set provider: existing and name the hosts; others are checked as they are made"));
     }
     let before = StateDir::of(&config.name)?.same_cluster(&config)?;
-    let (site, joined) = super::up::laid_out(&config, before.as_ref()).await?;
+    let (site, joined) = crate::operations::request::laid_out(&config, before.as_ref()).await?;
     let report = look(&config, &site, &joined).await?;
     ui.result(&ui::preflight::render(&report, config.hosts.len()), &report);
     Ok(u8::from(report.stops()))
@@ -35,7 +35,7 @@ async fn look(config: &ClusterConfig, site: &Site, joined: &BTreeSet<String>) ->
     let topology = Topology::at(site, config)?;
     let state = StateDir::of(&config.name)?;
     let id = state.record()?.map(|record| record.id).unwrap_or_default();
-    let provider = machines::provider(config, &state).await?;
+    let provider = providers::provider(config, &state).await?;
     let answers = probe::look(&*provider, &topology, &id, config.slow_machines).await?;
     let mut report = Report::of(&topology, &answers, joined);
     if config.network.kube_proxy == KubeProxyMode::Nftables {

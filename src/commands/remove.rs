@@ -6,18 +6,20 @@ use std::time::Duration;
 use kube::Client;
 use tokio_util::sync::CancellationToken;
 
-use super::recording::Recording;
-use super::up::{self, Wanted};
 use crate::cli::{Remove, Up};
-use crate::cluster::{PATIENCE, drain};
-use crate::event::Events;
-use crate::failure::{Failure, Kind, Result};
-use crate::machines::Owned;
+use crate::commands::run_context::Recording;
+use crate::commands::up;
+use crate::kubernetes::drain;
+use crate::kubernetes::retry::PATIENCE;
+use crate::operations::request::Wanted;
 use crate::pki::{Pki, keys};
-use crate::printable::counted;
+use crate::providers::Owned;
 use crate::session::{Design, Session, known};
 use crate::state::ledger::{Ledger, What};
 use crate::state::lock::Lock;
+use crate::support::event::Events;
+use crate::support::failure::{Failure, Kind, Result};
+use crate::support::printable::counted;
 use crate::topology::Machine;
 use crate::ui::Ui;
 

@@ -4,23 +4,22 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::chosen;
-use super::recording::Recording;
 use crate::artifacts::Store;
 use crate::cli::Start;
+use crate::commands::chosen;
+use crate::commands::run_context::Recording;
 use crate::engine;
-use crate::event::{Outcome, TaskKind};
-use crate::failure::{Failure, Result};
-use crate::machines::host;
-use crate::plan::{self, Circumstances, Plan};
-use crate::runner::{Fetched, Runner};
+use crate::engine::plan::{self, Circumstances, Plan};
+use crate::engine::priority_semaphore::Turns;
+use crate::operations::apply::{Fetched, Runner};
 use crate::session::{Session, known};
-use crate::state;
 use crate::state::ledger::{Ledger, What};
 use crate::state::lock::Lock;
+use crate::support::event::{Outcome, TaskKind};
+use crate::support::failure::{Failure, Result};
 use crate::topology::{Machine, Topology};
-use crate::turns::Turns;
 use crate::ui::Ui;
+use crate::{state, support};
 
 /// A machine that is on answers within this; multiplied by `slowMachines`.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
@@ -53,7 +52,7 @@ pub async fn run(arguments: Start, overlay: Option<&Path>, ui: Ui) -> Result<u8>
         events: recording.events.clone(),
         stop: recording.stop.clone(),
         fetched: Fetched::default(),
-        sending: Turns::at_once(2 * host::cores()),
+        sending: Turns::at_once(2 * support::cores()),
         wanted: wanted.iter().map(|machine| machine.name.clone()).collect(),
         // However it was before, it has been off.
         proven_before: false,

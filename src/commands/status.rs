@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cli;
-use crate::failure::Result;
+use crate::reports::status::Health;
+use crate::reports::status::collect::Probe;
 use crate::session::Session;
-use crate::status::Health;
-use crate::status::probe::Probe;
+use crate::support::failure::Result;
 use crate::ui::{Ui, status, watch};
 
 pub async fn run(arguments: cli::Status, overlay: Option<&Path>, ui: Ui) -> Result<u8> {

@@ -7,20 +7,20 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::chosen;
-use super::recording::Recording;
 use crate::cli::Stop;
+use crate::commands::chosen;
+use crate::commands::run_context::Recording;
+use crate::engine::plan::{Plan, Task};
 use crate::engine::{self, Done, Failed, Work};
-use crate::event::{Events, Outcome, TaskId, TaskKind};
-use crate::failure::{Failure, Kind, Result};
-use crate::fleet::transport_failure;
-use crate::guard::Standing;
-use crate::plan::{Plan, Task};
-use crate::printable::counted;
+use crate::etcd::quorum_guard::Standing;
 use crate::session::Session;
 use crate::state::lock::Lock;
+use crate::support::event::{Events, Outcome, TaskId, TaskKind};
+use crate::support::failure::{Failure, Kind, Result};
+use crate::support::printable::counted;
 use crate::topology::{Group, Machine, Role, Topology};
 use crate::transport::Script;
+use crate::transport::pool::transport_failure;
 use crate::ui::Ui;
 
 /// Machines that are on answer sooner; those that are off cost this long; multiplied by

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use crate::cli;
-use crate::failure::{Failure, Result};
+use crate::reports::timings::{Timings, waterfall};
 use crate::session::known;
 use crate::state::{atomic, journal};
-use crate::timings::{Timings, waterfall};
+use crate::support::failure::{Failure, Result};
 use crate::ui::{self, Ui};
 
 pub fn run(arguments: cli::Timings, ui: Ui) -> Result<u8> {

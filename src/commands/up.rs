@@ -1,41 +1,37 @@
 //! `kdiy up`: makes the cluster, or makes it right again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
-
-use super::preflight;
-use super::recording::Recording;
 use crate::artifacts::Store;
 use crate::artifacts::advisories::{self, Advisory};
-use crate::artifacts::catalogue::Item;
 use crate::cli::Up;
-use crate::config::flags::UpFlags;
-use crate::config::{ClusterConfig, ProviderChoice, check, parse};
-use crate::drill::undo::{self, Pending};
+use crate::commands::preflight;
+use crate::commands::run_context::Recording;
+use crate::config::ProviderChoice;
+use crate::engine::plan::{self, Circumstances, Plan};
+use crate::engine::priority_semaphore::Turns;
 use crate::engine::{self, Report};
-use crate::event::{Event, Events, Stamped};
-use crate::failure::{Failure, Result};
-use crate::guard::{Service, Standing};
-use crate::machines::{self, Provider, host, keys as ssh_keys};
-use crate::ownership;
-use crate::pki::{Keeping, Pki, keys};
-use crate::plan::{self, Circumstances, Plan};
+use crate::etcd::quorum_guard::{Service, Standing};
+use crate::operations::apply::{Fetched, Runner};
+use crate::operations::drill::undo::{self, Pending};
+use crate::operations::request::{Wanted, origin};
+use crate::pki::{Keeping, Pki};
 use crate::playbook::load::Playbooks;
-use crate::runner::{Fetched, Runner};
-use crate::session::{Design, Session};
+use crate::providers::{self, Provider, host, ssh_keys};
+use crate::reports::timings::Timings;
+use crate::session::Session;
 use crate::state::lock::Lock;
 use crate::state::{self, Record, StateDir, atomic, journal};
-use crate::timings::Timings;
-use crate::topology::{Group, Quorum, Site, Topology};
-use crate::turns::Turns;
+use crate::support;
+use crate::support::event::{Event, Events, Stamped};
+use crate::support::failure::{Failure, Result};
+use crate::topology::{Group, Quorum, Topology, ownership};
 use crate::ui::Ui;
 use crate::ui::summary::Summary;
-use crate::version_skew;
 
 /// How often a cluster that served is looked at before it is taken to be down; each look gives a
 /// machine 5 s to answer (`fleet::SHORTEST_CONNECT`).
@@ -46,107 +42,8 @@ const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 /// Steps that the summary names.
 const SLOWEST: usize = 3;
 
-/// The cluster file that is taken when none is named.
-pub const DEFAULT_FILE: &str = "cluster.yaml";
-
 /// What `--only` calls machines on which nothing is installed.
 const MACHINES: &str = "machines";
-
-/// The cluster file, where there is one.
-pub(super) fn file(flags: &UpFlags) -> Option<&Path> {
-    let default = Some(Path::new(DEFAULT_FILE)).filter(|path| path.is_file());
-    flags.config.as_deref().or(default)
-}
-
-/// File, defaults and flags, checked. A cluster that exists and has no file keeps what it was made
-/// with; one that has keeps its provider, its version of Kubernetes, and whether masters take pods,
-/// where the file leaves these to kdiy: another kdiy may have other defaults.
-pub fn effective(flags: &UpFlags) -> Result<ClusterConfig> {
-    let file = file(flags);
-    let (mut base, said) = file.map(parse::read_with_keys).transpose()?.unwrap_or_default();
-    let name = flags.name.as_ref().unwrap_or(&base.name);
-    if let Some(record) = StateDir::of(name)?.record()? {
-        let decided = record.config.masters_take_pods();
-        if file.is_none() {
-            base = record.config;
-        } else {
-            if base.provider == ProviderChoice::Auto {
-                base.provider = record.config.provider;
-            }
-            if !said.contains("kubernetes") {
-                base.kubernetes = record.config.kubernetes;
-            }
-        }
-        // Pods on masters have volumes there, which workers that come later do not change.
-        base.control_plane.schedulable.get_or_insert(decided);
-    }
-    let config = flags.over(base)?.settled();
-    check::validate(&config)?;
-    Ok(config)
-}
-
-/// Where the request for a cluster comes from, when that is neither a file nor a name and the cluster
-/// would be a new one beside others: whoever is in another directory than they think should notice.
-pub(super) fn origin(flags: &UpFlags) -> Result<Option<String>> {
-    if flags.config.is_some() || flags.name.is_some() || Path::new(DEFAULT_FILE).is_file() {
-        return Ok(None);
-    }
-    let name = ClusterConfig::default().name;
-    let others = StateDir::clusters()?;
-    if others.is_empty() || others.contains(&name) {
-        return Ok(None);
-    }
-    let here = std::env::current_dir().unwrap_or_default();
-    Ok(Some(format!(
-        "there is no {DEFAULT_FILE} in {}, so this is about a new cluster, {name}; on this computer \
-         there are {}: say --name, or --config with the file",
-        here.display(),
-        others.join(", ")
-    )))
-}
-
-/// What `up` is asked for, and what there is of it. Nothing is changed by finding out.
-pub(super) struct Wanted {
-    pub design: Design,
-    /// Every release file that the cluster takes.
-    pub items: Vec<Item>,
-    pub state: StateDir,
-    /// The record of the cluster, where it was begun before.
-    pub before: Option<Record>,
-    /// Machines that are part of it by then.
-    pub joined: BTreeSet<String>,
-    /// With the other machines alone, which are to be added: at first, all.
-    pub added: Topology,
-    pub site: Site,
-}
-
-impl Wanted {
-    pub async fn by(flags: &UpFlags, overlay: Option<&Path>) -> Result<Self> {
-        Self::of(Design::of(effective(flags)?, overlay)?).await
-    }
-
-    pub async fn of(mut design: Design) -> Result<Self> {
-        let state = StateDir::of(&design.config.name)?;
-        let before = state.same_cluster(&design.config)?;
-        if let Some(record) = &before {
-            keys::check(&state.pki(), &record.keys)?;
-            design.architectures.clone_from(&record.machine_architectures);
-            design.id.clone_from(&record.id);
-            version_skew::check(record, &design.config.kubernetes)?;
-        }
-        let (site, joined) = laid_out(&design.config, before.as_ref()).await?;
-        check::validate_on(&design.config, site.machine_network)?;
-        let topology = Topology::at(&site, &design.config)?;
-        let added = topology.without(&joined);
-        let site = site.settled(&topology);
-        let items = design.items(&site)?;
-        // Machines that exist have not yet said which CPUs they have.
-        if added.machines.is_empty() || design.config.provider != ProviderChoice::Existing {
-            design.source.check(&items)?;
-        }
-        Ok(Self { design, items, state, before, joined, added, site })
-    }
-}
 
 pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     if let Some(origin) = origin(&arguments.flags)? {
@@ -161,12 +58,12 @@ pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> 
     for step in arguments.only.iter().filter(|step| *step != MACHINES) {
         design.playbooks.known_step(step)?;
     }
-    design.config.provider = machines::chosen(&design.config, &state).await?;
+    design.config.provider = providers::chosen(&design.config, &state).await?;
     let complete =
         added.machines.is_empty() && before.as_ref().is_some_and(|record| record.complete);
     if !added.machines.is_empty() {
         let vip = added.vip.filter(|_| before.is_none());
-        check_host(&*machines::provider(&design.config, &state).await?, &added, vip).await?;
+        check_host(&*providers::provider(&design.config, &state).await?, &added, vip).await?;
         if design.config.provider == ProviderChoice::Existing {
             let found = preflight::pass(&design.config, &site, &joined, ui).await?;
             design.architectures.learn(found);
@@ -267,7 +164,7 @@ pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> 
         events: recording.events.clone(),
         stop: recording.stop.clone(),
         fetched: Fetched::default(),
-        sending: Turns::at_once(2 * host::cores()),
+        sending: Turns::at_once(2 * support::cores()),
         wanted: topology.machines.iter().map(|machine| machine.name.clone()).collect(),
         proven_before: complete,
         had_data: record.had_data && starts_etcd,
@@ -291,7 +188,7 @@ pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> 
     let events = journal::read(&journal).unwrap_or_default();
     let timings = Timings::of(&events);
     if let (Some(path), Some(timings)) = (&arguments.timings, &timings) {
-        super::timings::draw(timings, path)?;
+        crate::commands::timings::draw(timings, path)?;
         ui.note(&format!("where the time went: {}", path.display()));
     }
 
@@ -389,47 +286,6 @@ fn summary(
     }
 }
 
-/// Where machines are laid out, and which of them are part of the cluster by now.
-pub(super) async fn laid_out(
-    config: &ClusterConfig,
-    before: Option<&Record>,
-) -> Result<(Site, BTreeSet<String>)> {
-    match before {
-        Some(record) => {
-            let topology = record.topology()?;
-            let site = record.site.settled(&topology);
-            Ok((site, topology.machines.into_iter().map(|machine| machine.name).collect()))
-        }
-        None => Ok((choose_network(config).await?.into(), BTreeSet::new())),
-    }
-}
-
-/// The file's network, or one that nobody on this computer uses.
-async fn choose_network(config: &ClusterConfig) -> Result<Ipv4Net> {
-    let mut used = Vec::new();
-    for name in StateDir::clusters()? {
-        used.extend(StateDir::of(&name)?.record()?.map(|record| record.site.machine_network));
-    }
-    if config.provider == ProviderChoice::Existing {
-        return check::network_of_hosts(config)
-            .ok_or_else(|| Failure::input("hosts: the first one has no IPv4 address"));
-    }
-    let routes = host::networks().await;
-    let Some(network) = config.network.machines else {
-        used.extend(routes.iter().map(|(network, _)| *network));
-        return check::choose_machine_network(&used);
-    };
-    if let Some((other, interface)) = routes.iter().find(|(other, _)| {
-        other.prefix_len() > 0 && (other.contains(&network) || network.contains(other))
-    }) {
-        return Err(Failure::input(format!(
-            "network.machines: {network} overlaps {other}, which this computer has on {interface}"
-        ))
-        .hint("take another network, or leave it out"));
-    }
-    Ok(network)
-}
-
 /// Nothing is fetched or made on a computer that cannot carry these machines. Nothing may have the
 /// virtual address yet, where one is given.
 async fn check_host(
@@ -442,7 +298,7 @@ async fn check_host(
     if let Some(vip) = vip
         && host::answers(vip).await
     {
-        findings.push(machines::Finding {
+        findings.push(providers::Finding {
             what: format!("loadBalancer.vip: something answers at {vip} already"),
             mend: "take another with loadBalancer.vip".into(),
         });
@@ -452,7 +308,7 @@ async fn check_host(
         && let Some(free) = host::available_disk(&state::cache()?).await
         && free < needed
     {
-        findings.push(machines::Finding {
+        findings.push(providers::Finding {
             what: format!("the machines take about {needed} MiB of disk, {free} MiB are free"),
             mend: "make room, or make fewer machines".into(),
         });

@@ -4,15 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::recording::Recording;
 use crate::cli;
-use crate::event::{Event, Outcome};
-use crate::failure::{Failure, Result};
+use crate::commands::run_context::Recording;
+use crate::operations::verify::report::Report;
+use crate::operations::verify::{self, Verification};
 use crate::session::Session;
 use crate::state::lock::Lock;
+use crate::support::event::{Event, Outcome};
+use crate::support::failure::{Failure, Result};
 use crate::ui::{Ui, verify as screen};
-use crate::verify::report::Report;
-use crate::verify::{self, Verification};
 
 /// Machines that run answer much sooner. Those that do not are found by the gates.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);

@@ -5,8 +5,10 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::{ClusterConfig, EtcdTopology, HostRole, LOCAL_PATH, LoadBalancerMode, ProviderChoice};
-use crate::failure::{Failure, Result};
+use crate::config::{
+    ClusterConfig, EtcdTopology, HostRole, LOCAL_PATH, LoadBalancerMode, ProviderChoice,
+};
+use crate::support::failure::{Failure, Result};
 
 /// What to build, where it differs from the cluster file.
 #[derive(Debug, Clone, Default, clap::Args)]

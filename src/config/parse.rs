@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::{ClusterConfig, LOCAL_PATH};
-use crate::failure::{Failure, Result, closest};
+use crate::config::{ClusterConfig, LOCAL_PATH};
+use crate::support::failure::{Failure, Result, closest};
 
 /// A cluster file is a page; what is larger is something else.
 const LARGEST: u64 = 1024 * 1024;
@@ -64,7 +64,7 @@ pub fn parse(name: &str, text: &str) -> Result<ClusterConfig> {
         return Ok(ClusterConfig::default());
     }
     serde_saphyr::from_str(text).map_err(|error| {
-        let message = crate::failure::yaml(&error);
+        let message = crate::support::failure::yaml(&error);
         let failure = Failure::input(format!("{name} is not a cluster file"));
         let failure = match suggestion(&message) {
             Some(suggestion) => failure.hint(format!("did you mean `{suggestion}`?")),

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::ClusterConfig;
-use crate::failure::{Failure, Result};
+use crate::config::ClusterConfig;
+use crate::support::failure::{Failure, Result};
 
 const COMMENTED: &str = include_str!("sample.yaml");
 /// Of a level of the file, in blanks.

@@ -9,7 +9,7 @@ use rcgen::{
 use time::{Duration, OffsetDateTime};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use super::identity::{Identity, Usage};
+use crate::pki::identity::{Identity, Usage};
 
 /// Certificates begin to hold this long before they are made, for machines whose clock is slow.
 const BACKDATED: Duration = Duration::minutes(5);

@@ -9,13 +9,13 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use rcgen::{KeyPair, PublicKeyData as _};
 use time::OffsetDateTime;
 
-use super::identity::Authority;
-use super::issue::Pair;
-use super::{LOOSE, Loose, SERVICE_ACCOUNT};
 use crate::bundle::key::{of_certificate, of_key, of_public_key};
 use crate::bundle::sha256;
-use crate::failure::{Failure, Result};
+use crate::pki::identity::Authority;
+use crate::pki::issue::Pair;
+use crate::pki::{LOOSE, Loose, SERVICE_ACCOUNT};
 use crate::state::record::Fingerprints;
+use crate::support::failure::{Failure, Result};
 
 const ENCRYPTION_KEY: &str = "encryption-key";
 /// Something that is wrong with one of them.
@@ -111,7 +111,7 @@ fn authority_problem(
         return problem("key", what);
     }
     let text = std::fs::read_to_string(directory.join(format!("{name}.crt"))).ok()?;
-    let ends = super::issue::expiry(&text)?;
+    let ends = crate::pki::issue::expiry(&text)?;
     if ends <= OffsetDateTime::now_utc().unix_timestamp() {
         let hint = "has ended: nothing that it signed is believed any more";
         return problem("crt", hint.into());

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use include_dir::{Dir, include_dir};
 
-use super::{Command, File, Playbook, Step, Unit};
-use crate::failure::{Failure, Result};
-use crate::gate;
-use crate::topology::Group;
+use crate::playbook::format::{Command, File, Playbook, Step, Unit};
+use crate::support::failure::{Failure, Result};
+use crate::topology::architecture::Architectures;
+use crate::topology::{Group, Topology};
 
 static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/playbooks");
 
@@ -68,6 +68,22 @@ impl Playbooks {
             let names: Vec<&str> = self.steps().map(|(_, step)| step.name.as_str()).collect();
             Failure::unknown("step", name, &names)
         })
+    }
+
+    /// The architectures of the machines on which a step installs this artifact or image.
+    pub fn architectures_taking<'a>(
+        &self,
+        name: &str,
+        architectures: &'a Architectures,
+        topology: &Topology,
+    ) -> BTreeSet<&'a str> {
+        let takes = |list: &[String]| list.iter().any(|other| other == name);
+        self.steps()
+            .filter(|(_, step)| takes(&step.artifacts) || takes(&step.images))
+            .flat_map(|(_, step)| topology.machines.iter().map(move |machine| (step.on, machine)))
+            .filter(|(group, machine)| topology.is_in(machine, *group))
+            .map(|(_, machine)| architectures.of(&machine.name))
+            .collect()
     }
 
     /// A step and every step that it needs, at first or second hand.
@@ -154,11 +170,6 @@ fn check_step(step: &Step, report: &mut impl FnMut(String)) {
     }
     if step.why.trim().is_empty() {
         report("`why` is empty".into());
-    }
-    for gate in step.gate.iter().chain(&step.gate_between) {
-        if gate::by_name(&gate.name).is_none() {
-            report(format!("gate `{}` does not exist", gate.name));
-        }
     }
     if step.gate_between.is_some() && !step.rolling {
         report("`gateBetween` is for steps with `rolling: true`".into());
@@ -256,6 +267,27 @@ fn overlay_files(root: &Path, at: &Path, files: &mut BTreeMap<String, String>) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ClusterConfig;
+
+    #[test]
+    fn a_machine_is_sent_only_what_it_installs() {
+        let config = ClusterConfig::default();
+        let topology = Topology::build(&config, "192.168.56.0/24".parse().unwrap()).unwrap();
+        let playbooks = Playbooks::load(None).unwrap();
+        let mixed: Architectures = topology
+            .machines
+            .iter()
+            .map(|machine| {
+                let arch = if machine.name.contains("worker") { "arm64" } else { "amd64" };
+                (machine.name.clone(), arch.to_owned())
+            })
+            .collect();
+        let taking = |name| Vec::from_iter(playbooks.architectures_taking(name, &mixed, &topology));
+        assert_eq!(taking("kube-apiserver"), ["amd64"]);
+        assert_eq!(taking("kubelet"), ["amd64", "arm64"]);
+        assert_eq!(taking("pause"), ["amd64", "arm64"]);
+        assert!(taking("no-such-thing").is_empty());
+    }
 
     fn load(yaml: &str) -> Result<Playbooks> {
         Playbooks::from_files(BTreeMap::from([("10-x/playbook.yaml".into(), yaml.into())]))

@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::lock;
-use crate::failure::{Failure, Result};
+use crate::state::lock;
+use crate::support::failure::{Failure, Result};
 
 /// The longest that another process may hold a document that [`update_json`] wants.
 const UPDATED_WITHIN: Duration = Duration::from_secs(10);

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
-use crate::event::{Event, Outcome, Stamped};
-use crate::failure::{Failure, Result};
+use crate::support::event::{Event, Outcome, Stamped};
+use crate::support::failure::{Failure, Result};
 
 /// Runs that are kept; older ones are removed when a new one begins.
 const KEPT_RUNS: usize = 50;

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::failure::{Failure, Result};
+use crate::support::failure::{Failure, Result};
 
 /// How often a lock is opened anew because its file was removed while it was being taken.
 const REOPENED: usize = 5;

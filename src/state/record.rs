@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::architecture::Architectures;
 use crate::config::{self, ClusterConfig, EtcdTopology, HostRole, LoadBalancerMode};
-use crate::failure::{Failure, Result};
+use crate::support::failure::{Failure, Result};
+use crate::topology::architecture::Architectures;
 use crate::topology::{Machine, Role, Site, Topology, resolved_load_balancer};
 
 /// Keys of the cluster file that cannot change under machines that exist. The others can be

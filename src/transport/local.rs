@@ -6,7 +6,7 @@ use std::process::Stdio;
 use async_trait::async_trait;
 use tokio::process::Command;
 
-use super::{ENDS_WITHIN, LineSink, Output, Script, Transport, TransportError, lines};
+use crate::transport::{ENDS_WITHIN, LineSink, Output, Script, Transport, TransportError, output};
 
 pub struct Local {
     name: String,
@@ -22,8 +22,8 @@ impl Local {
     }
 
     async fn exchange(&self, script: Script, sink: LineSink<'_>) -> Result<Output, TransportError> {
-        let marker = lines::marker();
-        let (arguments, input) = lines::Source::of(script, &marker, 1).await?;
+        let marker = output::marker();
+        let (arguments, input) = output::Source::of(script, &marker, 1).await?;
         let mut child = Command::new("/bin/sh")
             .args(arguments)
             .stdin(Stdio::piped())
@@ -33,13 +33,13 @@ impl Local {
             .spawn()
             .map_err(|error| self.lost(error))?;
         let ((), stdout, stderr) = tokio::join!(
-            lines::feed(child.stdin.take(), None, input),
-            lines::collect(child.stdout.take(), &marker, sink),
-            lines::collect(child.stderr.take(), &marker, sink),
+            output::feed(child.stdin.take(), None, input),
+            output::collect(child.stdout.take(), &marker, sink),
+            output::collect(child.stderr.take(), &marker, sink),
         );
         let status = child.wait().await.map_err(|error| self.lost(error))?;
         let status = status.code().unwrap_or(-1);
-        let said = |heard: lines::Heard| heard.text.unwrap_or_default();
+        let said = |heard: output::Heard| heard.text.unwrap_or_default();
         Ok(Output { status, stdout: said(stdout), stderr: said(stderr) })
     }
 }

@@ -13,11 +13,11 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OnceCell, RwLock, Semaphore};
 
-use super::target::{Password, Root, SshTarget};
-use super::{
-    ENDS_WITHIN, Input, LineSink, Output, Script, Transport, TransportError, account, lines,
+use crate::support::failure::chain;
+use crate::transport::target::{Password, Root, SshTarget};
+use crate::transport::{
+    ENDS_WITHIN, Input, LineSink, Output, Script, Transport, TransportError, account, output,
 };
-use crate::failure::chain;
 
 /// Channels at once on one connection. sshd allows ten (`MaxSessions`, sshd_config(5)); two are
 /// left for the user's own `kdiy ssh`. Where it takes fewer, fewer are used.
@@ -67,8 +67,8 @@ pub struct Ssh {
 /// How a command went, on both streams.
 struct Exchanged {
     status: i32,
-    stdout: lines::Heard,
-    stderr: lines::Heard,
+    stdout: output::Heard,
+    stderr: output::Heard,
 }
 
 impl Exchanged {
@@ -86,7 +86,7 @@ impl Exchanged {
     }
 }
 
-/// What [`lines::Source`] ends with where another shell reads the script.
+/// What [`output::Source`] ends with where another shell reads the script.
 const TAKEN_OVER: &str = "another shell read it as its own input; does a start-up file of the login \
     shell say `exec`? It should only where there is a terminal: [ -t 0 ] && exec …";
 
@@ -235,13 +235,13 @@ impl Ssh {
         root: &BecomesRoot,
         sink: LineSink<'_>,
     ) -> Result<Option<Exchanged>, TransportError> {
-        let marker = lines::marker();
-        let (arguments, input) = lines::Source::of(script, &marker, self.slow).await?;
+        let marker = output::marker();
+        let (arguments, input) = output::Source::of(script, &marker, self.slow).await?;
         let session = self.session().await?;
         // ssh reads a file itself: a copy through kdiy would cost as much as the encryption.
         let (stdin, input) = match (input, root.password()) {
-            (lines::Source::File(file), None) => {
-                (Stdio::from(file.into_std().await), lines::Source::Bytes(Vec::new()))
+            (output::Source::File(file), None) => {
+                (Stdio::from(file.into_std().await), output::Source::Bytes(Vec::new()))
             }
             (input, _) => (Stdio::piped(), input),
         };
@@ -259,9 +259,9 @@ impl Ssh {
         let stdout = child.stdout().take();
         let stderr = child.stderr().take();
         let ((), stdout, stderr) = tokio::join!(
-            lines::feed(stdin, root.password(), input),
-            lines::collect(stdout, &marker, sink),
-            lines::collect(stderr, &marker, sink),
+            output::feed(stdin, root.password(), input),
+            output::collect(stdout, &marker, sink),
+            output::collect(stderr, &marker, sink),
         );
         let status = match child.wait().await {
             Ok(status) => status.code().unwrap_or(-1),

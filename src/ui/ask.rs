@@ -7,8 +7,8 @@ use std::str::FromStr;
 use dialoguer::theme::{ColorfulTheme, SimpleTheme, Theme};
 use dialoguer::{Input, Select};
 
-use super::{Mode, Ui, colour};
-use crate::failure::{Failure, Kind, Result};
+use crate::support::failure::{Failure, Kind, Result};
+use crate::ui::{Mode, Ui, colour};
 
 impl Ui {
     pub fn can_ask(self) -> bool {

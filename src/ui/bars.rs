@@ -8,10 +8,10 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
 use owo_colors::OwoColorize;
 
-use super::estimate::Estimate;
-use super::{Renderer, duration, plain};
-use crate::event::{Event, Evidence, Outcome, Stamped, TaskId, TaskInfo, TaskKind};
-use crate::state::learned::Learned;
+use crate::state::durations::Learned;
+use crate::support::event::{Event, Evidence, Outcome, Stamped, TaskId, TaskInfo, TaskKind};
+use crate::ui::estimate::Estimate;
+use crate::ui::{Renderer, duration, plain};
 
 /// Frames a second; more is only flicker over a slow connection.
 const REFRESH: u8 = 10;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 
-use crate::cis::{Finding, Report, Status};
+use crate::reports::cis::{Finding, Report, Status};
 
 /// Where there is no terminal to be as wide as.
 const UNSEEN_WIDTH: u16 = 100;

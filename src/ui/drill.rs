@@ -6,9 +6,9 @@ use comfy_table::presets::{ASCII_MARKDOWN, UTF8_HORIZONTAL_ONLY};
 use comfy_table::{Cell, Color, ContentArrangement, Table};
 use owo_colors::OwoColorize;
 
-use crate::drill::catalogue::{Catalogue, Drill};
-use crate::drill::measure::Measure;
-use crate::drill::report::{Measured, Outcome, Report, Verdict, seconds};
+use crate::operations::drill::catalogue::{Catalogue, Drill};
+use crate::operations::drill::measure::Measure;
+use crate::operations::drill::report::{Measured, Outcome, Report, Verdict, seconds};
 
 /// One line of a report a drill, then what was wrong and what was seen.
 pub fn render(report: &Report) -> String {

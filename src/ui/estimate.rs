@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::event::{TaskId, TaskInfo};
-use crate::state::learned::{Learned, name};
+use crate::state::durations::{Learned, name};
+use crate::support::event::{TaskId, TaskInfo};
 
 #[derive(Debug, Default)]
 pub struct Estimate {
@@ -82,7 +82,7 @@ mod tests {
     use jiff::ToSpan;
 
     use super::*;
-    use crate::event::TaskKind;
+    use crate::support::event::TaskKind;
 
     #[test]
     fn the_longest_chain_of_what_is_left_counts() {

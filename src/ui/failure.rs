@@ -2,8 +2,8 @@
 
 use owo_colors::OwoColorize;
 
-use crate::failure::{Failure, Kind};
-use crate::printable::printable;
+use crate::support::failure::{Failure, Kind};
+use crate::support::printable::printable;
 
 pub fn render(failure: &Failure) -> String {
     let heading = match failure.kind {

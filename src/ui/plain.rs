@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Renderer, duration, err};
-use crate::event::{Event, Evidence, Outcome, Stamped, TaskId, TaskInfo, TaskKind};
+use crate::support::event::{Event, Evidence, Outcome, Stamped, TaskId, TaskInfo, TaskKind};
+use crate::ui::{Renderer, duration, err};
 
 /// With nothing to say for this long a log says what is waited for.
 const SILENCE: Duration = Duration::from_secs(15);
@@ -158,7 +158,7 @@ mod tests {
     use jiff::ToSpan;
 
     use super::*;
-    use crate::timings::tests::run;
+    use crate::reports::timings::tests::run;
 
     /// The lines of a run, without their times.
     fn lines(events: &[Stamped]) -> Vec<String> {

@@ -3,8 +3,8 @@
 use comfy_table::{ContentArrangement, Table, presets};
 use owo_colors::OwoColorize;
 
-use crate::preflight::{Report, Weight};
-use crate::printable::counted;
+use crate::reports::preflight::{Report, Weight};
+use crate::support::printable::counted;
 
 /// Wide enough for a sentence where there is no terminal to ask.
 const WIDTH: u16 = 120;
@@ -48,7 +48,7 @@ pub fn lines(report: &Report) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::preflight::Problem;
+    use crate::reports::preflight::Problem;
 
     #[test]
     fn every_problem_is_in_the_table_with_its_mend() {

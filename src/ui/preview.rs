@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use owo_colors::OwoColorize;
 
 use crate::bundle::observe::Verb;
-use crate::preview::look::Standing;
-use crate::preview::{Action, MachinePreview, Part, Preview};
+use crate::reports::preview::current_state::Standing;
+use crate::reports::preview::{Action, MachinePreview, Part, Preview};
 
 /// `full` shows every machine on its own.
 pub fn render(preview: &Preview, full: bool) -> String {

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use owo_colors::OwoColorize;
 
-use super::duration;
-use crate::printable::counted;
-use crate::status::{Health, Heard, Machine, Member, Status};
+use crate::reports::status::{Health, Heard, Machine, Member, Status};
+use crate::support::printable::counted;
+use crate::ui::duration;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tone {
@@ -35,7 +35,7 @@ const GAP: usize = 2;
 /// is well past that.
 const SLOW_FSYNC_MS: f64 = 10.0;
 
-/// Coloured, for [`super::Ui::result`].
+/// Coloured, for [`crate::ui::Ui::result`].
 pub fn text(status: &Status, columns: usize) -> String {
     let painted = lines(status, columns).into_iter();
     let painted: Vec<String> = painted.map(|line| line.iter().map(paint).collect()).collect();
@@ -389,7 +389,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::status::{Endpoint, Etcd, Problem};
+    use crate::reports::status::{Endpoint, Etcd, Problem};
     use crate::topology::Role;
 
     fn degraded() -> Status {

@@ -6,10 +6,10 @@ use std::time::Duration;
 use owo_colors::OwoColorize;
 use serde::Serialize;
 
-use super::duration;
-use crate::failure::in_cluster;
-use crate::printable::counted;
+use crate::support::failure::in_cluster;
+use crate::support::printable::counted;
 use crate::topology::Quorum;
+use crate::ui::duration;
 
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]

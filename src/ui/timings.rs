@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use owo_colors::OwoColorize;
 
-use super::duration;
-use crate::timings::Timings;
+use crate::reports::timings::Timings;
+use crate::ui::duration;
 
 pub fn render(timings: &Timings) -> String {
     let took = |ms| duration(Duration::from_millis(ms));
@@ -52,7 +52,7 @@ pub fn render(timings: &Timings) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::timings::tests::run;
+    use crate::reports::timings::tests::run;
 
     #[test]
     fn the_path_is_listed_with_its_waits_and_their_share() {

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use owo_colors::OwoColorize;
 
-use super::duration;
-use crate::printable::counted;
-use crate::verify::report::{Report, Verdict};
+use crate::operations::verify::report::{Report, Verdict};
+use crate::support::printable::counted;
+use crate::ui::duration;
 
 /// `stopped`: the user did not let it come to its end.
 pub fn text(report: &Report, stopped: bool) -> String {

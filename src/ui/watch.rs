@@ -14,10 +14,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::status::{self, Tone};
-use crate::failure::{Failure, Result};
-use crate::status::probe::Probe;
-use crate::status::{Health, Status};
+use crate::reports::status::collect::Probe;
+use crate::reports::status::{Health, Status};
+use crate::support::failure::{Failure, Result};
+use crate::ui::status::{self, Tone};
 
 /// How soon the reader of keys notices that nobody wants keys any more.
 const POLL: Duration = Duration::from_millis(100);

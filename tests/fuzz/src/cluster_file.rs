@@ -5,10 +5,10 @@ use std::sync::LazyLock;
 
 use kdiy::artifacts::Catalogue;
 use kdiy::config::flags::UpFlags;
-use kdiy::config::{ClusterConfig, ProviderChoice, check, parse, sample};
-use kdiy::failure::{Failure, Result};
+use kdiy::config::{ClusterConfig, ProviderChoice, parse, sample};
 use kdiy::playbook::load::Playbooks;
-use kdiy::topology::Topology;
+use kdiy::support::failure::{Failure, Result};
+use kdiy::topology::{Topology, check};
 
 static CATALOGUE: LazyLock<Catalogue> =
     LazyLock::new(|| Catalogue::load(&Playbooks::load(None).unwrap()).unwrap());

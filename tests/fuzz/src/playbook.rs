@@ -5,14 +5,15 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use kdiy::bundle::{Renderer, observe};
-use kdiy::cluster::manifests;
-use kdiy::config::{ClusterConfig, check};
-use kdiy::facts::Facts;
-use kdiy::failure::Result;
+use kdiy::config::ClusterConfig;
+use kdiy::engine::plan::{self, Circumstances};
+use kdiy::kubernetes::apply;
 use kdiy::pki::Keeping;
-use kdiy::plan::{self, Circumstances};
 use kdiy::playbook::load::Playbooks;
 use kdiy::session::{Blueprint, Design};
+use kdiy::support::failure::Result;
+use kdiy::topology::check;
+use kdiy::topology::facts::Facts;
 
 const BOOK: &str = "10-tried";
 
@@ -66,7 +67,7 @@ fn applied(playbooks: &Playbooks) -> Result<()> {
     let renderer = Renderer { playbooks, ..CLUSTER.renderer() };
     for (book, step) in playbooks.steps() {
         for (name, text) in renderer.manifests(book, step)? {
-            manifests::parse(&name, &text)?;
+            apply::parse(&name, &text)?;
         }
     }
     Ok(())

@@ -6,13 +6,16 @@ use std::sync::LazyLock;
 use jiff::Timestamp;
 use kdiy::bundle::observe;
 use kdiy::bundle::script::Line;
-use kdiy::cluster::manifests;
-use kdiy::config::{ClusterConfig, LoadBalancerMode, check};
-use kdiy::gate::hold;
-use kdiy::preflight::{self, Report};
-use kdiy::status::{Endpoint, Health, Heard, Machine, Member, Status, answer, dns, judge};
-use kdiy::topology::Topology;
-use kdiy::{etcd, facts, ui};
+use kdiy::config::{ClusterConfig, LoadBalancerMode};
+use kdiy::etcd::etcdctl;
+use kdiy::gates::wait;
+use kdiy::kubernetes::apply;
+use kdiy::reports::preflight::{self, Report};
+use kdiy::reports::status::{
+    Endpoint, Health, Heard, Machine, Member, Status, assess, dns, machine_report,
+};
+use kdiy::topology::{Topology, check, facts};
+use kdiy::ui;
 
 /// As few machines as have every part: a master that balances as well, and a worker.
 static TOPOLOGY: LazyLock<Topology> = LazyLock::new(|| {
@@ -29,15 +32,15 @@ pub fn holds(text: &str) {
     surveyed(text);
     shown(&status(text));
     looked_over(text);
-    for section in etcd::sections(text).values() {
-        let _ = (etcd::status(section), etcd::members(section), etcd::alarms(section));
+    for section in etcdctl::sections(text).values() {
+        let _ = (etcdctl::status(section), etcdctl::members(section), etcdctl::alarms(section));
     }
     for line in text.lines() {
         let _ = Line::parse(line);
     }
     let _ = dns::read(text.as_bytes());
-    let _ = manifests::parse("addon", text).map_err(|failure| failure.to_string());
-    let _ = hold::running_times(text);
+    let _ = apply::parse("addon", text).map_err(|failure| failure.to_string());
+    let _ = wait::running_times(text);
 }
 
 fn surveyed(text: &str) {
@@ -57,7 +60,7 @@ fn status(text: &str) -> Status {
         .machines
         .iter()
         .map(|machine| {
-            let answer = answer::parse(&TOPOLOGY, machine, text, now);
+            let answer = machine_report::parse(&TOPOLOGY, machine, text, now);
             Machine {
                 name: machine.name.clone(),
                 role: machine.role,
@@ -76,7 +79,7 @@ fn status(text: &str) -> Status {
         .collect();
     let heard: Vec<(&str, &Heard<Member>)> =
         machines.iter().filter_map(|it| Some((&*it.name, it.etcd.as_ref()?))).collect();
-    let etcd = judge::etcd(TOPOLOGY.etcd_quorum().members, &heard);
+    let etcd = assess::etcd(TOPOLOGY.etcd_quorum().members, &heard);
     let endpoint = Endpoint { url: TOPOLOGY.endpoint.url(), ready: true, error: None };
     Status {
         cluster: TOPOLOGY.cluster.clone(),
@@ -95,7 +98,7 @@ fn status(text: &str) -> Status {
 }
 
 fn shown(status: &Status) {
-    let status = Status { problems: judge::problems(status), ..status.clone() };
+    let status = Status { problems: assess::problems(status), ..status.clone() };
     for columns in COLUMNS {
         drop(ui::status::text(&status, columns));
     }

@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::iter;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -194,9 +193,6 @@ fn make(homelab: &Homelab) -> Result<String> {
     }
     fs::write(homelab.directory.join("ssh_config"), ssh_config(homelab))?;
     fs::write(homelab.directory.join("cluster.yaml"), cluster_file(&CLUSTER[..3]))?;
-    let password = homelab.directory.join("password");
-    fs::write(&password, PASSWORD)?;
-    fs::set_permissions(&password, fs::Permissions::from_mode(0o600))?;
     let names = CLUSTER.map(|machine| format!("{} ({})", machine.name, machine.debian));
     Ok(names.join(", "))
 }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -76,6 +77,9 @@ impl Homelab<'_> {
     pub fn make(&self, machines: &[Machine]) -> Result<()> {
         self.remove()?;
         fs::create_dir_all(&self.directory)?;
+        let password = self.directory.join("password");
+        fs::write(&password, PASSWORD)?;
+        fs::set_permissions(&password, fs::Permissions::from_mode(0o600))?;
         let key = self.directory.join("key");
         host::run(
             Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key),

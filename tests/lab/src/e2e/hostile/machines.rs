@@ -13,8 +13,8 @@ use crate::stage::Check;
 use crate::{Ground as _, Ready, host};
 
 const NAME: &str = "lab-odd";
-const SUBNET: &str = "172.30.59.0/24";
-const ADDRESS: &str = "172.30.59.11";
+const SUBNET: &str = "172.30.60.0/24";
+const ADDRESS: &str = "172.30.60.11";
 /// The machine's name in the cluster file; its host name is another.
 const MACHINE: &str = "willow";
 const HOST_NAME: &str = "pve-7";

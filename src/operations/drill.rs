@@ -1,0 +1,17 @@
+//! Failures on purpose: what happens when something breaks, measured while clients write, and
+//! undone whatever becomes of kdiy meanwhile.
+
+pub mod catalogue;
+mod fault;
+mod leadership;
+mod limit;
+pub mod measure;
+mod pods;
+mod quorum_loss;
+pub mod report;
+mod run;
+mod target;
+pub mod undo;
+mod workload;
+
+pub use run::{Exercise, Options, clean_up};

@@ -1,0 +1,88 @@
+//! Looking at one machine: what it is, and how it differs from what every step wants of it.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::bundle::observe;
+use crate::bundle::reached::Reached;
+use crate::playbook::context::World;
+use crate::session::Session;
+use crate::support::failure::{Failure, Result};
+use crate::topology::ownership::Ownership;
+use crate::topology::{Machine, facts};
+use crate::transport::{Script, Transport, TransportError};
+
+/// SSH may answer before the machine has its address on the cluster's network.
+const PAUSE: Duration = Duration::from_millis(250);
+/// How long it may take to get it; multiplied by `slowMachines`.
+const ADDRESS_WITHIN: Duration = Duration::from_secs(60);
+
+/// Why a machine could not be looked at.
+#[derive(Debug)]
+pub enum SurveyError {
+    Transport(TransportError),
+    Failure(Failure),
+}
+
+impl From<Failure> for SurveyError {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+impl From<TransportError> for SurveyError {
+    fn from(error: TransportError) -> Self {
+        Self::Transport(error)
+    }
+}
+
+/// An error for a machine that has keys of another cluster than this computer: those here were
+/// lost, or that machine is part of something else.
+pub fn check_keys(machine: &str, reached: &Reached) -> Result<()> {
+    let bundles = reached.bundles.values();
+    let foreign: BTreeSet<&str> =
+        bundles.flat_map(|bundle| bundle.foreign_keys(&reached.observed)).collect();
+    if foreign.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::host("the machine has the keys of another cluster than this computer")
+        .on(machine)
+        .tail(foreign.into_iter().map(str::to_owned).collect())
+        .hint("nothing was changed there: with other keys its node, or every Secret, would be lost")
+        .hint("bring the cluster's directory back from your copy of it, pki and cluster.json")
+        .hint("or, if the machine is to be part of a new cluster: take the old one off it first"))
+}
+
+/// Two round trips. Waits for the machine to get its cluster address, unless `stop` is cancelled.
+pub async fn survey(
+    session: &Session,
+    machine: &Machine,
+    transport: &dyn Transport,
+    stop: &CancellationToken,
+) -> Result<Reached, SurveyError> {
+    let script = facts::script(machine.address);
+    let deadline = ADDRESS_WITHIN * session.blueprint.world.config.slow_machines;
+    let began = Instant::now();
+    let text = loop {
+        let output = transport.run(Script::new(script.clone())).await?;
+        let has_address = !output.stdout.contains("interface=\n");
+        if has_address || stop.is_cancelled() || began.elapsed() >= deadline {
+            break output.stdout;
+        }
+        tokio::time::sleep(PAUSE).await;
+    };
+    // Machines that kdiy makes are its own by the provider's word.
+    if session.provider.name() == "existing"
+        && let World { id, topology, .. } = &session.blueprint.world
+        && let Some(owner) = Ownership::judge(&topology.cluster, id, facts::owner(&text))
+    {
+        owner.check(&topology.cluster, &machine.name)?;
+    }
+    let facts = facts::parse(&machine.name, machine.address, &text)?;
+    let bundles = session.blueprint.renderer().bundles(machine, &facts)?;
+    let output = transport.run(Script::new(observe::script(bundles.values()))).await?;
+    let observed = observe::parse(&output.stdout);
+    Ok(Reached::new(facts, bundles, observed))
+}
