@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::playbook::context::World;
+use crate::playbook::context::TemplateContext;
 use crate::playbook::format::{Directory, File, OnChange, Package, Step, Unit, User};
 use crate::playbook::load::{Book, Playbooks};
 use crate::playbook::template::Templates;
@@ -128,19 +128,21 @@ pub trait Secrets: Sync {
 pub struct Renderer<'a> {
     pub playbooks: &'a Playbooks,
     pub templates: &'a Templates,
-    pub world: &'a World,
+    pub template_context: &'a TemplateContext,
     pub secrets: &'a dyn Secrets,
 }
 
 impl Renderer<'_> {
     /// What every step wants of a machine, by step.
     pub fn bundles(&self, machine: &Machine, facts: &Facts) -> Result<BTreeMap<String, Bundle>> {
-        let context = self.world.for_machine(machine, facts)?;
-        let topology = &self.world.topology;
+        let context = self.template_context.for_machine(machine, facts)?;
+        let topology = &self.template_context.topology;
         let mut bundles = self
             .playbooks
             .steps()
-            .filter(|(_, step)| topology.is_in(machine, step.on) && self.world.all_hold(&step.when))
+            .filter(|(_, step)| {
+                topology.is_in(machine, step.on) && self.template_context.all_hold(&step.when)
+            })
             .map(|(book, step)| {
                 Ok((step.name.clone(), self.bundle(book, step, machine, &context)?))
             })
@@ -150,7 +152,7 @@ impl Renderer<'_> {
     }
 
     /// One step alone: units of other steps that use its files are not known here.
-    /// `context` is [`World::for_machine`] of the same machine.
+    /// `context` is [`TemplateContext::for_machine`] of the same machine.
     pub fn bundle(
         &self,
         book: &Book,
@@ -211,11 +213,13 @@ impl Renderer<'_> {
                 Ok::<_, Failure>(BundleReady {
                     run: render("ready", &ready.run)?,
                     what: render("what", &ready.what)?,
-                    seconds: ready.seconds.saturating_mul(self.world.config.slow_machines),
+                    seconds: ready
+                        .seconds
+                        .saturating_mul(self.template_context.config.slow_machines),
                 })
             })
             .transpose()?;
-        let carried = &self.world.mirrored_images;
+        let carried = &self.template_context.mirrored_images;
         Ok(Bundle {
             step: step.name.clone(),
             machine: machine.name.clone(),
@@ -237,7 +241,7 @@ impl Renderer<'_> {
 
     /// The manifests of a step, rendered, each with the name that the user can find it by.
     pub fn manifests(&self, book: &Book, step: &Step) -> Result<Vec<(String, String)>> {
-        let context = self.world.for_cluster()?;
+        let context = self.template_context.for_cluster()?;
         let render = |name: &String| {
             let place = format!("playbooks/{}/{name}", book.directory);
             let text = self.playbooks.template(book, name)?;
@@ -305,7 +309,7 @@ impl Renderer<'_> {
 
     fn described_unit(&self, unit: &Unit, context: &Value) -> Result<String> {
         let mut flags = Vec::new();
-        for flag in unit.flags.iter().filter(|flag| self.world.all_hold(&flag.when)) {
+        for flag in unit.flags.iter().filter(|flag| self.template_context.all_hold(&flag.when)) {
             let name = format!("{}: {}", unit.name, flag.flag);
             let value = self.templates.render(&name, &flag.value, context)?;
             flags.push(format!("{}={value}", flag.flag));

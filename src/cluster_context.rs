@@ -10,13 +10,13 @@ use crate::kubernetes::client::ApiAccess;
 use crate::support::failure::chain;
 use crate::topology::{Group, Machine, Topology};
 use crate::transport::Script;
-use crate::transport::pool::Fleet;
+use crate::transport::pool::ConnectionPool;
 
 /// Everything a probe may look at.
-pub struct GateContext {
+pub struct ClusterContext {
     pub config: ClusterConfig,
     pub topology: Topology,
-    pub fleet: Arc<Fleet>,
+    pub connections: Arc<ConnectionPool>,
     pub api: Arc<ApiAccess>,
     /// Full references, by image name.
     pub images: BTreeMap<String, String>,
@@ -30,7 +30,7 @@ pub struct GateContext {
     pub steps: Option<BTreeSet<String>>,
 }
 
-impl GateContext {
+impl ClusterContext {
     /// Whether the machine is one whose turn in a rolling step is to come. It may wait for that very
     /// step to be mended, so it is not held against those that were changed.
     pub fn is_to_come(&self, machine: &Machine) -> bool {
@@ -58,7 +58,7 @@ impl GateContext {
         let asked = self.topology.group(group).into_iter().map(|machine| {
             let script = Script::new(script(machine)).timeout(self.patience());
             async move {
-                let answer = match self.fleet.transport(&machine.name).await {
+                let answer = match self.connections.transport(&machine.name).await {
                     Ok(transport) => {
                         let listen = |line: &str| listen(machine, line);
                         transport.run_with(script, &listen).await.map_err(|error| chain(&error))

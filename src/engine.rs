@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::plan::{Plan, Task};
-use crate::engine::priority_semaphore::Turns;
+use crate::engine::priority_semaphore::PrioritySemaphore;
 use crate::support::event::{Event, Events, Outcome, TaskId, TaskKind};
 use crate::support::failure::{Failure, Kind, Result};
 
@@ -24,19 +24,19 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
 /// What a task did. No changes means that everything was as it should be.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Done {
+pub struct TaskReport {
     pub changes: Vec<String>,
 }
 
 /// How a task failed.
 #[derive(Debug)]
-pub enum Failed {
+pub enum TaskError {
     /// The same task may go through when it is tried again.
     Transient(Failure),
     Final(Failure),
 }
 
-impl Failed {
+impl TaskError {
     pub fn map(self, change: impl FnOnce(Failure) -> Failure) -> Self {
         match self {
             Self::Transient(failure) => Self::Transient(change(failure)),
@@ -45,7 +45,7 @@ impl Failed {
     }
 }
 
-impl From<Failure> for Failed {
+impl From<Failure> for TaskError {
     fn from(failure: Failure) -> Self {
         Self::Final(failure)
     }
@@ -53,8 +53,8 @@ impl From<Failure> for Failed {
 
 /// Carries out one task.
 #[async_trait]
-pub trait Work: Send + Sync + 'static {
-    async fn perform(&self, task: &Task) -> Result<Done, Failed>;
+pub trait Executor: Send + Sync + 'static {
+    async fn perform(&self, task: &Task) -> Result<TaskReport, TaskError>;
 
     /// A task has failed: what waits for something that only later tasks need may stop.
     fn give_up(&self) {}
@@ -80,14 +80,14 @@ pub struct Report {
 /// or when `stop` is cancelled, are finished unless they can be left; no new ones are started.
 pub async fn run(
     plan: &Plan,
-    work: Arc<dyn Work>,
+    work: Arc<dyn Executor>,
     parallel: usize,
     events: &Events,
     stop: &CancellationToken,
 ) -> Report {
     let began = Instant::now();
     events.send(Event::Planned { tasks: plan.infos() });
-    let limit = Turns::at_once(parallel.max(1));
+    let limit = PrioritySemaphore::at_once(parallel.max(1));
     let mut report = Report::default();
     let mut waiting: Vec<(usize, &Task)> = plan.tasks.iter().enumerate().collect();
     let mut done = BTreeSet::new();
@@ -166,10 +166,10 @@ fn interrupted() -> Failure {
 /// `None` for a task that was left, or would have to be tried again when the run is over already.
 async fn attempt(
     task: Task,
-    work: Arc<dyn Work>,
+    work: Arc<dyn Executor>,
     events: Events,
     over: CancellationToken,
-) -> (TaskId, Option<Result<Done>>) {
+) -> (TaskId, Option<Result<TaskReport>>) {
     let began = Instant::now();
     let mut pause = FIRST_PAUSE;
     for number in 1.. {
@@ -200,7 +200,7 @@ async fn attempt(
                 );
                 return (task.id, Some(Ok(done)));
             }
-            Err(Failed::Transient(failure)) if number < ATTEMPTS => {
+            Err(TaskError::Transient(failure)) if number < ATTEMPTS => {
                 let again = match over.is_cancelled() {
                     true => "not tried again, since the run is over".to_owned(),
                     false => format!("trying again ({} of {ATTEMPTS})", number + 1),
@@ -213,7 +213,7 @@ async fn attempt(
                 }
                 pause *= 2;
             }
-            Err(Failed::Transient(failure) | Failed::Final(failure)) => {
+            Err(TaskError::Transient(failure) | TaskError::Final(failure)) => {
                 finished(Outcome::Failed, &[]);
                 return (task.id, Some(Err(failure)));
             }
@@ -240,8 +240,8 @@ mod tests {
     }
 
     #[async_trait]
-    impl Work for Notes {
-        async fn perform(&self, task: &Task) -> Result<Done, Failed> {
+    impl Executor for Notes {
+        async fn perform(&self, task: &Task) -> Result<TaskReport, TaskError> {
             let seen = {
                 let mut order = self.order.lock().unwrap();
                 order.push(task.id.clone());
@@ -256,9 +256,9 @@ mod tests {
                 return Err(Failure::input("bad").into());
             }
             if task.id == "hopeless" || task.id.starts_with("flaky") && !seen {
-                return Err(Failed::Transient(Failure::host("flaky")));
+                return Err(TaskError::Transient(Failure::host("flaky")));
             }
-            Ok(Done { changes: vec!["x".into()] })
+            Ok(TaskReport { changes: vec!["x".into()] })
         }
 
         fn can_be_left(&self, task: &Task) -> bool {

@@ -14,7 +14,7 @@ pub mod wait;
 
 use async_trait::async_trait;
 
-use crate::cluster_context::GateContext;
+use crate::cluster_context::ClusterContext;
 use crate::playbook::format::GateName;
 use crate::support::event::Evidence;
 use crate::topology::Group;
@@ -65,7 +65,7 @@ pub trait Gate: Send + Sync {
     }
 
     /// Looks once. Errors of reaching things are evidence, not errors.
-    async fn probe(&self, context: &GateContext) -> Verdict;
+    async fn probe(&self, context: &ClusterContext) -> Verdict;
 }
 
 pub fn gate(name: GateName) -> Box<dyn Gate> {
@@ -88,7 +88,7 @@ pub fn between_turns(name: GateName) -> Box<dyn Gate> {
     }
 }
 
-impl GateContext {
+impl ClusterContext {
     /// Notes whether a component runs the wanted version on a machine.
     fn record_version(
         &self,

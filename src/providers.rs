@@ -12,7 +12,7 @@ use clap::ValueEnum;
 
 use crate::config::{ClusterConfig, ProviderChoice};
 use crate::state::StateDir;
-use crate::state::ledger::{Ledger, What};
+use crate::state::ledger::{Ledger, ResourceKind};
 use crate::support::event::Events;
 use crate::support::failure::{Failure, Result};
 use crate::topology::{Machine, Topology};
@@ -28,8 +28,8 @@ pub struct Finding {
 
 /// A thing that kdiy made, as `destroy` lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Owned {
-    pub what: What,
+pub struct Resource {
+    pub what: ResourceKind,
     pub id: String,
 }
 
@@ -42,7 +42,7 @@ pub trait Provider: Send + Sync {
     async fn check_host(&self, topology: &Topology) -> Vec<Finding>;
 
     /// Everything [`Provider::up`] is going to make, for the ledger.
-    fn makes(&self, topology: &Topology) -> Vec<Owned>;
+    fn makes(&self, topology: &Topology) -> Vec<Resource>;
 
     /// Makes those of `wanted` that are missing and starts those that are off, all at the same
     /// time. Returns one line for each that it touched.
@@ -91,7 +91,7 @@ pub trait Provider: Send + Sync {
     async fn destroy(&self, topology: &Topology, ledger: &Ledger, events: &Events) -> Result<()>;
 
     /// What of the ledger is still there. Empty is the proof of a destroy.
-    async fn leftovers(&self, ledger: &Ledger) -> Result<Vec<Owned>>;
+    async fn leftovers(&self, ledger: &Ledger) -> Result<Vec<Resource>>;
 }
 
 /// About what the machines take of this computer's memory, in MiB, when this provider makes them.

@@ -11,12 +11,12 @@ use tempfile::TempDir;
 use crate::artifacts::catalogue::{Item, Versions};
 use crate::artifacts::{Catalogue, Source};
 use crate::bundle::Renderer;
-use crate::bundle::reached::Reached;
-use crate::cluster_context::GateContext;
+use crate::bundle::reached::ObservedMachine;
+use crate::cluster_context::ClusterContext;
 use crate::config::{ClusterConfig, Cni, LOCAL_PATH};
 use crate::kubernetes::client::ApiAccess;
 use crate::pki::{Keeping, Pki};
-use crate::playbook::context::World;
+use crate::playbook::context::TemplateContext;
 use crate::playbook::format::Condition;
 use crate::playbook::load::Playbooks;
 use crate::playbook::template::Templates;
@@ -27,12 +27,12 @@ use crate::support::redact::Redactor;
 use crate::topology::architecture::Architectures;
 use crate::topology::{Site, Topology};
 use crate::transport::control_sockets;
-use crate::transport::pool::Fleet;
+use crate::transport::pool::ConnectionPool;
 use crate::transport::target::Password;
 use tokio::sync::RwLock;
 
 /// What a cluster is to be; nothing of it need exist.
-pub struct Design {
+pub struct ResolvedCluster {
     pub overlay: Overlay,
     pub config: ClusterConfig,
     pub playbooks: Playbooks,
@@ -97,7 +97,7 @@ impl Overlay {
     }
 }
 
-impl Design {
+impl ResolvedCluster {
     /// `overlay` is a directory of playbooks that replace or add to the built-in ones.
     pub fn of(config: ClusterConfig, overlay: Option<&Path>) -> Result<Self> {
         let source = Source::from_config(&config)?;
@@ -142,12 +142,12 @@ impl Design {
     /// The cluster on paper: everything of it that files, scripts and manifests are rendered
     /// from. With [`Keeping::Made`] certificates that are missing are made and kept in `pki`;
     /// otherwise this changes nothing on this computer.
-    pub fn draw(self, pki: &Path, site: &Site, keeping: Keeping) -> Result<Blueprint> {
+    pub fn draw(self, pki: &Path, site: &Site, keeping: Keeping) -> Result<RenderedCluster> {
         let topology = Topology::at(site, &self.config)?;
         let pki = Pki::open(pki, &topology, &self.config, keeping)?;
         let mirrored_images = self.mirrored_images(&topology);
         let images = self.references(&mirrored_images);
-        let world = World {
+        let template_context = TemplateContext {
             id: self.id,
             topology,
             versions: self.versions.by_name.clone(),
@@ -155,14 +155,14 @@ impl Design {
             mirrored_images,
             config: self.config,
         };
-        Ok(Blueprint {
+        Ok(RenderedCluster {
             playbooks: self.playbooks,
             templates: Templates::new(),
             catalogue: self.catalogue,
             versions: self.versions,
             source: self.source,
             architectures: self.architectures,
-            world,
+            template_context,
             pki,
         })
     }
@@ -204,61 +204,65 @@ impl Design {
 }
 
 /// A cluster on paper; no machine of it need exist.
-pub struct Blueprint {
+pub struct RenderedCluster {
     pub playbooks: Playbooks,
     pub templates: Templates,
     pub catalogue: Catalogue,
     pub versions: Versions,
     pub source: Source,
     pub architectures: Architectures,
-    pub world: World,
+    pub template_context: TemplateContext,
     pub pki: Pki,
 }
 
-impl Blueprint {
+impl RenderedCluster {
     /// Of the machines on which a step installs this artifact or image.
     pub fn architectures_taking(&self, name: &str) -> BTreeSet<&str> {
-        self.playbooks.architectures_taking(name, &self.architectures, &self.world.topology)
+        self.playbooks.architectures_taking(
+            name,
+            &self.architectures,
+            &self.template_context.topology,
+        )
     }
 
     pub fn renderer(&self) -> Renderer<'_> {
         Renderer {
             playbooks: &self.playbooks,
             templates: &self.templates,
-            world: &self.world,
+            template_context: &self.template_context,
             secrets: &self.pki,
         }
     }
 }
 
-pub struct Session {
+pub struct ClusterHandle {
     pub state: StateDir,
-    pub blueprint: Blueprint,
+    pub rendered: RenderedCluster,
     /// Masks what the pki keeps.
     pub redactor: Redactor,
     pub provider: Box<dyn Provider>,
-    pub fleet: Arc<Fleet>,
+    pub connections: Arc<ConnectionPool>,
     pub api: Arc<ApiAccess>,
-    reached: RwLock<BTreeMap<String, Arc<Reached>>>,
+    reached: RwLock<BTreeMap<String, Arc<ObservedMachine>>>,
     /// Holds ssh's control sockets, which must not outlive it.
     _sockets: TempDir,
 }
 
-impl Session {
+impl ClusterHandle {
     /// With [`Keeping::Made`] certificates that are missing are made and kept; otherwise this
     /// changes nothing on this computer.
     pub async fn new(
-        design: Design,
+        design: ResolvedCluster,
         state: StateDir,
         site: &Site,
         keeping: Keeping,
     ) -> Result<Self> {
         providers::sudo::obtain(&design.config)?;
         let provider = providers::provider(&design.config, &state).await?;
-        let blueprint = design.draw(&state.pki(), site, keeping)?;
-        let topology = blueprint.world.topology.clone();
+        let rendered = design.draw(&state.pki(), site, keeping)?;
+        let topology = rendered.template_context.topology.clone();
         let password = providers::sudo::password();
-        let secrets = blueprint.pki.secrets();
+        let secrets = rendered.pki.secrets();
         let known = secrets.iter().map(String::as_str);
         let redactor = Redactor::new(known.chain(password.as_ref().map(Password::reveal)))?;
         let endpoint = topology.endpoint.url();
@@ -269,17 +273,17 @@ impl Session {
             _ => "bootstrap-admin",
         };
         let kubeconfig =
-            blueprint.pki.kubeconfig_for(&topology.cluster, &endpoint, identity, None)?;
+            rendered.pki.kubeconfig_for(&topology.cluster, &endpoint, identity, None)?;
         let sockets = control_sockets::directory()?;
-        let fleet = Arc::new(Fleet::new(sockets.path().to_owned()));
-        let slow = blueprint.world.config.slow_machines;
-        let api = Arc::new(ApiAccess::new(topology, fleet.clone(), kubeconfig, slow));
+        let connections = Arc::new(ConnectionPool::new(sockets.path().to_owned()));
+        let slow = rendered.template_context.config.slow_machines;
+        let api = Arc::new(ApiAccess::new(topology, connections.clone(), kubeconfig, slow));
         Ok(Self {
             state,
-            blueprint,
+            rendered,
             redactor,
             provider,
-            fleet,
+            connections,
             api,
             reached: RwLock::default(),
             _sockets: sockets,
@@ -289,14 +293,17 @@ impl Session {
     /// A cluster that was begun on this computer, to look at it.
     pub async fn open(name: &str, overlay: Option<&Path>) -> Result<Self> {
         let (state, record) = known(name)?;
-        let design = Design::recorded(record.config.clone(), overlay)?;
-        let design =
-            Design { architectures: record.machine_architectures, id: record.id, ..design };
+        let design = ResolvedCluster::recorded(record.config.clone(), overlay)?;
+        let design = ResolvedCluster {
+            architectures: record.machine_architectures,
+            id: record.id,
+            ..design
+        };
         Self::new(design, state, &record.site, Keeping::Existing).await
     }
 
     pub fn topology(&self) -> &Topology {
-        &self.blueprint.world.topology
+        &self.rendered.template_context.topology
     }
 
     /// Connects to all machines at the same time. A machine that does not answer within
@@ -315,7 +322,7 @@ impl Session {
     ) -> BTreeMap<String, Failure> {
         let connections = names.iter().map(|name| async move {
             let connected = match self.provider.ssh_target(self.topology(), name) {
-                Ok(target) => self.fleet.connect(&target, deadline).await.map(drop),
+                Ok(target) => self.connections.connect(&target, deadline).await.map(drop),
                 Err(failure) => Err(failure),
             };
             connected.err().map(|failure| (name.clone(), failure))
@@ -323,24 +330,24 @@ impl Session {
         futures::future::join_all(connections).await.into_iter().flatten().collect()
     }
 
-    pub fn gate_context(&self) -> GateContext {
-        GateContext {
-            config: self.blueprint.world.config.clone(),
+    pub fn cluster_context(&self) -> ClusterContext {
+        ClusterContext {
+            config: self.rendered.template_context.config.clone(),
             topology: self.topology().clone(),
-            fleet: self.fleet.clone(),
+            connections: self.connections.clone(),
             api: self.api.clone(),
-            images: self.blueprint.world.images.clone(),
-            versions: self.blueprint.world.versions.clone(),
+            images: self.rendered.template_context.images.clone(),
+            versions: self.rendered.template_context.versions.clone(),
             turn_to_come: None,
             steps: None,
         }
     }
 
-    pub async fn record(&self, machine: &str, reached: Reached) {
+    pub async fn record(&self, machine: &str, reached: ObservedMachine) {
         self.reached.write().await.insert(machine.to_owned(), Arc::new(reached));
     }
 
-    pub async fn reached(&self, machine: &str) -> Result<Arc<Reached>> {
+    pub async fn reached(&self, machine: &str) -> Result<Arc<ObservedMachine>> {
         self.reached
             .read()
             .await
@@ -351,7 +358,7 @@ impl Session {
 
     /// Ends the connections. What is not closed here ends by itself after a minute.
     pub async fn close(&self) {
-        self.fleet.close().await;
+        self.connections.close().await;
     }
 }
 

@@ -130,14 +130,14 @@ pub struct Site {
     /// Of nodes, by address. Who comes later takes what comes after these, so what a node leaves
     /// between them stays empty.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    seats: BTreeMap<Ipv4Addr, Seat>,
+    seats: BTreeMap<Ipv4Addr, NodeSlot>,
     /// Members with which etcd began; all others join.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     first_members: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Seat {
+struct NodeSlot {
     number: u32,
     pods: Ipv4Net,
 }
@@ -152,7 +152,7 @@ impl Site {
     /// The same, of which these machines are a part by now, and no others.
     pub fn settled(&self, topology: &Topology) -> Self {
         let seat = |node: &Machine| {
-            Some((node.address, Seat { number: node.number, pods: node.pod_cidr? }))
+            Some((node.address, NodeSlot { number: node.number, pods: node.pod_cidr? }))
         };
         Self {
             machine_network: self.machine_network,

@@ -10,7 +10,7 @@ use assert_cmd::Command;
 use ipnet::Ipv4Net;
 use kdiy::config::{ClusterConfig, ProviderChoice};
 use kdiy::pki::{Keeping, Pki};
-use kdiy::session::Design;
+use kdiy::session::ResolvedCluster;
 use kdiy::state::Record;
 use kdiy::state::lock::Lock;
 use kdiy::topology::Topology;
@@ -274,7 +274,7 @@ fn a_wrong_digest_stops_everything_before_a_machine_is_made() {
     fs::create_dir(&mirror).unwrap();
     config.artifacts.mirror = Some(mirror.to_str().unwrap().to_owned());
     let site = "192.168.56.0/24".parse::<Ipv4Net>().unwrap().into();
-    for item in Design::of(config, None).unwrap().items(&site).unwrap() {
+    for item in ResolvedCluster::of(config, None).unwrap().items(&site).unwrap() {
         let file = mirror.join(item.url.trim_start_matches("https://"));
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         fs::write(file, "not what was released").unwrap();

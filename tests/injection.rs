@@ -11,7 +11,7 @@ use kdiy::artifacts::catalogue::Catalogue;
 use kdiy::bundle::Renderer;
 use kdiy::config::{ClusterConfig, Cni, Host, HostRole, HostSsh, LoadBalancerMode, ProviderChoice};
 use kdiy::pki::{Keeping, Pki};
-use kdiy::playbook::context::World;
+use kdiy::playbook::context::TemplateContext;
 use kdiy::playbook::load::Playbooks;
 use kdiy::playbook::template::Templates;
 use kdiy::topology::facts::Facts;
@@ -148,7 +148,7 @@ fn shapes(config: &ClusterConfig) -> Option<BTreeMap<String, Shape>> {
     let topology = Topology::build(config, "192.168.56.0/24".parse().unwrap()).ok()?;
     let nowhere = tempfile::tempdir().unwrap();
     let pki = Pki::open(nowhere.path(), &topology, config, Keeping::Existing).unwrap();
-    let world = World {
+    let template_context = TemplateContext {
         id: "0".repeat(32),
         topology,
         versions: versions.by_name,
@@ -156,16 +156,21 @@ fn shapes(config: &ClusterConfig) -> Option<BTreeMap<String, Shape>> {
         mirrored_images: vec!["pause".into()],
         config: config.clone(),
     };
-    let renderer =
-        Renderer { playbooks: &playbooks, templates: &templates, world: &world, secrets: &pki };
+    let renderer = Renderer {
+        playbooks: &playbooks,
+        templates: &templates,
+        template_context: &template_context,
+        secrets: &pki,
+    };
     let mut shapes = BTreeMap::new();
     let facts = Facts::assumed("amd64");
-    for (book, step) in playbooks.steps().filter(|(_, step)| world.all_hold(&step.when)) {
-        for (number, machine) in world.topology.machines.iter().enumerate() {
-            if !world.topology.is_in(machine, step.on) {
+    for (book, step) in playbooks.steps().filter(|(_, step)| template_context.all_hold(&step.when))
+    {
+        for (number, machine) in template_context.topology.machines.iter().enumerate() {
+            if !template_context.topology.is_in(machine, step.on) {
                 continue;
             }
-            let context = world.for_machine(machine, &facts).unwrap();
+            let context = template_context.for_machine(machine, &facts).unwrap();
             let bundle = renderer.bundle(book, step, machine, &context).unwrap();
             for file in &bundle.files {
                 let text = String::from_utf8(file.bytes.clone()).unwrap();
@@ -177,7 +182,7 @@ fn shapes(config: &ClusterConfig) -> Option<BTreeMap<String, Shape>> {
             let commands: String = bundle.commands.iter().map(|command| &*command.run).collect();
             shapes.insert(format!("{number} {} commands", step.name), shape("", &commands));
         }
-        let context = world.for_cluster().unwrap();
+        let context = template_context.for_cluster().unwrap();
         for name in &step.manifests {
             let text = playbooks.template(book, name).unwrap();
             let rendered = templates.render(name, text, &context).unwrap();

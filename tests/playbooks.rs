@@ -10,14 +10,14 @@ use kdiy::bundle::{Bundle, Renderer};
 use kdiy::config::{
     ClusterConfig, Cni, ControlPlane, EtcdTopology, KubeProxyMode, LoadBalancerMode,
 };
-use kdiy::engine::plan::{self, Circumstances};
+use kdiy::engine::plan::{self, ClusterState};
 use kdiy::pki::{Keeping, Pki};
-use kdiy::playbook::context::World;
+use kdiy::playbook::context::TemplateContext;
 use kdiy::playbook::load::Playbooks;
 use kdiy::playbook::template::Templates;
 use kdiy::reports::explain::{self, Explainer};
 use kdiy::reports::guide::{self, Guide, Sources};
-use kdiy::session::{Blueprint, Design};
+use kdiy::session::{RenderedCluster, ResolvedCluster};
 use kdiy::topology::Topology;
 use kdiy::topology::facts::Facts;
 
@@ -76,12 +76,16 @@ fn grounds() -> [Facts; 2] {
     [Facts::assumed("amd64"), container]
 }
 
-fn world(playbooks: &Playbooks, config: ClusterConfig, directory: &Path) -> (World, Pki) {
+fn template_context(
+    playbooks: &Playbooks,
+    config: ClusterConfig,
+    directory: &Path,
+) -> (TemplateContext, Pki) {
     let catalogue = Catalogue::load(playbooks).unwrap();
     let versions = catalogue.versions(&config).unwrap();
     let topology = Topology::build(&config, "192.168.56.0/24".parse().unwrap()).unwrap();
     let pki = Pki::open(&directory.join("pki"), &topology, &config, Keeping::Existing).unwrap();
-    let world = World {
+    let template_context = TemplateContext {
         id: "0".repeat(32),
         topology,
         versions: versions.by_name,
@@ -89,7 +93,7 @@ fn world(playbooks: &Playbooks, config: ClusterConfig, directory: &Path) -> (Wor
         mirrored_images: catalogue.image_names().map(str::to_owned).collect(),
         config,
     };
-    (world, pki)
+    (template_context, pki)
 }
 
 /// Calls `see` with every bundle of every kind of cluster.
@@ -97,13 +101,19 @@ fn each_bundle(mut see: impl FnMut(&str, &Bundle)) {
     let (playbooks, templates) = (playbooks(), Templates::new());
     for (kind, config) in kinds() {
         let directory = tempfile::tempdir().unwrap();
-        let (world, pki) = world(&playbooks, config, directory.path());
-        let renderer =
-            Renderer { playbooks: &playbooks, templates: &templates, world: &world, secrets: &pki };
+        let (template_context, pki) = template_context(&playbooks, config, directory.path());
+        let renderer = Renderer {
+            playbooks: &playbooks,
+            templates: &templates,
+            template_context: &template_context,
+            secrets: &pki,
+        };
         for facts in grounds() {
-            for (book, step) in playbooks.steps().filter(|(_, step)| world.all_hold(&step.when)) {
-                for machine in world.topology.group(step.on) {
-                    let context = world.for_machine(machine, &facts).unwrap();
+            for (book, step) in
+                playbooks.steps().filter(|(_, step)| template_context.all_hold(&step.when))
+            {
+                for machine in template_context.topology.group(step.on) {
+                    let context = template_context.for_machine(machine, &facts).unwrap();
                     let bundle = renderer
                         .bundle(book, step, machine, &context)
                         .unwrap_or_else(|failure| panic!("{kind}: {failure}"));
@@ -152,9 +162,9 @@ fn everything_that_is_done_has_its_reason() {
 /// writes it.
 #[test]
 fn a_unit_restarts_with_every_file_that_its_flags_name() {
-    each_guide(|kind, blueprint, _| {
-        let renderer = blueprint.renderer();
-        for machine in &blueprint.world.topology.machines {
+    each_guide(|kind, rendered, _| {
+        let renderer = rendered.renderer();
+        for machine in &rendered.template_context.topology.machines {
             let bundles = renderer.bundles(machine, &Facts::assumed("amd64")).unwrap();
             let files: Vec<_> = bundles.values().flat_map(|bundle| &bundle.files).collect();
             for unit in bundles.values().flat_map(|bundle| &bundle.units) {
@@ -181,9 +191,9 @@ fn a_unit_restarts_with_every_file_that_its_flags_name() {
 /// On a machine of a running cluster a program waits for the step of the unit that uses it.
 #[test]
 fn every_program_of_a_unit_is_put_in_place_by_the_unit_s_step() {
-    each_guide(|kind, blueprint, _| {
-        let renderer = blueprint.renderer();
-        for machine in &blueprint.world.topology.machines {
+    each_guide(|kind, rendered, _| {
+        let renderer = rendered.renderer();
+        for machine in &rendered.template_context.topology.machines {
             let bundles = renderer.bundles(machine, &Facts::assumed("amd64")).unwrap();
             for bundle in bundles.values() {
                 for unit in &bundle.units {
@@ -307,12 +317,12 @@ fn every_script_is_valid_shell_for_every_kind_of_cluster() {
 
 /// The text of the packet filter, by machine.
 fn packet_filters(config: &ClusterConfig, network: &str) -> Vec<(String, String)> {
-    let design = Design::of(config.clone(), None).unwrap();
+    let design = ResolvedCluster::of(config.clone(), None).unwrap();
     let directory = tempfile::tempdir().unwrap();
     let site = network.parse::<Ipv4Net>().unwrap().into();
-    let blueprint = design.draw(&directory.path().join("pki"), &site, Keeping::Existing).unwrap();
-    let renderer = blueprint.renderer();
-    let machines = blueprint.world.topology.machines.iter();
+    let rendered = design.draw(&directory.path().join("pki"), &site, Keeping::Existing).unwrap();
+    let renderer = rendered.renderer();
+    let machines = rendered.template_context.topology.machines.iter();
     machines
         .map(|machine| {
             let bundles = renderer.bundles(machine, &Facts::assumed("amd64")).unwrap();
@@ -348,9 +358,11 @@ fn every_manifest_renders_for_every_kind_of_cluster() {
     let (playbooks, templates) = (playbooks(), Templates::new());
     for (kind, config) in kinds() {
         let directory = tempfile::tempdir().unwrap();
-        let (world, _pki) = world(&playbooks, config, directory.path());
-        let context = world.for_cluster().unwrap();
-        for (book, step) in playbooks.steps().filter(|(_, step)| world.all_hold(&step.when)) {
+        let (template_context, _pki) = template_context(&playbooks, config, directory.path());
+        let context = template_context.for_cluster().unwrap();
+        for (book, step) in
+            playbooks.steps().filter(|(_, step)| template_context.all_hold(&step.when))
+        {
             for name in &step.manifests {
                 let text = playbooks.template(book, name).unwrap();
                 let rendered = templates.render(name, text, &context).unwrap();
@@ -490,16 +502,16 @@ fn steps_have_something_to_break() {
 }
 
 /// Calls `see` with every kind of cluster on paper, and its guide.
-fn each_guide(mut see: impl FnMut(&str, &Blueprint, &Guide<'_>)) {
+fn each_guide(mut see: impl FnMut(&str, &RenderedCluster, &Guide<'_>)) {
     for (kind, config) in kinds() {
         let directory = tempfile::tempdir().unwrap();
         let site = "192.168.56.0/24".parse::<Ipv4Net>().unwrap().into();
-        let design = Design::of(config, None).unwrap();
-        let blueprint =
+        let design = ResolvedCluster::of(config, None).unwrap();
+        let rendered =
             design.draw(&directory.path().join("pki"), &site, Keeping::Existing).unwrap();
-        let guide = Guide::new(&Sources::of(&blueprint, "amd64"), &Default::default())
+        let guide = Guide::new(&Sources::of(&rendered, "amd64"), &Default::default())
             .unwrap_or_else(|failure| panic!("{kind}: {failure}"));
-        see(kind, &blueprint, &guide);
+        see(kind, &rendered, &guide);
     }
 }
 
@@ -511,15 +523,15 @@ fn blocks(markdown: &str) -> Vec<(&str, &str)> {
 
 #[test]
 fn everything_can_be_explained_for_every_kind_of_cluster() {
-    each_guide(|kind, blueprint, guide| {
+    each_guide(|kind, rendered, guide| {
         let explainer = Explainer {
-            playbooks: &blueprint.playbooks,
-            templates: &blueprint.templates,
-            world: &blueprint.world,
+            playbooks: &rendered.playbooks,
+            templates: &rendered.templates,
+            template_context: &rendered.template_context,
             guide,
             facts: Facts::assumed("amd64"),
         };
-        let entries = explain::entries(&blueprint.playbooks);
+        let entries = explain::entries(&rendered.playbooks);
         assert!(entries.iter().filter(|entry| entry.topic).count() >= 6, "topics are missing");
         for entry in entries {
             let text = explainer
@@ -533,21 +545,22 @@ fn everything_can_be_explained_for_every_kind_of_cluster() {
 
 #[test]
 fn the_guide_of_every_kind_of_cluster_is_whole_and_valid_shell() {
-    each_guide(|kind, blueprint, guide| {
+    each_guide(|kind, rendered, guide| {
         let plan =
-            plan::build(&blueprint.playbooks, &blueprint.world, &Circumstances::default()).unwrap();
-        let steps = plan.steps(&blueprint.playbooks);
+            plan::build(&rendered.playbooks, &rendered.template_context, &ClusterState::default())
+                .unwrap();
+        let steps = plan.steps(&rendered.playbooks);
         let text = guide
             .markdown(&steps, &Default::default(), true)
             .unwrap_or_else(|failure| panic!("{kind}: {failure}"));
         assert!(!text.contains("KDIYSTANDIN"), "{kind}: a stand-in is left");
-        for secret in blueprint.pki.secrets() {
+        for secret in rendered.pki.secrets() {
             assert!(!text.contains(&secret), "{kind}: a secret is told");
         }
         for step in steps {
             assert!(text.contains(&format!(". {step}: ")), "{kind}: no {step}");
         }
-        let machines = &blueprint.world.topology;
+        let machines = &rendered.template_context.topology;
         for (place, commands) in blocks(&text) {
             for name in place.split(',').filter(|name| *name != "here") {
                 assert!(machines.machine(name).is_some(), "{kind}: there is no {name}");
@@ -562,20 +575,21 @@ fn the_guide_of_every_kind_of_cluster_is_whole_and_valid_shell() {
 /// The same files by hand as by `up`: whatever a machine gets is in its blocks.
 #[test]
 fn the_guide_writes_every_file() {
-    each_guide(|kind, blueprint, guide| {
+    each_guide(|kind, rendered, guide| {
         let plan =
-            plan::build(&blueprint.playbooks, &blueprint.world, &Circumstances::default()).unwrap();
-        let steps = plan.steps(&blueprint.playbooks);
+            plan::build(&rendered.playbooks, &rendered.template_context, &ClusterState::default())
+                .unwrap();
+        let steps = plan.steps(&rendered.playbooks);
         let text = guide.markdown(&steps, &Default::default(), true).unwrap();
         let facts = Facts::assumed("amd64");
-        for machine in &blueprint.world.topology.machines {
+        for machine in &rendered.template_context.topology.machines {
             let own: Vec<&str> = blocks(&text)
                 .into_iter()
                 .filter(|(place, _)| place.split(',').any(|name| name == machine.name))
                 .map(|(_, commands)| commands)
                 .collect();
             let own = own.join("\n");
-            for bundle in blueprint.renderer().bundles(machine, &facts).unwrap().values() {
+            for bundle in rendered.renderer().bundles(machine, &facts).unwrap().values() {
                 for file in &bundle.files {
                     assert!(own.contains(&file.path), "{kind}: {}: no {}", machine.name, file.path);
                     let content = String::from_utf8_lossy(&file.bytes);

@@ -9,7 +9,7 @@ use crate::bundle::observe::Observed;
 use crate::topology::facts::Facts;
 
 /// A machine that has answered.
-pub struct Reached {
+pub struct ObservedMachine {
     pub facts: Facts,
     /// Every step's bundle for this machine, by step.
     pub bundles: BTreeMap<String, Bundle>,
@@ -21,7 +21,7 @@ pub struct Reached {
     pub staged: Mutex<BTreeMap<String, String>>,
 }
 
-impl Reached {
+impl ObservedMachine {
     pub fn new(facts: Facts, bundles: BTreeMap<String, Bundle>, observed: Observed) -> Self {
         let staged = Mutex::new(observed.staged.clone());
         Self { facts, bundles, observed, changed: Mutex::default(), staged }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::cli::Cis;
 use crate::reports::cis::{self, Benchmark, Status};
-use crate::session::Session;
+use crate::session::ClusterHandle;
 use crate::support::failure::Result;
 use crate::ui::Ui;
 use crate::ui::cis::render;
@@ -14,8 +14,8 @@ use crate::ui::cis::render;
 const REACHED_WITHIN: Duration = Duration::from_secs(10);
 
 pub async fn run(arguments: Cis, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
-    let session = Session::open(&arguments.which.name, overlay).await?;
-    let benchmark = Benchmark::load(&session.blueprint.playbooks)?;
+    let session = ClusterHandle::open(&arguments.which.name, overlay).await?;
+    let benchmark = Benchmark::load(&session.rendered.playbooks)?;
     // What keeps a machine from answering is in the report.
     session.connect(REACHED_WITHIN).await;
     let report = cis::examine(&benchmark, &session).await;

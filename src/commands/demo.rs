@@ -8,20 +8,21 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::Demo;
-use crate::engine::plan::{self, Circumstances, Task};
-use crate::engine::{self, Done, Failed, Work};
-use crate::playbook::context::World;
-use crate::session::Design;
+use crate::engine::plan::{self, ClusterState, Task};
+use crate::engine::{self, Executor, TaskError, TaskReport};
+use crate::playbook::context::TemplateContext;
+use crate::session::ResolvedCluster;
 use crate::support::event::{Event, Events, Evidence, TaskKind};
 use crate::support::failure::Result;
 use crate::topology::Topology;
 use crate::ui::Ui;
 
 pub async fn run(arguments: Demo, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
-    let design = Design::of(crate::operations::request::effective(&arguments.flags)?, overlay)?;
+    let design =
+        ResolvedCluster::of(crate::operations::request::effective(&arguments.flags)?, overlay)?;
     // From the range that is kept for documentation: nothing is reached.
     let topology = Topology::build(&design.config, "192.0.2.0/24".parse().unwrap_or_default())?;
-    let world = World {
+    let template_context = TemplateContext {
         id: String::new(),
         topology,
         versions: design.versions.by_name,
@@ -29,7 +30,7 @@ pub async fn run(arguments: Demo, overlay: Option<&Path>, ui: Ui) -> Result<u8> 
         mirrored_images: Vec::new(),
         config: design.config,
     };
-    let plan = plan::build(&design.playbooks, &world, &Circumstances::default())?;
+    let plan = plan::build(&design.playbooks, &template_context, &ClusterState::default())?;
     let (events, reader) = Events::channel();
     let shown = ui.follow(reader, Default::default(), |_| {});
     let player = Arc::new(Player { events: events.clone(), faster: arguments.faster });
@@ -53,8 +54,8 @@ impl Player {
 }
 
 #[async_trait]
-impl Work for Player {
-    async fn perform(&self, task: &Task) -> Result<Done, Failed> {
+impl Executor for Player {
+    async fn perform(&self, task: &Task) -> Result<TaskReport, TaskError> {
         // From its name: the same at each showing, and different for each machine.
         let spread = task.id.bytes().fold(7_u32, |sum, byte| sum * 31 % 997 + u32::from(byte));
         let spread = 0.5 + f64::from(spread % 100) / 100.0;
@@ -81,6 +82,6 @@ impl Work for Player {
             }];
             self.events.send(Event::GateEvidence { task: task.id.clone(), passed: true, evidence });
         }
-        Ok(Done { changes: vec!["nothing, in truth".into()] })
+        Ok(TaskReport { changes: vec!["nothing, in truth".into()] })
     }
 }

@@ -6,7 +6,7 @@ use crate::cli::Destroy;
 use crate::config::{ClusterConfig, ProviderChoice};
 use crate::providers::{self, docker, host};
 use crate::state::StateDir;
-use crate::state::ledger::{Ledger, What};
+use crate::state::ledger::{Ledger, ResourceKind};
 use crate::state::lock::Lock;
 use crate::support::event::Events;
 use crate::support::failure::{Failure, Kind, Result};
@@ -62,7 +62,7 @@ pub async fn run(arguments: Destroy, ui: Ui) -> Result<u8> {
     let removed: Vec<_> =
         ledger.entries().iter().map(|entry| (entry.what, entry.id.clone())).collect();
     for (what, id) in &removed {
-        if *what == What::Kubeconfig {
+        if *what == ResourceKind::Kubeconfig {
             for left in crate::commands::kubeconfig::unmerge(&state, id)? {
                 ui.note(&left);
             }
@@ -89,7 +89,7 @@ async fn unrecorded(
     let hosts: Vec<String> = ledger
         .entries()
         .iter()
-        .filter(|entry| entry.what == What::Host)
+        .filter(|entry| entry.what == ResourceKind::Host)
         .map(|entry| entry.id.clone())
         .collect();
     if !hosts.is_empty() {
@@ -105,7 +105,7 @@ async fn unrecorded(
         )));
     }
     for (machine, provider) in of_vagrant(state) {
-        ledger.add(&provider, What::Machine, &[machine])?;
+        ledger.add(&provider, ResourceKind::Machine, &[machine])?;
     }
     let recorded = ledger.entries().iter().find_map(|entry| provider_named(&entry.provider));
     let provider = match recorded {
@@ -162,7 +162,7 @@ async fn has_containers(state: &StateDir) -> bool {
 /// Takes machines out of the ledger that will never answer again.
 fn forget(arguments: &Destroy, ledger: &mut Ledger, ui: Ui) -> Result<()> {
     let is_host = |name: &&String| {
-        ledger.entries().iter().any(|entry| entry.what == What::Host && entry.id == **name)
+        ledger.entries().iter().any(|entry| entry.what == ResourceKind::Host && entry.id == **name)
     };
     if let Some(unknown) = arguments.forget.iter().find(|name| !is_host(name)) {
         return Err(Failure::input(format!("--forget: there is no machine {unknown} to forget"))
@@ -175,17 +175,17 @@ fn forget(arguments: &Destroy, ledger: &mut Ledger, ui: Ui) -> Result<()> {
             &format!("leave {name} as it is, with all that kdiy put there?"),
             arguments.yes,
         )?;
-        ledger.remove(What::Host, name)?;
+        ledger.remove(ResourceKind::Host, name)?;
     }
     Ok(())
 }
 
-fn noun(what: What) -> &'static str {
+fn noun(what: ResourceKind) -> &'static str {
     match what {
-        What::Machine => "machine",
-        What::Host => "everything that kdiy put on",
-        What::Network => "network",
-        What::Image => "image",
-        What::Kubeconfig => "kubeconfig entry in",
+        ResourceKind::Machine => "machine",
+        ResourceKind::Host => "everything that kdiy put on",
+        ResourceKind::Network => "network",
+        ResourceKind::Image => "image",
+        ResourceKind::Kubeconfig => "kubeconfig entry in",
     }
 }

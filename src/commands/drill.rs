@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use crate::cli;
-use crate::commands::run_context::Recording;
+use crate::commands::run_context::RunContext;
 use crate::etcd::quorum_guard::Service;
 use crate::operations::drill::catalogue::{Catalogue, Drill};
 use crate::operations::drill::report::{Outcome, Report, Verdict};
-use crate::operations::drill::{Exercise, Options, clean_up, undo};
+use crate::operations::drill::{DrillRun, Options, clean_up, undo};
 use crate::playbook::load::Playbooks;
-use crate::session::{Overlay, Session};
+use crate::session::{ClusterHandle, Overlay};
 use crate::state::lock::Lock;
 use crate::support::event::{Event, Events, Outcome as Done, TaskInfo, TaskKind};
 use crate::support::failure::{Failure, Kind, Result};
@@ -57,8 +57,8 @@ struct Item {
 }
 
 async fn exercise(arguments: cli::Drill, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
-    let session = Session::open(&arguments.which.name, overlay).await?;
-    let items = chosen(&Catalogue::load(&session.blueprint.playbooks)?, &arguments)?;
+    let session = ClusterHandle::open(&arguments.which.name, overlay).await?;
+    let items = chosen(&Catalogue::load(&session.rendered.playbooks)?, &arguments)?;
     let _lock = Lock::take(&session.state.lock_file(), "drill")?;
     if let Some(pending) = undo::pending(session.state.root())? {
         return Err(Failure::input(format!("the drill {} was not undone", pending.drill))
@@ -74,16 +74,16 @@ async fn exercise(arguments: cli::Drill, overlay: Option<&Path>, ui: Ui) -> Resu
         return Err(failure.hint("drills begin with a cluster that is whole: kdiy up"));
     }
 
-    let recording = Recording::begin_with(
+    let recording = RunContext::begin_with(
         &session,
         "drill",
         "`kdiy drill --undo` mends what is broken",
         ui,
         |_| {},
     )?;
-    let exercise = Exercise {
+    let exercise = DrillRun {
         session: &session,
-        context: Arc::new(session.gate_context()),
+        context: Arc::new(session.cluster_context()),
         events: recording.events.clone(),
         stop: recording.stop.clone(),
     };
@@ -150,7 +150,7 @@ fn names(catalogue: &Catalogue, which: impl Fn(&Drill) -> bool) -> String {
 
 /// One drill after the other, each on a cluster that was proven whole.
 async fn carry_out(
-    exercise: &Exercise<'_>,
+    exercise: &DrillRun<'_>,
     items: &[Item],
     arguments: &cli::Drill,
     report: &mut Report,
@@ -176,7 +176,7 @@ async fn carry_out(
 }
 
 async fn in_a_row(
-    exercise: &Exercise<'_>,
+    exercise: &DrillRun<'_>,
     items: &[Item],
     arguments: &cli::Drill,
     report: &mut Report,
@@ -253,7 +253,7 @@ fn milliseconds(began: Instant) -> u64 {
 
 /// `kdiy drill --undo`.
 async fn mend(name: &str, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
-    let session = Session::open(name, overlay).await?;
+    let session = ClusterHandle::open(name, overlay).await?;
     let _lock = Lock::take(&session.state.lock_file(), "drill --undo")?;
     let Some(pending) = undo::pending(session.state.root())? else {
         let nothing: BTreeMap<&str, &str> = BTreeMap::new();
@@ -261,7 +261,7 @@ async fn mend(name: &str, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
         return Ok(0);
     };
     ui.note(&format!("undoing the drill {} of {:.0}", pending.drill, pending.began));
-    let recording = Recording::begin_with(
+    let recording = RunContext::begin_with(
         &session,
         "drill",
         "`kdiy drill --undo` goes on from here",
@@ -280,13 +280,17 @@ async fn mend(name: &str, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     Ok(0)
 }
 
-async fn undone(session: &Session, pending: &undo::Pending, recording: &Recording) -> Result<()> {
+async fn undone(
+    session: &ClusterHandle,
+    pending: &undo::Pending,
+    recording: &RunContext,
+) -> Result<()> {
     // Those that the drill switched off do not answer yet.
     session.connect(CONNECTED_WITHIN).await;
     undo::undo(session, pending, &recording.events).await?;
-    let exercise = Exercise {
+    let exercise = DrillRun {
         session,
-        context: Arc::new(session.gate_context()),
+        context: Arc::new(session.cluster_context()),
         events: recording.events.clone(),
         stop: recording.stop.clone(),
     };

@@ -11,7 +11,7 @@ use crate::config::ClusterConfig;
 use crate::pki::Keeping;
 use crate::reports::explain::{self, Explainer};
 use crate::reports::guide::{Guide, Sources};
-use crate::session::Design;
+use crate::session::ResolvedCluster;
 use crate::state::StateDir;
 use crate::support::failure::Result;
 use crate::topology::architecture;
@@ -33,18 +33,18 @@ pub fn run(arguments: &Explain, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
             (config, EXAMPLE_NETWORK.into())
         }
     };
-    let design = Design::recorded(config, overlay)?;
-    let blueprint = design.draw(&state.pki(), &site, Keeping::Existing)?;
+    let design = ResolvedCluster::recorded(config, overlay)?;
+    let rendered = design.draw(&state.pki(), &site, Keeping::Existing)?;
     let Some(name) = &arguments.what else {
-        let entries = explain::entries(&blueprint.playbooks);
-        ui.document(&explain::list(&blueprint.playbooks), arguments.markdown, &entries);
+        let entries = explain::entries(&rendered.playbooks);
+        ui.document(&explain::list(&rendered.playbooks), arguments.markdown, &entries);
         return Ok(0);
     };
-    let guide = Guide::new(&Sources::of(&blueprint, architecture::HERE), &Default::default())?;
+    let guide = Guide::new(&Sources::of(&rendered, architecture::HERE), &Default::default())?;
     let explainer = Explainer {
-        playbooks: &blueprint.playbooks,
-        templates: &blueprint.templates,
-        world: &blueprint.world,
+        playbooks: &rendered.playbooks,
+        templates: &rendered.templates,
+        template_context: &rendered.template_context,
         guide: &guide,
         facts: Facts::assumed(architecture::HERE),
     };

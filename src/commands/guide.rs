@@ -8,12 +8,12 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::Guide as Arguments;
-use crate::engine::plan::{self, Circumstances};
+use crate::engine::plan::{self, ClusterState};
 use crate::operations::inspect;
-use crate::operations::request::Wanted;
+use crate::operations::request::ClusterRequest;
 use crate::pki::Keeping;
 use crate::reports::guide::{Guide, Sources, html};
-use crate::session::Session;
+use crate::session::ClusterHandle;
 use crate::support::failure::{Failure, Result};
 use crate::topology::architecture;
 use crate::topology::facts::Facts;
@@ -24,9 +24,10 @@ use crate::ui::Ui;
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
 pub async fn run(arguments: Arguments, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
-    let Wanted { design, state, before, site, .. } = Wanted::by(&arguments.flags, overlay).await?;
+    let ClusterRequest { design, state, before, site, .. } =
+        ClusterRequest::by(&arguments.flags, overlay).await?;
     let markdown = if before.is_some() {
-        let session = Session::new(design, state, &site, Keeping::Existing).await?;
+        let session = ClusterHandle::new(design, state, &site, Keeping::Existing).await?;
         let facts = facts(&session).await;
         session.close().await;
         let topology = session.topology();
@@ -34,10 +35,10 @@ pub async fn run(arguments: Arguments, overlay: Option<&Path>, ui: Ui) -> Result
             |name: &String| Some((name.clone(), session.provider.ssh_target(topology, name).ok()?));
         let names = topology.machines.iter().map(|machine| &machine.name);
         let targets: BTreeMap<String, SshTarget> = names.filter_map(target).collect();
-        write(&Sources::of(&session.blueprint, architecture::HERE), &facts, &targets)?
+        write(&Sources::of(&session.rendered, architecture::HERE), &facts, &targets)?
     } else {
-        let blueprint = design.draw(&state.pki(), &site, Keeping::Existing)?;
-        write(&Sources::of(&blueprint, architecture::HERE), &BTreeMap::new(), &BTreeMap::new())?
+        let rendered = design.draw(&state.pki(), &site, Keeping::Existing)?;
+        write(&Sources::of(&rendered, architecture::HERE), &BTreeMap::new(), &BTreeMap::new())?
     };
     let text = match arguments.html {
         true => html::page("A cluster by hand", &markdown),
@@ -59,15 +60,16 @@ fn write(
     facts: &BTreeMap<String, Facts>,
     targets: &BTreeMap<String, SshTarget>,
 ) -> Result<String> {
-    let plan = plan::build(sources.playbooks, sources.world, &Circumstances::default())?;
-    let assumed = facts.len() < sources.world.topology.machines.len();
+    let plan = plan::build(sources.playbooks, sources.template_context, &ClusterState::default())?;
+    let assumed = facts.len() < sources.template_context.topology.machines.len();
     Guide::new(sources, facts)?.markdown(&plan.steps(sources.playbooks), targets, assumed)
 }
 
 /// Of the machines that answer.
-async fn facts(session: &Session) -> BTreeMap<String, Facts> {
-    let silent =
-        session.connect(ANSWERS_WITHIN * session.blueprint.world.config.slow_machines).await;
+async fn facts(session: &ClusterHandle) -> BTreeMap<String, Facts> {
+    let silent = session
+        .connect(ANSWERS_WITHIN * session.rendered.template_context.config.slow_machines)
+        .await;
     // What is not there now is not waited for.
     let stop = CancellationToken::new();
     stop.cancel();
@@ -75,7 +77,7 @@ async fn facts(session: &Session) -> BTreeMap<String, Facts> {
     let asked = machines.filter(|machine| !silent.contains_key(&machine.name)).map(|machine| {
         let stop = stop.clone();
         async move {
-            let transport = session.fleet.transport(&machine.name).await.ok()?;
+            let transport = session.connections.transport(&machine.name).await.ok()?;
             let reached = inspect::survey(session, machine, &*transport, &stop).await.ok()?;
             Some((machine.name.clone(), reached.facts))
         }

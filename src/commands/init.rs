@@ -25,7 +25,7 @@ const MAY_FAIL: [u32; 4] = [0, 1, 2, 3];
 pub async fn run(arguments: Init, ui: Ui) -> Result<u8> {
     let path = arguments.path.clone();
     crate::commands::config::check_absent(&path, arguments.force)?;
-    let ground = Ground::look().await;
+    let ground = HostCapabilities::look().await;
     let config = Wizard { ui, asks: !arguments.yes && ui.can_ask(), arguments, ground: &ground }
         .configuration()?;
     check::validate(&config)?;
@@ -50,13 +50,13 @@ fn next(path: &Path) -> String {
 }
 
 /// What this computer can carry.
-struct Ground {
+struct HostCapabilities {
     providers: Vec<(ProviderChoice, Result<(), Finding>)>,
     memory: Option<u64>,
     cores: usize,
 }
 
-impl Ground {
+impl HostCapabilities {
     async fn look() -> Self {
         let asked =
             host::PROVIDERS.map(|choice| async move { (choice, host::usable(choice).await) });
@@ -121,7 +121,7 @@ struct Wizard<'a> {
     ui: Ui,
     asks: bool,
     arguments: Init,
-    ground: &'a Ground,
+    ground: &'a HostCapabilities,
 }
 
 /// An answer, and what is said of it.

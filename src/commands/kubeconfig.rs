@@ -10,7 +10,7 @@ use serde_json::Value;
 use self::edit::Change;
 use crate::cli::Kubeconfig;
 use crate::session::known;
-use crate::state::ledger::{Ledger, What};
+use crate::state::ledger::{Ledger, ResourceKind};
 use crate::state::{StateDir, atomic};
 use crate::support::failure::{Failure, Result};
 use crate::ui::Ui;
@@ -75,7 +75,7 @@ pub fn run(arguments: Kubeconfig, ui: Ui) -> Result<u8> {
     };
     let text = merge(&target.display().to_string(), &text, &mine, &merged)?;
     let id = format!("{}:{}", target.display(), merged.names.context);
-    Ledger::open(state.root())?.add("kubeconfig", What::Kubeconfig, &[id])?;
+    Ledger::open(state.root())?.add("kubeconfig", ResourceKind::Kubeconfig, &[id])?;
     let context = merged.names.context.clone();
     remembered.push(merged);
     atomic::write_json(&remembered_file(&state), &remembered)?;

@@ -9,13 +9,13 @@ use crate::artifacts::Store;
 use crate::bundle::script::{LEDGER, LIBRARY};
 use crate::bundle::{Bundle, Renderer};
 use crate::cli::Plan as Arguments;
-use crate::engine::plan::{self, Circumstances, Plan};
-use crate::operations::request::{self, Wanted};
+use crate::engine::plan::{self, ClusterState, Plan};
+use crate::operations::request::{self, ClusterRequest};
 use crate::pki::{Keeping, Pki};
 use crate::playbook::format::Step;
-use crate::reports::preview::current_state::{ClusterLook, Looks};
-use crate::reports::preview::{Drafter, Preview, graph};
-use crate::session::Session;
+use crate::reports::preview::current_state::{ClusterObjects, CurrentState};
+use crate::reports::preview::{Preview, PreviewBuilder, graph};
+use crate::session::ClusterHandle;
 use crate::state::{self, Record};
 use crate::support::failure::Result;
 use crate::support::redact::Redactor;
@@ -28,8 +28,8 @@ pub async fn run(arguments: Arguments, overlay: Option<&Path>, ui: Ui) -> Result
     if let Some(origin) = request::origin(&arguments.flags)? {
         ui.note(&origin);
     }
-    let Wanted { design, state, before, joined, site, .. } =
-        Wanted::by(&arguments.flags, overlay).await?;
+    let ClusterRequest { design, state, before, joined, site, .. } =
+        ClusterRequest::by(&arguments.flags, overlay).await?;
     if let Some(step) = &arguments.show {
         design.playbooks.known_step(step)?;
     }
@@ -38,30 +38,31 @@ pub async fn run(arguments: Arguments, overlay: Option<&Path>, ui: Ui) -> Result
     }
     let store = Store::open(&state::cache()?, state.root(), design.source.clone())?;
     if before.is_none() || arguments.graph.is_some() {
-        let blueprint = design.draw(&state.pki(), &site, Keeping::Existing)?;
-        let plan = plan::build(&blueprint.playbooks, &blueprint.world, &Circumstances::default())?;
+        let rendered = design.draw(&state.pki(), &site, Keeping::Existing)?;
+        let plan =
+            plan::build(&rendered.playbooks, &rendered.template_context, &ClusterState::default())?;
         if let Some(notation) = arguments.graph {
             let text = graph::draw(&plan, notation);
             ui.result(&text, &json!({ "graph": text }));
             return Ok(0);
         }
-        let looks = Looks::assumed(&blueprint, &store).await?;
-        return show(&arguments, ui, blueprint.renderer(), &blueprint.pki, &plan, &looks, None);
+        let looks = CurrentState::assumed(&rendered, &store).await?;
+        return show(&arguments, ui, rendered.renderer(), &rendered.pki, &plan, &looks, None);
     }
     let had_data = before.as_ref().is_some_and(Record::had_data);
-    let session = Session::new(design, state, &site, Keeping::Existing).await?;
+    let session = ClusterHandle::new(design, state, &site, Keeping::Existing).await?;
     let plan = plan::build(
-        &session.blueprint.playbooks,
-        &session.blueprint.world,
-        &Circumstances::default(),
+        &session.rendered.playbooks,
+        &session.rendered.template_context,
+        &ClusterState::default(),
     )?;
-    let looks = Looks::at(&session, &store, &joined).await;
+    let looks = CurrentState::at(&session, &store, &joined).await;
     session.close().await;
     show(
         &arguments,
         ui,
-        session.blueprint.renderer(),
-        &session.blueprint.pki,
+        session.rendered.renderer(),
+        &session.rendered.pki,
         &plan,
         &looks?,
         Some(had_data),
@@ -74,7 +75,7 @@ fn show(
     renderer: Renderer<'_>,
     pki: &Pki,
     plan: &Plan,
-    looks: &Looks,
+    looks: &CurrentState,
     // Of a cluster that was begun: whether it was complete once.
     begun: Option<bool>,
 ) -> Result<u8> {
@@ -84,7 +85,7 @@ fn show(
         return show_step(ui, &renderer, looks, &redactor, step);
     }
     let (full, had_data) = (arguments.full, begun.unwrap_or_default());
-    let drafter = Drafter { renderer, plan, looks, redactor: &redactor, full, had_data };
+    let drafter = PreviewBuilder { renderer, plan, looks, redactor: &redactor, full, had_data };
     let preview: Preview = drafter.preview(begun.is_some())?;
     ui.result(&ui::preview::render(&preview, arguments.full), &preview);
     Ok(if preview.changes() { CHANGES } else { 0 })
@@ -94,7 +95,7 @@ fn show(
 fn show_step(
     ui: Ui,
     renderer: &Renderer<'_>,
-    looks: &Looks,
+    looks: &CurrentState,
     redactor: &Redactor,
     step: &str,
 ) -> Result<u8> {
@@ -137,7 +138,7 @@ fn show_step(
 }
 
 /// What a step does through the api: nothing that could be shown as files.
-fn action_text(step: &Step, look: &ClusterLook, redactor: &Redactor) -> String {
+fn action_text(step: &Step, look: &ClusterObjects, redactor: &Redactor) -> String {
     let mut text = format!("# through the api: {}\n# {}\n", step.title, step.why.trim());
     for action in &look.actions {
         let _ = writeln!(text, "{action}");

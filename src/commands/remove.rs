@@ -7,15 +7,15 @@ use kube::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{Remove, Up};
-use crate::commands::run_context::Recording;
+use crate::commands::run_context::RunContext;
 use crate::commands::up;
 use crate::kubernetes::drain;
 use crate::kubernetes::retry::PATIENCE;
-use crate::operations::request::Wanted;
+use crate::operations::request::ClusterRequest;
 use crate::pki::{Pki, keys};
-use crate::providers::Owned;
-use crate::session::{Design, Session, known};
-use crate::state::ledger::{Ledger, What};
+use crate::providers::Resource;
+use crate::session::{ClusterHandle, ResolvedCluster, known};
+use crate::state::ledger::{Ledger, ResourceKind};
 use crate::state::lock::Lock;
 use crate::support::event::Events;
 use crate::support::failure::{Failure, Kind, Result};
@@ -39,7 +39,7 @@ pub async fn run(arguments: Remove, overlay: Option<&Path>, ui: Ui) -> Result<u8
     // What follows it needs them; nothing is taken away before.
     keys::check(&state.pki(), &record.keys)?;
 
-    let session = Session::open(name, overlay).await?;
+    let session = ClusterHandle::open(name, overlay).await?;
     let lock = Lock::take(&state.lock_file(), TASK)?;
     let patience = CONNECTED_WITHIN * record.config.slow_machines;
     let answers = !session.connect(patience).await.contains_key(&machine.name);
@@ -57,7 +57,7 @@ pub async fn run(arguments: Remove, overlay: Option<&Path>, ui: Ui) -> Result<u8
     }
     ui.confirm(&question, arguments.yes)?;
 
-    let recording = Recording::begin(&session, TASK, ui, |_| {})?;
+    let recording = RunContext::begin(&session, TASK, ui, |_| {})?;
     let work = Removal {
         client,
         machine: &machine,
@@ -85,8 +85,8 @@ pub async fn run(arguments: Remove, overlay: Option<&Path>, ui: Ui) -> Result<u8
         false => format!("{name} is gone; take it out of hosts: in the cluster file"),
     });
     // The others still have ways to it.
-    let design = Design::of(smaller.config, overlay)?;
-    up::bring(Wanted::of(design).await?, &Up::again(), ui).await
+    let design = ResolvedCluster::of(smaller.config, overlay)?;
+    up::bring(ClusterRequest::of(design).await?, &Up::again(), ui).await
 }
 
 fn refuse_losses(machine: &Machine, lost: &[String]) -> Result<()> {
@@ -100,7 +100,7 @@ fn refuse_losses(machine: &Machine, lost: &[String]) -> Result<()> {
 }
 
 struct Removal<'a> {
-    session: Session,
+    session: ClusterHandle,
     client: Client,
     machine: &'a Machine,
     answers: bool,
@@ -124,12 +124,12 @@ impl Removal<'_> {
             self.events.warn(format!("{name} does not answer; its pods start elsewhere"));
         }
         self.take_away().await?;
-        let patience = PATIENCE * self.session.blueprint.world.config.slow_machines;
+        let patience = PATIENCE * self.session.rendered.template_context.config.slow_machines;
         drain::forget(&self.client, name, patience).await
     }
 
     async fn drain(&self) -> Result<usize> {
-        let deadline = DRAINED_WITHIN * self.session.blueprint.world.config.slow_machines;
+        let deadline = DRAINED_WITHIN * self.session.rendered.template_context.config.slow_machines;
         drain::drain(&self.client, &self.machine.name, deadline, &self.events, TASK).await
     }
 
@@ -147,13 +147,14 @@ impl Removal<'_> {
             })?;
         }
         let mut ledger = Ledger::open(session.state.root())?;
-        let is_left = |owned: &Owned| owned.what == What::Machine && owned.id == machine.name;
+        let is_left =
+            |owned: &Resource| owned.what == ResourceKind::Machine && owned.id == machine.name;
         if session.provider.leftovers(&ledger).await?.iter().any(is_left) {
             return Err(Failure::new(Kind::Step, "it is still there")
                 .on(&machine.name)
                 .hint("the same command tries again"));
         }
-        for what in [What::Machine, What::Host] {
+        for what in [ResourceKind::Machine, ResourceKind::Host] {
             ledger.remove(what, &machine.name)?;
         }
         Ok(())

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::session::Session;
+use crate::session::ClusterHandle;
 use crate::state::journal::{self, Journal};
 use crate::state::{self, durations};
 use crate::support::event::{Event, Events, Stamped};
@@ -17,7 +17,7 @@ use crate::ui::Ui;
 /// The display ends with the last sender of events; one that hangs must not hold kdiy up.
 const DISPLAY_ENDS_WITHIN: Duration = Duration::from_secs(2);
 
-pub struct Recording {
+pub struct RunContext {
     pub events: Events,
     /// Cancelled by the first Ctrl-C.
     pub stop: CancellationToken,
@@ -27,10 +27,10 @@ pub struct Recording {
     signals: JoinHandle<()>,
 }
 
-impl Recording {
+impl RunContext {
     /// Opens a journal for `command`. `see` is called with every event, before it is shown.
     pub fn begin(
-        session: &Session,
+        session: &ClusterHandle,
         command: &str,
         ui: Ui,
         see: impl FnMut(&Stamped) + Send + 'static,
@@ -40,7 +40,7 @@ impl Recording {
 
     /// `next` is what to do after the second Ctrl-C, where that is not the same command again.
     pub fn begin_with(
-        session: &Session,
+        session: &ClusterHandle,
         command: &str,
         next: &str,
         ui: Ui,

@@ -7,13 +7,13 @@ use std::time::Duration;
 use crate::artifacts::Store;
 use crate::cli::Start;
 use crate::commands::chosen;
-use crate::commands::run_context::Recording;
+use crate::commands::run_context::RunContext;
 use crate::engine;
-use crate::engine::plan::{self, Circumstances, Plan};
-use crate::engine::priority_semaphore::Turns;
+use crate::engine::plan::{self, ClusterState, Plan};
+use crate::engine::priority_semaphore::PrioritySemaphore;
 use crate::operations::apply::{Fetched, Runner};
-use crate::session::{Session, known};
-use crate::state::ledger::{Ledger, What};
+use crate::session::{ClusterHandle, known};
+use crate::state::ledger::{Ledger, ResourceKind};
 use crate::state::lock::Lock;
 use crate::support::event::{Outcome, TaskKind};
 use crate::support::failure::{Failure, Result};
@@ -30,29 +30,29 @@ pub async fn run(arguments: Start, overlay: Option<&Path>, ui: Ui) -> Result<u8>
         return Err(Failure::input(format!("{} is not finished", record.config.name))
             .hint("`kdiy up` goes on with it, and starts what is off"));
     }
-    let session = Session::open(&arguments.which.name, overlay).await?;
+    let session = ClusterHandle::open(&arguments.which.name, overlay).await?;
     let _lock = Lock::take(&state.lock_file(), "start")?;
     let topology = session.topology().clone();
     let wanted = chosen(&topology, &arguments.machines)?;
     all_are_there(&session, &wanted).await?;
     let off = others_that_are_off(&session, &wanted).await;
     let plan = plan::build(
-        &session.blueprint.playbooks,
-        &session.blueprint.world,
-        &Circumstances::default(),
+        &session.rendered.playbooks,
+        &session.rendered.template_context,
+        &ClusterState::default(),
     )?
     .proofs();
     let plan = if off.is_empty() { plan } else { machines_of(plan, &wanted) };
-    let store = Store::open(&state::cache()?, state.root(), session.blueprint.source.clone())?;
+    let store = Store::open(&state::cache()?, state.root(), session.rendered.source.clone())?;
 
-    let recording = Recording::begin(&session, "start", ui, |_| {})?;
+    let recording = RunContext::begin(&session, "start", ui, |_| {})?;
     let runner = Arc::new(Runner {
         session,
         store,
         events: recording.events.clone(),
         stop: recording.stop.clone(),
         fetched: Fetched::default(),
-        sending: Turns::at_once(2 * support::cores()),
+        sending: PrioritySemaphore::at_once(2 * support::cores()),
         wanted: wanted.iter().map(|machine| machine.name.clone()).collect(),
         // However it was before, it has been off.
         proven_before: false,
@@ -102,18 +102,20 @@ fn text(topology: &Topology, started: bool, gates: usize, off: &[String]) -> Str
 }
 
 /// A machine that is gone would be made anew, and empty; that is for `up` to decide.
-async fn all_are_there(session: &Session, wanted: &[&Machine]) -> Result<()> {
+async fn all_are_there(session: &ClusterHandle, wanted: &[&Machine]) -> Result<()> {
     let ledger = Ledger::open(session.state.root())?;
     let entered = |machine: &Machine| {
         let mut entries = ledger.entries().iter();
-        entries.any(|entry| entry.what == What::Machine && entry.id == machine.name)
+        entries.any(|entry| entry.what == ResourceKind::Machine && entry.id == machine.name)
     };
     let there = session.provider.leftovers(&ledger).await?;
     let gone: Vec<&str> = wanted
         .iter()
         .filter(|machine| entered(machine))
         .filter(|machine| {
-            !there.iter().any(|owned| owned.what == What::Machine && owned.id == machine.name)
+            !there
+                .iter()
+                .any(|owned| owned.what == ResourceKind::Machine && owned.id == machine.name)
         })
         .map(|machine| machine.name.as_str())
         .collect();
@@ -129,10 +131,10 @@ async fn all_are_there(session: &Session, wanted: &[&Machine]) -> Result<()> {
 
 /// They are asked the way that kdiy always takes to them, which may lead through a bastion or to
 /// another port.
-async fn others_that_are_off(session: &Session, wanted: &[&Machine]) -> Vec<String> {
+async fn others_that_are_off(session: &ClusterHandle, wanted: &[&Machine]) -> Vec<String> {
     let others = session.topology().machines.iter().filter(|machine| !wanted.contains(machine));
     let names: Vec<String> = others.map(|machine| machine.name.clone()).collect();
-    let deadline = ANSWERS_WITHIN * session.blueprint.world.config.slow_machines;
+    let deadline = ANSWERS_WITHIN * session.rendered.template_context.config.slow_machines;
     session.connect_to(&names, deadline).await.into_keys().collect()
 }
 

@@ -7,12 +7,12 @@ use std::time::Duration;
 use crate::cli;
 use crate::reports::status::Health;
 use crate::reports::status::collect::Probe;
-use crate::session::Session;
+use crate::session::ClusterHandle;
 use crate::support::failure::Result;
 use crate::ui::{Ui, status, watch};
 
 pub async fn run(arguments: cli::Status, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
-    let session = Arc::new(Session::open(&arguments.which.name, overlay).await?);
+    let session = Arc::new(ClusterHandle::open(&arguments.which.name, overlay).await?);
     let probe = Probe::new(session.clone());
     let every = Duration::from_secs(arguments.every);
     let health = match (arguments.watch, ui.has_screen()) {

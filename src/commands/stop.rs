@@ -9,11 +9,11 @@ use async_trait::async_trait;
 
 use crate::cli::Stop;
 use crate::commands::chosen;
-use crate::commands::run_context::Recording;
+use crate::commands::run_context::RunContext;
 use crate::engine::plan::{Plan, Task};
-use crate::engine::{self, Done, Failed, Work};
+use crate::engine::{self, Executor, TaskError, TaskReport};
 use crate::etcd::quorum_guard::Standing;
-use crate::session::Session;
+use crate::session::ClusterHandle;
 use crate::state::lock::Lock;
 use crate::support::event::{Events, Outcome, TaskId, TaskKind};
 use crate::support::failure::{Failure, Kind, Result};
@@ -37,7 +37,7 @@ const QUIET: &str = "quiet";
 const OFF: &str = "off";
 
 pub async fn run(arguments: Stop, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
-    let session = Session::open(&arguments.which.name, overlay).await?;
+    let session = ClusterHandle::open(&arguments.which.name, overlay).await?;
     if let Some(why) = session.provider.no_switch() {
         return Err(Failure::input(why)
             .hint("do it yourself, workers first: kdiy ssh MACHINE -- sudo poweroff")
@@ -46,12 +46,12 @@ pub async fn run(arguments: Stop, overlay: Option<&Path>, ui: Ui) -> Result<u8> 
     let _lock = Lock::take(&session.state.lock_file(), "stop")?;
     let topology = session.topology().clone();
     let wanted = chosen(&topology, &arguments.machines)?;
-    let patience = CONNECTED_WITHIN * session.blueprint.world.config.slow_machines;
+    let patience = CONNECTED_WITHIN * session.rendered.template_context.config.slow_machines;
     let unreachable = session.connect(patience).await;
     let names: Vec<&str> = wanted.iter().map(|machine| machine.name.as_str()).collect();
     let whole = names.len() == topology.machines.len();
     if !whole && !arguments.beyond_quorum {
-        Standing::of(&session.gate_context()).await.allows_loss_of(&names)?;
+        Standing::of(&session.cluster_context()).await.allows_loss_of(&names)?;
     }
     let question = if whole {
         format!("switch off {}, all of {}?", counted(names.len(), "machine"), topology.cluster)
@@ -61,7 +61,7 @@ pub async fn run(arguments: Stop, overlay: Option<&Path>, ui: Ui) -> Result<u8> 
     ui.confirm(&question, arguments.yes)?;
 
     let plan = plan(&topology, &wanted);
-    let recording = Recording::begin(&session, "stop", ui, |_| {})?;
+    let recording = RunContext::begin(&session, "stop", ui, |_| {})?;
     let work = Arc::new(Stopping { session, unreachable, events: recording.events.clone() });
     let parallel = names.len();
     let report =
@@ -128,27 +128,27 @@ fn title(step: &str) -> &'static str {
 }
 
 struct Stopping {
-    session: Session,
+    session: ClusterHandle,
     /// Machines that did not answer, with the reason.
     unreachable: BTreeMap<String, Failure>,
     events: Events,
 }
 
 #[async_trait]
-impl Work for Stopping {
-    async fn perform(&self, task: &Task) -> Result<Done, Failed> {
+impl Executor for Stopping {
+    async fn perform(&self, task: &Task) -> Result<TaskReport, TaskError> {
         let name = task.machine.as_deref().unwrap_or_default();
         let machine = self.session.topology().named(name)?;
         if task.step == OFF {
             let changes = self.session.provider.stop(machine, &self.events, &task.id).await?;
-            return Ok(Done { changes });
+            return Ok(TaskReport { changes });
         }
         // A machine that is off writes nothing.
         if self.unreachable.contains_key(name) {
-            return Ok(Done::default());
+            return Ok(TaskReport::default());
         }
-        let patience = QUIET_WITHIN * self.session.blueprint.world.config.slow_machines;
-        let transport = self.session.fleet.transport(name).await?;
+        let patience = QUIET_WITHIN * self.session.rendered.template_context.config.slow_machines;
+        let transport = self.session.connections.transport(name).await?;
         let output = transport
             .run(Script::new(QUIETEN).timeout(patience))
             .await
@@ -160,7 +160,7 @@ impl Work for Stopping {
                 .hint(format!("look at the machine: kdiy ssh {name}"))
                 .into());
         }
-        Ok(Done { changes: vec![format!("ended what writes to etcd on {name}")] })
+        Ok(TaskReport { changes: vec![format!("ended what writes to etcd on {name}")] })
     }
 }
 

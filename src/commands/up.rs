@@ -10,20 +10,20 @@ use crate::artifacts::Store;
 use crate::artifacts::advisories::{self, Advisory};
 use crate::cli::Up;
 use crate::commands::preflight;
-use crate::commands::run_context::Recording;
+use crate::commands::run_context::RunContext;
 use crate::config::ProviderChoice;
-use crate::engine::plan::{self, Circumstances, Plan};
-use crate::engine::priority_semaphore::Turns;
+use crate::engine::plan::{self, ClusterState, Plan};
+use crate::engine::priority_semaphore::PrioritySemaphore;
 use crate::engine::{self, Report};
 use crate::etcd::quorum_guard::{Service, Standing};
 use crate::operations::apply::{Fetched, Runner};
 use crate::operations::drill::undo::{self, Pending};
-use crate::operations::request::{Wanted, origin};
+use crate::operations::request::{ClusterRequest, origin};
 use crate::pki::{Keeping, Pki};
 use crate::playbook::load::Playbooks;
 use crate::providers::{self, Provider, host, ssh_keys};
 use crate::reports::timings::Timings;
-use crate::session::Session;
+use crate::session::ClusterHandle;
 use crate::state::lock::Lock;
 use crate::state::{self, Record, StateDir, atomic, journal};
 use crate::support;
@@ -34,7 +34,7 @@ use crate::ui::Ui;
 use crate::ui::summary::Summary;
 
 /// How often a cluster that served is looked at before it is taken to be down; each look gives a
-/// machine 5 s to answer (`fleet::SHORTEST_CONNECT`).
+/// machine 5 s to answer (`connections::SHORTEST_CONNECT`).
 const LOOKS: u32 = 3;
 /// Multiplied by `slowMachines`.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
@@ -49,12 +49,12 @@ pub async fn run(arguments: Up, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     if let Some(origin) = origin(&arguments.flags)? {
         ui.note(&origin);
     }
-    bring(Wanted::by(&arguments.flags, overlay).await?, &arguments, ui).await
+    bring(ClusterRequest::by(&arguments.flags, overlay).await?, &arguments, ui).await
 }
 
 /// Of the arguments all but the flags, which `wanted` is made of.
-pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> {
-    let Wanted { mut design, mut items, state, before, joined, added, site } = wanted;
+pub(super) async fn bring(wanted: ClusterRequest, arguments: &Up, ui: Ui) -> Result<u8> {
+    let ClusterRequest { mut design, mut items, state, before, joined, added, site } = wanted;
     for step in arguments.only.iter().filter(|step| *step != MACHINES) {
         design.playbooks.known_step(step)?;
     }
@@ -100,11 +100,11 @@ pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> 
     };
     let overlay = design.overlay.note();
     state.write_record(&record)?;
-    let session = Session::new(design, state.clone(), &record.site, Keeping::Made).await?;
+    let session = ClusterHandle::new(design, state.clone(), &record.site, Keeping::Made).await?;
     let topology = session.topology().clone();
     let endpoint = topology.endpoint.url();
     let kubeconfig =
-        session.blueprint.pki.kubeconfig_for(&topology.cluster, &endpoint, "admin", None)?;
+        session.rendered.pki.kubeconfig_for(&topology.cluster, &endpoint, "admin", None)?;
     atomic::write(&state.kubeconfig(), kubeconfig.as_bytes(), 0o600)?;
     let standing = match &before {
         Some(before) => Some(look(&session, before.had_data()).await),
@@ -112,9 +112,9 @@ pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> 
     };
     let learners = standing.iter().flat_map(|standing| standing.etcd.learners()).cloned().collect();
     let plan = plan::build(
-        &session.blueprint.playbooks,
-        &session.blueprint.world,
-        &Circumstances {
+        &session.rendered.playbooks,
+        &session.rendered.template_context,
+        &ClusterState {
             // Nobody counts on what never served: it needs no turns, and may need a change that is
             // made everywhere at once to come about.
             standing: standing.filter(|_| record.had_data),
@@ -123,12 +123,12 @@ pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> 
     )?;
     let is_whole = arguments.only.is_empty();
     let plan = if is_whole { plan } else { plan.only(&arguments.only) };
-    let starts_etcd = starts_etcd(&plan, &session.blueprint.playbooks);
-    let versions = session.blueprint.versions.by_name.clone();
+    let starts_etcd = starts_etcd(&plan, &session.rendered.playbooks);
+    let versions = session.rendered.versions.by_name.clone();
 
-    let recording = Recording::begin(&session, "up", ui, |_| {})?;
+    let recording = RunContext::begin(&session, "up", ui, |_| {})?;
     let journal = recording.journal.clone();
-    for advisory in advisories::affecting(&session.blueprint.playbooks, &versions)? {
+    for advisory in advisories::affecting(&session.rendered.playbooks, &versions)? {
         let Advisory { component, .. } = &advisory;
         recording
             .events
@@ -164,7 +164,7 @@ pub(super) async fn bring(wanted: Wanted, arguments: &Up, ui: Ui) -> Result<u8> 
         events: recording.events.clone(),
         stop: recording.stop.clone(),
         fetched: Fetched::default(),
-        sending: Turns::at_once(2 * support::cores()),
+        sending: PrioritySemaphore::at_once(2 * support::cores()),
         wanted: topology.machines.iter().map(|machine| machine.name.clone()).collect(),
         proven_before: complete,
         had_data: record.had_data && starts_etcd,
@@ -225,7 +225,7 @@ fn starts_etcd(plan: &Plan, playbooks: &Playbooks) -> bool {
 
 /// What a drill broke and could not mend. A machine that is gone for good cannot be mended, but
 /// made anew: that is what follows.
-async fn mend_drill(session: &Session, events: &Events) -> Result<()> {
+async fn mend_drill(session: &ClusterHandle, events: &Events) -> Result<()> {
     if let Some(pending) = undo::pending(session.state.root())? {
         let Pending { drill, began, .. } = &pending;
         events.note(format!("the drill {drill} of {began:.0} did not end; undoing it first"));
@@ -238,8 +238,8 @@ async fn mend_drill(session: &Session, events: &Events) -> Result<()> {
 
 /// How a cluster that was begun stands now. One that `served` is looked at again where it does not
 /// seem to: a machine that is slow to let kdiy in must not make it look down.
-async fn look(session: &Session, served: bool) -> Standing {
-    let context = session.gate_context();
+async fn look(session: &ClusterHandle, served: bool) -> Standing {
+    let context = session.cluster_context();
     let mut looks = 1;
     loop {
         session.connect(Duration::ZERO).await;
@@ -249,7 +249,8 @@ async fn look(session: &Session, served: bool) -> Standing {
             return standing;
         }
         looks += 1;
-        tokio::time::sleep(BETWEEN_LOOKS * session.blueprint.world.config.slow_machines).await;
+        tokio::time::sleep(BETWEEN_LOOKS * session.rendered.template_context.config.slow_machines)
+            .await;
     }
 }
 

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::cli;
-use crate::commands::run_context::Recording;
+use crate::commands::run_context::RunContext;
 use crate::operations::verify::report::Report;
 use crate::operations::verify::{self, Verification};
-use crate::session::Session;
+use crate::session::ClusterHandle;
 use crate::state::lock::Lock;
 use crate::support::event::{Event, Outcome};
 use crate::support::failure::{Failure, Result};
@@ -18,22 +18,22 @@ use crate::ui::{Ui, verify as screen};
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
 pub async fn run(arguments: cli::Verify, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
-    let session = Session::open(&arguments.which.name, overlay).await?;
+    let session = ClusterHandle::open(&arguments.which.name, overlay).await?;
     let targets = arguments.report.as_deref().map(Targets::prepare).transpose()?;
     // Two at once would remove each other's namespaces.
     let _lock = Lock::take(&session.state.lock_file(), "verify")?;
     let began = Instant::now();
-    let recording = Recording::begin(&session, "verify", ui, |_| {})?;
-    session.connect(CONNECT_WITHIN * session.blueprint.world.config.slow_machines).await;
+    let recording = RunContext::begin(&session, "verify", ui, |_| {})?;
+    session.connect(CONNECT_WITHIN * session.rendered.template_context.config.slow_machines).await;
     let verification = Verification {
-        context: Arc::new(session.gate_context()),
+        context: Arc::new(session.cluster_context()),
         events: recording.events.clone(),
         stop: recording.stop.clone(),
     };
-    let proofs = verify::proofs(&session.blueprint.playbooks, &session.blueprint.world);
+    let proofs = verify::proofs(&session.rendered.playbooks, &session.rendered.template_context);
     let entries = verification.run(&proofs, &verify::checks(arguments.deep)).await;
     let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let kubernetes = session.blueprint.world.config.kubernetes.to_string();
+    let kubernetes = session.rendered.template_context.config.kubernetes.to_string();
     let report = Report::new(&session.topology().cluster, &kubernetes, elapsed_ms, entries);
     let stopped = verification.stop.is_cancelled();
     recording.events.send(Event::RunFinished {

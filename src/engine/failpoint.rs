@@ -6,22 +6,22 @@
 const VARIABLE: &str = "KDIY_STOP_AT";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Moment {
+pub enum Failpoint {
     Before,
     After,
 }
 
 /// Does not return where this is the boundary to stop at.
-pub fn stop_at(task: &str, moment: Moment) {
+pub fn stop_at(task: &str, moment: Failpoint) {
     if std::env::var(VARIABLE).is_ok_and(|wanted| boundary(&wanted) == (task, moment)) {
         std::process::abort();
     }
 }
 
-fn boundary(wanted: &str) -> (&str, Moment) {
+fn boundary(wanted: &str) -> (&str, Failpoint) {
     match wanted.strip_suffix(":after") {
-        Some(task) => (task, Moment::After),
-        None => (wanted.strip_suffix(":before").unwrap_or(wanted), Moment::Before),
+        Some(task) => (task, Failpoint::After),
+        None => (wanted.strip_suffix(":before").unwrap_or(wanted), Failpoint::Before),
     }
 }
 
@@ -31,8 +31,8 @@ mod tests {
 
     #[test]
     fn a_boundary_is_one_side_of_a_task() {
-        assert_eq!(boundary("gate:etcd:after"), ("gate:etcd", Moment::After));
-        assert_eq!(boundary("etcd@m-1:before"), ("etcd@m-1", Moment::Before));
-        assert_eq!(boundary("make"), ("make", Moment::Before));
+        assert_eq!(boundary("gate:etcd:after"), ("gate:etcd", Failpoint::After));
+        assert_eq!(boundary("etcd@m-1:before"), ("etcd@m-1", Failpoint::Before));
+        assert_eq!(boundary("make"), ("make", Failpoint::Before));
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::etcd::quorum_guard::{Service, Standing};
-use crate::playbook::context::World;
+use crate::playbook::context::TemplateContext;
 use crate::playbook::format::Step;
 use crate::playbook::load::Playbooks;
 use crate::support::event::{TaskId, TaskInfo, TaskKind};
@@ -36,7 +36,7 @@ pub struct Plan {
 
 /// What the planner has to know besides playbooks and world.
 #[derive(Debug, Clone, Default)]
-pub struct Circumstances {
+pub struct ClusterState {
     /// How a cluster stands that was complete once: its `rolling` steps change one machine at a
     /// time. What never served has nobody to spare.
     pub standing: Option<Standing>,
@@ -44,7 +44,7 @@ pub struct Circumstances {
     pub added: BTreeSet<String>,
 }
 
-impl Circumstances {
+impl ClusterState {
     /// Machines that may change at the same time, turn after turn. What is down or new comes
     /// first, and together: it has nothing to lose, no proof is to be had before it is repaired, and etcd
     /// members that are all down wait for each other.
@@ -83,10 +83,18 @@ pub fn gate(step: &str) -> TaskId {
 }
 
 /// The whole way from nothing to a cluster.
-pub fn build(playbooks: &Playbooks, world: &World, circumstances: &Circumstances) -> Result<Plan> {
-    let steps: Vec<&Step> =
-        playbooks.steps().map(|(_, step)| step).filter(|step| world.all_hold(&step.when)).collect();
-    let mut builder = Builder { playbooks, world, tasks: Vec::new(), fetches: BTreeSet::new() };
+pub fn build(
+    playbooks: &Playbooks,
+    template_context: &TemplateContext,
+    circumstances: &ClusterState,
+) -> Result<Plan> {
+    let steps: Vec<&Step> = playbooks
+        .steps()
+        .map(|(_, step)| step)
+        .filter(|step| template_context.all_hold(&step.when))
+        .collect();
+    let mut builder =
+        Builder { playbooks, template_context, tasks: Vec::new(), fetches: BTreeSet::new() };
     builder.machines();
     builder.fetches(&steps);
     for step in &steps {
@@ -97,7 +105,7 @@ pub fn build(playbooks: &Playbooks, world: &World, circumstances: &Circumstances
 
 struct Builder<'a> {
     playbooks: &'a Playbooks,
-    world: &'a World,
+    template_context: &'a TemplateContext,
     tasks: Vec<Task>,
     fetches: BTreeSet<TaskId>,
 }
@@ -113,7 +121,7 @@ impl Builder<'_> {
             needs: BTreeSet::new(),
         });
         // A machine is not made to wait for its siblings: it is used as soon as it answers.
-        for machine in &self.world.topology.machines {
+        for machine in &self.template_context.topology.machines {
             self.tasks.push(Task {
                 id: reach(&machine.name),
                 kind: TaskKind::Machine,
@@ -128,7 +136,7 @@ impl Builder<'_> {
     fn fetches(&mut self, steps: &[&Step]) {
         let names: BTreeSet<&String> = steps
             .iter()
-            .filter(|step| !self.world.topology.group(step.on).is_empty())
+            .filter(|step| !self.template_context.topology.group(step.on).is_empty())
             .flat_map(|step| step.artifacts.iter().chain(self.carried_images(step)))
             .collect();
         for name in names {
@@ -145,17 +153,17 @@ impl Builder<'_> {
     }
 
     fn carried_images<'s>(&self, step: &'s Step) -> impl Iterator<Item = &'s String> {
-        let carried = self.world.mirrored_images.clone();
+        let carried = self.template_context.mirrored_images.clone();
         step.images.iter().filter(move |name| carried.contains(name))
     }
 
-    fn step(&mut self, step: &Step, circumstances: &Circumstances) {
+    fn step(&mut self, step: &Step, circumstances: &ClusterState) {
         if step.on == Group::Cluster {
             let needs = self.needs(step, None);
             self.push(step, TaskKind::Cluster, step.name.clone(), None, needs);
         }
         let machines: Vec<String> =
-            self.world.topology.group(step.on).iter().map(|m| m.name.clone()).collect();
+            self.template_context.topology.group(step.on).iter().map(|m| m.name.clone()).collect();
         let turns = circumstances.turns(step, machines);
         let mut before = BTreeSet::new();
         for (number, turn) in turns.iter().enumerate() {
@@ -216,7 +224,7 @@ impl Builder<'_> {
         if step.on == Group::Cluster {
             return [step.name.clone()].into();
         }
-        let machines = self.world.topology.group(step.on);
+        let machines = self.template_context.topology.group(step.on);
         machines.iter().map(|machine| apply(&step.name, &machine.name)).collect()
     }
 
@@ -242,7 +250,7 @@ impl Builder<'_> {
         }
         let done = self.done(needed);
         // A step that this cluster does not have hands on what it needs itself.
-        if !self.world.all_hold(&needed.when) || done.is_empty() {
+        if !self.template_context.all_hold(&needed.when) || done.is_empty() {
             for need in &needed.needs {
                 self.add_need(need, machine, needs, visited);
             }
@@ -420,7 +428,7 @@ mod tests {
     fn planned(config: ClusterConfig) -> (Playbooks, Plan) {
         let playbooks = Playbooks::load(None).unwrap();
         let directory = tempfile::tempdir().unwrap();
-        let blueprint = crate::session::Design::of(config, None)
+        let rendered = crate::session::ResolvedCluster::of(config, None)
             .unwrap()
             .draw(
                 &directory.path().join("pki"),
@@ -428,7 +436,7 @@ mod tests {
                 crate::pki::Keeping::Existing,
             )
             .unwrap();
-        let plan = build(&playbooks, &blueprint.world, &Circumstances::default()).unwrap();
+        let plan = build(&playbooks, &rendered.template_context, &ClusterState::default()).unwrap();
         (playbooks, plan)
     }
 
@@ -472,7 +480,7 @@ mod tests {
             Standing { etcd: members(Service::Etcd), api_servers: members(Service::ApiServer) };
         let machines = ["a", "b", "c"].map(str::to_owned).to_vec();
         let added = BTreeSet::from(["c".to_owned()]);
-        Circumstances { standing: Some(standing), added }.turns(step, machines)
+        ClusterState { standing: Some(standing), added }.turns(step, machines)
     }
 
     #[test]
@@ -501,7 +509,7 @@ mod tests {
     #[test]
     fn what_never_served_begins_together() {
         let machines = vec!["a".to_owned(), "b".to_owned()];
-        let new = Circumstances::default().turns(&step("etcd"), machines.clone());
+        let new = ClusterState::default().turns(&step("etcd"), machines.clone());
         assert_eq!(new, [machines]);
     }
 

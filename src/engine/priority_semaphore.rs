@@ -8,19 +8,19 @@ use tokio::sync::oneshot;
 /// Like a semaphore with a permit for each that may be under way at once; but of those that wait,
 /// not the one that came first goes on, but the one with the lowest place.
 #[derive(Clone)]
-pub struct Turns(Arc<Mutex<Queue>>);
+pub struct PrioritySemaphore(Arc<Mutex<Queue>>);
 
 struct Queue {
     free: usize,
     arrived: u64,
     /// By place, then by arrival.
-    waiting: BTreeMap<(usize, u64), oneshot::Sender<Turn>>,
+    waiting: BTreeMap<(usize, u64), oneshot::Sender<Permit>>,
 }
 
 /// The next in line has it when this is dropped.
-pub struct Turn(Turns);
+pub struct Permit(PrioritySemaphore);
 
-impl Turns {
+impl PrioritySemaphore {
     pub fn at_once(free: usize) -> Self {
         Self(Arc::new(Mutex::new(Queue { free, arrived: 0, waiting: BTreeMap::new() })))
     }
@@ -30,12 +30,12 @@ impl Turns {
     }
 
     /// Waits until those with a lower place are under way and one may be.
-    pub async fn turn(&self, place: usize) -> Turn {
+    pub async fn turn(&self, place: usize) -> Permit {
         let mine = {
             let mut queue = self.queue();
             if queue.free > 0 {
                 queue.free -= 1;
-                return Turn(self.clone());
+                return Permit(self.clone());
             }
             let (leave, mine) = oneshot::channel();
             let key = (place, queue.arrived);
@@ -44,11 +44,11 @@ impl Turns {
             mine
         };
         // The sender is in the queue, and the queue is in `self`: it is not dropped unused.
-        mine.await.unwrap_or_else(|_| Turn(self.clone()))
+        mine.await.unwrap_or_else(|_| Permit(self.clone()))
     }
 }
 
-impl Drop for Turn {
+impl Drop for Permit {
     fn drop(&mut self) {
         let mut queue = self.0.queue();
         let Some((_, next)) = queue.waiting.pop_first() else {
@@ -57,7 +57,7 @@ impl Drop for Turn {
         };
         drop(queue);
         // Whoever stopped waiting gives its turn back, by the same way.
-        let _ = next.send(Turn(self.0.clone()));
+        let _ = next.send(Permit(self.0.clone()));
     }
 }
 
@@ -67,7 +67,7 @@ mod tests {
 
     #[tokio::test]
     async fn early_steps_go_first_however_late_they_come() {
-        let turns = Turns::at_once(1);
+        let turns = PrioritySemaphore::at_once(1);
         let held = turns.turn(9).await;
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut all = tokio::task::JoinSet::new();
@@ -86,7 +86,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_gave_up_waiting_does_not_keep_the_turn() {
-        let turns = Turns::at_once(1);
+        let turns = PrioritySemaphore::at_once(1);
         let held = turns.turn(1).await;
         let waiting = tokio::spawn({
             let turns = turns.clone();

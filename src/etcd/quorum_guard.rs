@@ -4,7 +4,7 @@
 //! How many may fail follows from etcd's own list of members, not from the machines that kdiy once
 //! made; and only a member that answers through a quorum counts as one that stays.
 
-use crate::cluster_context::GateContext;
+use crate::cluster_context::ClusterContext;
 use crate::etcd::etcdctl::{self, CURL, ETCDCTL};
 use crate::support::failure::{Failure, Kind, Result};
 use crate::topology::{API_PORT, Group, Machine, Quorum, Topology};
@@ -42,7 +42,7 @@ impl Service {
         }
     }
 
-    fn probe(self, context: &GateContext) -> String {
+    fn probe(self, context: &ClusterContext) -> String {
         match self {
             // A list of members needs no quorum when it need not be the latest. A member that is
             // out of space still votes.
@@ -91,7 +91,7 @@ pub struct Standing {
 
 impl Standing {
     /// Looks at all machines at the same time. One that does not answer is a finding, no error.
-    pub async fn of(context: &GateContext) -> Self {
+    pub async fn of(context: &ClusterContext) -> Self {
         let (etcd, api_servers) = tokio::join!(
             Members::of(Service::Etcd, context),
             Members::of(Service::ApiServer, context)
@@ -114,7 +114,7 @@ impl Standing {
 }
 
 impl Members {
-    pub async fn of(service: Service, context: &GateContext) -> Self {
+    pub async fn of(service: Service, context: &ClusterContext) -> Self {
         let answers = context.ask(service.group(), |_| service.probe(context)).await;
         judge(service, &context.topology, &answers)
     }

@@ -10,7 +10,7 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use serde_json::json;
 
 use crate::bundle::script::quote;
-use crate::cluster_context::GateContext;
+use crate::cluster_context::ClusterContext;
 use crate::gates::{Gate, Verdict};
 use crate::kubernetes::client::ApiPath;
 use crate::kubernetes::request::raw;
@@ -36,7 +36,7 @@ impl Gate for ApiServers {
         Some(API_PORT)
     }
 
-    async fn probe(&self, context: &GateContext) -> Verdict {
+    async fn probe(&self, context: &ClusterContext) -> Verdict {
         let mut verdict = Verdict::default();
         let masters = context.topology.group(Group::Masters);
         let mut clients = BTreeMap::new();
@@ -138,7 +138,7 @@ async fn matrix(verdict: &mut Verdict, clients: &BTreeMap<&str, Client>) {
 }
 
 /// TLS, verified against the cluster's authority, under every name that clients use.
-async fn names(verdict: &mut Verdict, context: &GateContext) {
+async fn names(verdict: &mut Verdict, context: &ClusterContext) {
     let topology = &context.topology;
     let service = format!("kubernetes.default.svc.{}", context.config.network.dns_domain);
     let names = |machine: &Machine| {

@@ -11,7 +11,7 @@ use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::json;
 
-use crate::cluster_context::GateContext;
+use crate::cluster_context::ClusterContext;
 use crate::gates::running::{self, Program};
 use crate::gates::{Gate, Verdict};
 use crate::playbook::format::GateName;
@@ -44,7 +44,7 @@ impl Gate for Controllers {
         None
     }
 
-    async fn probe(&self, context: &GateContext) -> Verdict {
+    async fn probe(&self, context: &ClusterContext) -> Verdict {
         let mut verdict = Verdict::default();
         let client = match context.api.any().await {
             Ok(client) => client,
@@ -87,7 +87,7 @@ struct Seen {
     after: LeaseSpec,
 }
 
-async fn watch(client: &Client, name: &str, context: &GateContext) -> Result<Seen, String> {
+async fn watch(client: &Client, name: &str, context: &ClusterContext) -> Result<Seen, String> {
     let api: Api<Lease> = Api::namespaced(client.clone(), NAMESPACE);
     let read = || async {
         let lease = api.get(name).await.map_err(|error| chain(&error))?;
@@ -113,7 +113,7 @@ async fn watch(client: &Client, name: &str, context: &GateContext) -> Result<See
 pub struct HostNames(BTreeMap<String, String>);
 
 impl HostNames {
-    pub async fn ask(context: &GateContext) -> Self {
+    pub async fn ask(context: &ClusterContext) -> Self {
         let answers = context.ask(Group::Masters, |_| "uname -n".into()).await;
         answers
             .into_iter()
@@ -153,7 +153,7 @@ fn record_lease(
     name: &str,
     seen: Result<Seen, String>,
     names: &HostNames,
-    context: &GateContext,
+    context: &ClusterContext,
 ) {
     let Seen { before, after } = match seen {
         Ok(seen) => seen,
@@ -195,7 +195,7 @@ fn record_lease(
 /// the word that it fits nowhere is the scheduler's. No node is needed.
 async fn trial(
     client: &Client,
-    context: &GateContext,
+    context: &ClusterContext,
 ) -> (Result<String, String>, Result<String, String>) {
     let sets: Api<ReplicaSet> = Api::namespaced(client.clone(), NAMESPACE);
     let labels = json!({"app.kubernetes.io/name": TRIAL});
@@ -230,7 +230,7 @@ async fn trial(
 
 async fn observe(
     client: &Client,
-    context: &GateContext,
+    context: &ClusterContext,
 ) -> (Result<String, String>, Result<String, String>) {
     let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
     let mine = ListParams::default().labels(&format!("app.kubernetes.io/name={TRIAL}"));

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use crate::cluster_context::GateContext;
+use crate::cluster_context::ClusterContext;
 use crate::gates::{Gate, Verdict};
 use crate::topology::{API_PORT, ETCD_PEER_PORT, Machine};
 use crate::transport::clock_skew::{self, Clock, MOST_SKEW, SAY_TIME};
@@ -30,7 +30,11 @@ enum Meeting {
 /// What a machine says of all, in their order; `None` when it did not say anything.
 type Row<'a> = (&'a Machine, Option<Vec<Meeting>>);
 
-pub async fn culprit(gate: &dyn Gate, context: &GateContext, verdict: &Verdict) -> Option<Culprit> {
+pub async fn culprit(
+    gate: &dyn Gate,
+    context: &ClusterContext,
+    verdict: &Verdict,
+) -> Option<Culprit> {
     let by_evidence = || {
         let mut red: BTreeMap<&str, usize> = BTreeMap::new();
         for evidence in verdict.evidence.iter().filter(|evidence| !evidence.ok) {

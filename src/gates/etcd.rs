@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 
-use crate::cluster_context::GateContext;
+use crate::cluster_context::ClusterContext;
 use crate::etcd::etcdctl::{self, Alarm, ETCDCTL, Status};
 use crate::gates::{Gate, Verdict};
 use crate::playbook::format::GateName;
@@ -52,7 +52,7 @@ impl Gate for Etcd {
         Some(ETCD_PEER_PORT)
     }
 
-    async fn probe(&self, context: &GateContext) -> Verdict {
+    async fn probe(&self, context: &ClusterContext) -> Verdict {
         let nonce = format!("{:016x}", rand::random::<u64>());
         let wanted: BTreeSet<String> =
             context.topology.group(Group::Etcd).iter().map(|m| m.name.clone()).collect();
@@ -120,7 +120,7 @@ impl Answer {
 }
 
 impl Etcd {
-    async fn clean(&self, context: &GateContext) {
+    async fn clean(&self, context: &ClusterContext) {
         let first = context.topology.group(Group::Etcd).first().map(|m| m.name.clone());
         let script = format!("{ETCDCTL} del --prefix {PREFIX} >/dev/null");
         let _ = context

@@ -5,7 +5,7 @@ use std::fmt;
 
 use async_trait::async_trait;
 
-use crate::cluster_context::GateContext;
+use crate::cluster_context::ClusterContext;
 use crate::gates::{Gate, Verdict};
 use crate::kubernetes::client::ApiPath;
 use crate::kubernetes::request::raw;
@@ -35,7 +35,7 @@ impl Gate for LoadBalancer {
         None
     }
 
-    async fn probe(&self, context: &GateContext) -> Verdict {
+    async fn probe(&self, context: &ClusterContext) -> Verdict {
         let mut verdict = Verdict::default();
         let topology = &context.topology;
         let script = script(topology, context.seconds(3));

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use async_trait::async_trait;
 
 use crate::bundle::RECONCILE_DIRECTORY;
-use crate::cluster_context::GateContext;
+use crate::cluster_context::ClusterContext;
 use crate::config::ProviderChoice;
 use crate::gates::{Gate, Verdict};
 use crate::playbook::format::GateName;
@@ -30,7 +30,7 @@ impl Gate for Machines {
         Some(22)
     }
 
-    async fn probe(&self, context: &GateContext) -> Verdict {
+    async fn probe(&self, context: &ClusterContext) -> Verdict {
         let all: Vec<String> =
             context.topology.machines.iter().map(|m| m.address.to_string()).collect();
         let machines = context.topology.machines.iter();

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster_context::GateContext;
+use crate::cluster_context::ClusterContext;
 use crate::gates::{Gate, Verdict};
 use crate::kubernetes::apply::{Applier, Conflicts};
 use crate::kubernetes::retry;
@@ -42,7 +42,7 @@ impl Gate for Network {
         Some(10250)
     }
 
-    async fn probe(&self, context: &GateContext) -> Verdict {
+    async fn probe(&self, context: &ClusterContext) -> Verdict {
         let mut verdict = Verdict::default();
         let client = match context.api.any().await {
             Ok(client) => client,
@@ -71,7 +71,7 @@ impl Gate for Network {
 /// Pod name and address by node, once every node runs one.
 type Pods = BTreeMap<String, (String, String)>;
 
-async fn started(client: &Client, context: &GateContext, verdict: &mut Verdict) -> Option<Pods> {
+async fn started(client: &Client, context: &ClusterContext, verdict: &mut Verdict) -> Option<Pods> {
     let text: Vec<String> = objects(context).iter().map(Value::to_string).collect();
     let text = text.join("\n---\n");
     let applier = Applier {
@@ -151,7 +151,7 @@ fn when(event: &Event) -> Option<k8s_openapi::jiff::Timestamp> {
 /// Runs one script in each pod. Returns the NodePort.
 async fn look(
     client: &Client,
-    context: &GateContext,
+    context: &ClusterContext,
     pods: &Pods,
     verdict: &mut Verdict,
 ) -> Option<i32> {
@@ -224,7 +224,7 @@ fn asked_of(what: &str) -> &'static str {
 
 /// Prints a line for each thing that did not answer. All at once: what does not answer takes as long
 /// as it may, and may be everything.
-fn script(addresses: &[&str], service_ip: &str, context: &GateContext) -> String {
+fn script(addresses: &[&str], service_ip: &str, context: &ClusterContext) -> String {
     let domain = &context.config.network.dns_domain;
     format!(
         "get() {{ printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w {seconds} \"$1\" {PORT} | grep -q probe; }}\n\
@@ -264,7 +264,7 @@ pub async fn exec(
         .map_err(|_| format!("no end within {} s", within.as_secs()))?
 }
 
-async fn node_port(context: &GateContext, port: i32, verdict: &mut Verdict) {
+async fn node_port(context: &ClusterContext, port: i32, verdict: &mut Verdict) {
     let addresses: Vec<String> =
         context.topology.group(Group::Nodes).iter().map(|node| node.address.to_string()).collect();
     let script = format!(
@@ -291,7 +291,7 @@ async fn node_port(context: &GateContext, port: i32, verdict: &mut Verdict) {
     }
 }
 
-fn objects(context: &GateContext) -> [Value; 3] {
+fn objects(context: &ClusterContext) -> [Value; 3] {
     let serve = format!(
         "mkdir -p /tmp/www && hostname >/tmp/www/index.html && echo serving && exec httpd -f -p {PORT} -h /tmp/www"
     );

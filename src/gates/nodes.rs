@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::Api;
 
-use crate::cluster_context::GateContext;
+use crate::cluster_context::ClusterContext;
 use crate::config::{ClusterConfig, Cni};
 use crate::gates::running::{self, Program};
 use crate::gates::{Gate, Verdict};
@@ -34,7 +34,7 @@ impl Gate for Nodes {
         Some(10250)
     }
 
-    async fn probe(&self, context: &GateContext) -> Verdict {
+    async fn probe(&self, context: &ClusterContext) -> Verdict {
         let mut verdict = Verdict::default();
         let client = match context.api.any().await {
             Ok(client) => client,
@@ -96,7 +96,7 @@ fn waits_for_network(config: &ClusterConfig) -> bool {
     config.network.cni == Cni::None && config.own_addons().next().is_none()
 }
 
-fn record(verdict: &mut Verdict, context: &GateContext, machine: &Machine, node: &Node) {
+fn record(verdict: &mut Verdict, context: &ClusterContext, machine: &Machine, node: &Node) {
     let name = Some(machine.name.as_str());
     let status = node.status.clone().unwrap_or_default();
     let ready = status.conditions.unwrap_or_default();

@@ -2,7 +2,7 @@
 //! another has been put in its place since.
 
 use crate::bundle::script::quote;
-use crate::cluster_context::GateContext;
+use crate::cluster_context::ClusterContext;
 use crate::etcd::etcdctl;
 use crate::gates::Verdict;
 use crate::topology::Group;
@@ -14,7 +14,7 @@ pub type Program = (&'static str, &'static str);
 /// step before it may have changed all machines while this one has not.
 pub async fn record(
     verdict: &mut Verdict,
-    context: &GateContext,
+    context: &ClusterContext,
     group: Group,
     programs: &[Program],
 ) {

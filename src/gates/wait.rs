@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::bundle::script::quote;
-use crate::cluster_context::GateContext;
+use crate::cluster_context::ClusterContext;
 use crate::gates::{Gate, Verdict, diagnosis};
 use crate::support::event::{Event, Events, Evidence};
 use crate::support::failure::{Failure, Kind, Result};
@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// while, or the deadline passes; then names the machine that is at fault.
 pub async fn hold(
     gate: &dyn Gate,
-    context: &GateContext,
+    context: &ClusterContext,
     deadline: Duration,
     events: &Events,
     task: &str,
@@ -94,7 +94,7 @@ pub async fn hold(
 
 /// How many times as long as on ordinary hardware a little work takes now on the slowest machine
 /// that the gate watches; [`MOST_SLOW`] at most. What takes long there is not broken for that.
-async fn slowness(gate: &dyn Gate, context: &GateContext) -> u32 {
+async fn slowness(gate: &dyn Gate, context: &ClusterContext) -> u32 {
     let answers = context.ask(gate.watches().0, |_| LITTLE_WORK.to_owned()).await;
     let factors =
         answers.into_iter().filter_map(|(_, answer)| answer.ok()?.trim().parse::<u32>().ok());
@@ -113,7 +113,7 @@ fn standing(verdict: &Verdict) -> String {
 
 async fn failure(
     gate: &dyn Gate,
-    context: &GateContext,
+    context: &ClusterContext,
     verdict: &Verdict,
     deadline: Duration,
 ) -> Failure {
@@ -162,7 +162,7 @@ impl Unsettled {
 }
 
 /// The watched unit that has been running for the shortest time, when that is too short.
-async fn unsettled(gate: &dyn Gate, context: &GateContext) -> Option<Unsettled> {
+async fn unsettled(gate: &dyn Gate, context: &ClusterContext) -> Option<Unsettled> {
     let (group, units) = gate.watches();
     if units.is_empty() {
         return None;
@@ -215,7 +215,7 @@ pub fn running_times(text: &str) -> Vec<(String, Duration)> {
     times
 }
 
-async fn journal(gate: &dyn Gate, context: &GateContext, machine: &str) -> Vec<String> {
+async fn journal(gate: &dyn Gate, context: &ClusterContext, machine: &str) -> Vec<String> {
     let (group, units) = gate.watches();
     let wanted: Vec<String> = units.iter().map(|unit| format!("-u {}", quote(unit))).collect();
     if wanted.is_empty() {

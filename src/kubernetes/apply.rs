@@ -248,7 +248,7 @@ fn with_hints(failure: Failure, error: &Error) -> Failure {
 
 /// What applying would do to one object.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Foreseen {
+pub struct DryRun {
     /// `ConfigMap kube-system/coredns`.
     pub object: String,
     /// As YAML; `None` for an object that is not there.
@@ -265,7 +265,7 @@ pub async fn foresee(
     file: &str,
     text: &str,
     conflicts: Conflicts,
-) -> Result<Vec<Foreseen>> {
+) -> Result<Vec<DryRun>> {
     let mut foreseen = Vec::new();
     for object in parse(file, text)?.objects {
         let outcome = match client {
@@ -287,7 +287,7 @@ pub async fn foresee(
                 serde_saphyr::to_string(value)
                     .map_err(|error| Failure::bug(object.describe()).because(error))
             };
-            foreseen.push(Foreseen {
+            foreseen.push(DryRun {
                 object: object.describe(),
                 before: before.as_ref().map(yaml).transpose()?,
                 after: yaml(&after)?,

@@ -19,7 +19,7 @@ use tower::{BoxError, ServiceBuilder};
 use crate::kubernetes::request::raw;
 use crate::support::failure::{Failure, Result, chain};
 use crate::topology::{API_PORT, Group, Topology};
-use crate::transport::pool::Fleet;
+use crate::transport::pool::ConnectionPool;
 
 /// Whether this computer reaches an address is settled this fast on any network that a cluster
 /// would live in; multiplied by `slowMachines`, as the other is.
@@ -50,7 +50,7 @@ pub enum ApiPath {
 /// it does not. TLS is always verified against the cluster's own authority.
 pub struct ApiAccess {
     topology: Topology,
-    fleet: Arc<Fleet>,
+    connections: Arc<ConnectionPool>,
     /// A kubeconfig whose server is replaced by each path's own.
     kubeconfig: String,
     patience: Patience,
@@ -60,7 +60,7 @@ pub struct ApiAccess {
 impl ApiAccess {
     pub fn new(
         topology: Topology,
-        fleet: Arc<Fleet>,
+        connections: Arc<ConnectionPool>,
         kubeconfig: String,
         slow_machines: u32,
     ) -> Self {
@@ -68,7 +68,7 @@ impl ApiAccess {
             connect: DIRECT_WITHIN * slow_machines,
             answer: REQUEST_TIMEOUT * slow_machines,
         };
-        Self { topology, fleet, kubeconfig, patience, clients: Mutex::default() }
+        Self { topology, connections, kubeconfig, patience, clients: Mutex::default() }
     }
 
     /// A client for one path; kept for later calls.
@@ -139,7 +139,7 @@ impl ApiAccess {
     }
 
     async fn forwarded(&self, host: &str, port: u16, avoided: &[String]) -> Result<String> {
-        let transports = self.fleet.transports().await;
+        let transports = self.connections.transports().await;
         let address: IpAddr = host.parse().map_err(|_| {
             Failure::cluster(format!("{host}:{port} is out of reach of this computer"))
         })?;

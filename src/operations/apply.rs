@@ -17,17 +17,17 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::artifacts::{Installable, Store};
-use crate::engine::failpoint::{self, Moment};
+use crate::engine::failpoint::{self, Failpoint};
 use crate::engine::plan::{self, Task};
-use crate::engine::priority_semaphore::Turns;
-use crate::engine::{Done, Failed, Work};
+use crate::engine::priority_semaphore::PrioritySemaphore;
+use crate::engine::{Executor, TaskError, TaskReport};
 use crate::gates;
 use crate::kubernetes::apply::{self, Applier, Conflicts};
 use crate::kubernetes::{csr, nodes, retry};
-use crate::operations::inspect::{self, SurveyError};
+use crate::operations::inspect::{self, InspectError};
 use crate::playbook::format::{Action, Step, Unit};
 use crate::playbook::load::Book;
-use crate::session::Session;
+use crate::session::ClusterHandle;
 use crate::state::ledger::Ledger;
 use crate::support::event::{Events, TaskId, TaskKind};
 use crate::support::failure::{Failure, Result};
@@ -38,14 +38,14 @@ use waits::Waits;
 
 /// Everything a run works with.
 pub struct Runner {
-    pub session: Session,
+    pub session: ClusterHandle,
     pub store: Store,
     pub events: Events,
     pub stop: CancellationToken,
     pub fetched: Fetched,
     /// Files of early steps first: with more on their way than the cores can encrypt, or in the
     /// order in which machines turn up, what etcd and the api wait for would arrive with the last.
-    pub sending: Turns,
+    pub sending: PrioritySemaphore,
     /// Machines that this run makes or starts.
     pub wanted: BTreeSet<String>,
     /// Every gate was green at the end of an earlier run.
@@ -84,8 +84,8 @@ impl Fetched {
 }
 
 #[async_trait]
-impl Work for Runner {
-    async fn perform(&self, task: &Task) -> Result<Done, Failed> {
+impl Executor for Runner {
+    async fn perform(&self, task: &Task) -> Result<TaskReport, TaskError> {
         let redactor = &self.session.redactor;
         self.carry_out(task).await.map_err(|failed| failed.map(|failure| redactor.failure(failure)))
     }
@@ -109,8 +109,8 @@ impl Work for Runner {
 }
 
 impl Runner {
-    async fn carry_out(&self, task: &Task) -> Result<Done, Failed> {
-        failpoint::stop_at(&task.id, Moment::Before);
+    async fn carry_out(&self, task: &Task) -> Result<TaskReport, TaskError> {
+        failpoint::stop_at(&task.id, Failpoint::Before);
         let done = match task.kind {
             TaskKind::Machine if task.id == plan::MAKE => self.make(task).await?,
             TaskKind::Machine => self.reach(task).await?,
@@ -123,13 +123,13 @@ impl Runner {
             self.changed.lock().await.insert(task.id.clone());
         }
         self.done.lock().await.insert(task.id.clone());
-        failpoint::stop_at(&task.id, Moment::After);
+        failpoint::stop_at(&task.id, Failpoint::After);
         Ok(done)
     }
 
     fn book_and_step(&self, task: &Task) -> Result<(&Book, &Step)> {
         self.session
-            .blueprint
+            .rendered
             .playbooks
             .step(&task.step)
             .ok_or_else(|| Failure::bug(format!("there is no step {}", task.step)))
@@ -138,16 +138,16 @@ impl Runner {
     fn machine(&self, task: &Task) -> Result<&Machine> {
         task.machine
             .as_deref()
-            .and_then(|name| self.session.blueprint.world.topology.machine(name))
+            .and_then(|name| self.session.rendered.template_context.topology.machine(name))
             .ok_or_else(|| Failure::bug(format!("{} has no machine", task.id)))
     }
 
     fn slowly(&self, duration: Duration) -> Duration {
-        duration * self.session.blueprint.world.config.slow_machines
+        duration * self.session.rendered.template_context.config.slow_machines
     }
 
-    async fn make(&self, task: &Task) -> Result<Done> {
-        let topology = &self.session.blueprint.world.topology;
+    async fn make(&self, task: &Task) -> Result<TaskReport> {
+        let topology = &self.session.rendered.template_context.topology;
         let mut ledger = Ledger::open(self.session.state.root())?;
         for owned in self.session.provider.makes(topology) {
             ledger.add(self.session.provider.name(), owned.what, &[owned.id])?;
@@ -160,21 +160,21 @@ impl Runner {
         self.waits.making();
         let made = self.session.provider.up(topology, &wanted, &self.events, &task.id).await;
         self.waits.made();
-        Ok(Done { changes: made? })
+        Ok(TaskReport { changes: made? })
     }
 
-    async fn reach(&self, task: &Task) -> Result<Done, Failed> {
+    async fn reach(&self, task: &Task) -> Result<TaskReport, TaskError> {
         let machine = self.machine(task)?;
         if let Err(failed) = self.look_at(task, machine).await {
             self.unreached.lock().await.insert(machine.name.clone());
             return Err(failed);
         }
         self.data_verdict().await?;
-        Ok(Done::default())
+        Ok(TaskReport::default())
     }
 
     /// Connects, reads what the machine is, and compares it with what every step wants of it.
-    async fn look_at(&self, task: &Task, machine: &Machine) -> Result<(), Failed> {
+    async fn look_at(&self, task: &Task, machine: &Machine) -> Result<(), TaskError> {
         let session = &self.session;
         let target = session.provider.ssh_target(session.topology(), &machine.name)?;
         self.events.progress(&task.id, "waiting for SSH");
@@ -182,11 +182,11 @@ impl Runner {
         self.events.progress(&task.id, "looking at the machine");
         let looked = inspect::survey(session, machine, &*transport, &self.stop).await;
         let reached = looked.map_err(|error| match error {
-            SurveyError::Transport(error) => lost("reach", &error),
-            SurveyError::Failure(failure) => Failed::Final(failure),
+            InspectError::Transport(error) => lost("reach", &error),
+            InspectError::Failure(failure) => TaskError::Final(failure),
         })?;
         inspect::check_keys(&machine.name, &reached)?;
-        let expected = session.blueprint.architectures.of(&machine.name);
+        let expected = session.rendered.architectures.of(&machine.name);
         if expected != reached.facts.arch {
             return Err(Failure::machine(format!(
                 "the machine is {}, and the cluster was begun for {expected}",
@@ -201,32 +201,32 @@ impl Runner {
         Ok(())
     }
 
-    async fn fetch(&self, task: &Task) -> Result<Done> {
+    async fn fetch(&self, task: &Task) -> Result<TaskReport> {
         let name = task.id.trim_start_matches("fetch:");
         let mirrored = |image: &String| image == name;
-        let blueprint = &self.session.blueprint;
-        for arch in blueprint.architectures_taking(name) {
-            let files = match blueprint.catalogue.image_file(name, arch) {
-                Some(file) if blueprint.world.mirrored_images.iter().any(mirrored) => {
+        let rendered = &self.session.rendered;
+        for arch in rendered.architectures_taking(name) {
+            let files = match rendered.catalogue.image_file(name, arch) {
+                Some(file) if rendered.template_context.mirrored_images.iter().any(mirrored) => {
                     vec![self.store.ensure_image(name, &file, &self.events, &task.id).await?]
                 }
                 _ => {
-                    let item = blueprint.catalogue.item(name, &blueprint.versions, arch)?;
+                    let item = rendered.catalogue.item(name, &rendered.versions, arch)?;
                     self.store.ensure(&item, &self.events, &task.id).await?
                 }
             };
             self.fetched.by_name.lock().await.insert(Fetched::key(name, arch), files);
         }
-        Ok(Done::default())
+        Ok(TaskReport::default())
     }
 
-    async fn change_cluster(&self, task: &Task) -> Result<Done, Failed> {
+    async fn change_cluster(&self, task: &Task) -> Result<TaskReport, TaskError> {
         let (book, step) = self.book_and_step(task)?;
         if step.manifests.is_empty() && step.action.is_none() {
-            return Ok(Done::default());
+            return Ok(TaskReport::default());
         }
         self.data_is_there().await?;
-        let client = self.session.api.any().await.map_err(Failed::Transient)?;
+        let client = self.session.api.any().await.map_err(TaskError::Transient)?;
         let applier = |conflicts: Conflicts| Applier {
             client: &client,
             conflicts,
@@ -235,11 +235,11 @@ impl Runner {
             events: Some((&self.events, &task.id)),
         };
         let mut changes = Vec::new();
-        for (place, text) in self.session.blueprint.renderer().manifests(book, step)? {
+        for (place, text) in self.session.rendered.renderer().manifests(book, step)? {
             changes.extend(applier(Conflicts::Override).apply(&place, &text).await?);
         }
-        let topology = &self.session.blueprint.world.topology;
-        let slow = self.session.blueprint.world.config.slow_machines;
+        let topology = &self.session.rendered.template_context.topology;
+        let slow = self.session.rendered.template_context.config.slow_machines;
         match step.action {
             None => {}
             Some(Action::ApproveNodeCertificates) => {
@@ -247,24 +247,24 @@ impl Runner {
                 changes.extend(approved.await?);
             }
             Some(Action::MarkNodes) => {
-                let schedulable = self.session.blueprint.world.config.masters_take_pods();
+                let schedulable = self.session.rendered.template_context.config.masters_take_pods();
                 changes.extend(nodes::mark(&client, topology, schedulable, slow).await?);
             }
             Some(Action::ApplyAddons) => {
-                for addon in self.session.blueprint.world.config.own_addons() {
+                for addon in self.session.rendered.template_context.config.own_addons() {
                     let text = apply::decode(addon, &self.store.read_manifest(addon).await?)?;
                     changes.extend(applier(Conflicts::Refuse).apply(addon, &text).await?);
                 }
             }
         }
-        Ok(Done { changes })
+        Ok(TaskReport { changes })
     }
 
-    async fn prove(&self, task: &Task) -> Result<Done> {
+    async fn prove(&self, task: &Task) -> Result<TaskReport> {
         let (_, step) = self.book_and_step(task)?;
         let between = task.machine.is_some();
         let reference = if between { step.between() } else { step.gate.as_ref() };
-        let Some(reference) = reference else { return Ok(Done::default()) };
+        let Some(reference) = reference else { return Ok(TaskReport::default()) };
         let is_needless = if between {
             !self.disturbed(task, step).await
         } else {
@@ -272,7 +272,7 @@ impl Runner {
         };
         if is_needless {
             self.events.progress(&task.id, "nothing was changed that it depends on");
-            return Ok(Done::default());
+            return Ok(TaskReport::default());
         }
         let gate = match &task.machine {
             Some(_) => gates::between_turns(reference.name),
@@ -281,14 +281,14 @@ impl Runner {
         if task.machine.is_none() && gate.watches().0 == Group::Etcd && self.repairs {
             self.take_back_no_space().await;
         }
-        let mut context = self.session.gate_context();
+        let mut context = self.session.cluster_context();
         if between {
             context.turn_to_come = Some(self.turn_to_come(step).await);
         }
-        context.steps = Some(self.session.blueprint.playbooks.up_to(step));
+        context.steps = Some(self.session.rendered.playbooks.up_to(step));
         let deadline = self.slowly(Duration::from_secs(reference.seconds.into()));
         gates::wait::hold(&*gate, &context, deadline, &self.events, &task.id, &self.stop).await?;
-        Ok(Done::default())
+        Ok(TaskReport::default())
     }
 }
 
@@ -322,7 +322,7 @@ impl Runner {
 }
 
 /// A connection that broke is worth another attempt on a new one.
-fn lost(step: &str, error: &TransportError) -> Failed {
+fn lost(step: &str, error: &TransportError) -> TaskError {
     let failure = transport_failure(step, error);
-    if error.is_transient() { Failed::Transient(failure) } else { Failed::Final(failure) }
+    if error.is_transient() { TaskError::Transient(failure) } else { TaskError::Final(failure) }
 }

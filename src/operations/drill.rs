@@ -14,4 +14,4 @@ mod target;
 pub mod undo;
 mod workload;
 
-pub use run::{Exercise, Options, clean_up};
+pub use run::{DrillRun, Options, clean_up};

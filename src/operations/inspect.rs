@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::bundle::observe;
-use crate::bundle::reached::Reached;
-use crate::playbook::context::World;
-use crate::session::Session;
+use crate::bundle::reached::ObservedMachine;
+use crate::playbook::context::TemplateContext;
+use crate::session::ClusterHandle;
 use crate::support::failure::{Failure, Result};
 use crate::topology::ownership::Ownership;
 use crate::topology::{Machine, facts};
@@ -21,18 +21,18 @@ const ADDRESS_WITHIN: Duration = Duration::from_secs(60);
 
 /// Why a machine could not be looked at.
 #[derive(Debug)]
-pub enum SurveyError {
+pub enum InspectError {
     Transport(TransportError),
     Failure(Failure),
 }
 
-impl From<Failure> for SurveyError {
+impl From<Failure> for InspectError {
     fn from(failure: Failure) -> Self {
         Self::Failure(failure)
     }
 }
 
-impl From<TransportError> for SurveyError {
+impl From<TransportError> for InspectError {
     fn from(error: TransportError) -> Self {
         Self::Transport(error)
     }
@@ -40,7 +40,7 @@ impl From<TransportError> for SurveyError {
 
 /// An error for a machine that has keys of another cluster than this computer: those here were
 /// lost, or that machine is part of something else.
-pub fn check_keys(machine: &str, reached: &Reached) -> Result<()> {
+pub fn check_keys(machine: &str, reached: &ObservedMachine) -> Result<()> {
     let bundles = reached.bundles.values();
     let foreign: BTreeSet<&str> =
         bundles.flat_map(|bundle| bundle.foreign_keys(&reached.observed)).collect();
@@ -57,13 +57,13 @@ pub fn check_keys(machine: &str, reached: &Reached) -> Result<()> {
 
 /// Two round trips. Waits for the machine to get its cluster address, unless `stop` is cancelled.
 pub async fn survey(
-    session: &Session,
+    session: &ClusterHandle,
     machine: &Machine,
     transport: &dyn Transport,
     stop: &CancellationToken,
-) -> Result<Reached, SurveyError> {
+) -> Result<ObservedMachine, InspectError> {
     let script = facts::script(machine.address);
-    let deadline = ADDRESS_WITHIN * session.blueprint.world.config.slow_machines;
+    let deadline = ADDRESS_WITHIN * session.rendered.template_context.config.slow_machines;
     let began = Instant::now();
     let text = loop {
         let output = transport.run(Script::new(script.clone())).await?;
@@ -75,14 +75,14 @@ pub async fn survey(
     };
     // Machines that kdiy makes are its own by the provider's word.
     if session.provider.name() == "existing"
-        && let World { id, topology, .. } = &session.blueprint.world
+        && let TemplateContext { id, topology, .. } = &session.rendered.template_context
         && let Some(owner) = Ownership::judge(&topology.cluster, id, facts::owner(&text))
     {
         owner.check(&topology.cluster, &machine.name)?;
     }
     let facts = facts::parse(&machine.name, machine.address, &text)?;
-    let bundles = session.blueprint.renderer().bundles(machine, &facts)?;
+    let bundles = session.rendered.renderer().bundles(machine, &facts)?;
     let output = transport.run(Script::new(observe::script(bundles.values()))).await?;
     let observed = observe::parse(&output.stdout);
-    Ok(Reached::new(facts, bundles, observed))
+    Ok(ObservedMachine::new(facts, bundles, observed))
 }

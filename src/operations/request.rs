@@ -11,7 +11,7 @@ use crate::config::flags::UpFlags;
 use crate::config::{ClusterConfig, ProviderChoice, parse};
 use crate::pki::keys;
 use crate::providers::host;
-use crate::session::Design;
+use crate::session::ResolvedCluster;
 use crate::state::{Record, StateDir};
 use crate::support::failure::{Failure, Result};
 use crate::topology::{Site, Topology, check};
@@ -73,8 +73,8 @@ pub fn origin(flags: &UpFlags) -> Result<Option<String>> {
 }
 
 /// What `up` is asked for, and what there is of it. Nothing is changed by finding out.
-pub struct Wanted {
-    pub design: Design,
+pub struct ClusterRequest {
+    pub design: ResolvedCluster,
     /// Every release file that the cluster takes.
     pub items: Vec<Item>,
     pub state: StateDir,
@@ -87,12 +87,12 @@ pub struct Wanted {
     pub site: Site,
 }
 
-impl Wanted {
+impl ClusterRequest {
     pub async fn by(flags: &UpFlags, overlay: Option<&Path>) -> Result<Self> {
-        Self::of(Design::of(effective(flags)?, overlay)?).await
+        Self::of(ResolvedCluster::of(effective(flags)?, overlay)?).await
     }
 
-    pub async fn of(mut design: Design) -> Result<Self> {
+    pub async fn of(mut design: ResolvedCluster) -> Result<Self> {
         let state = StateDir::of(&design.config.name)?;
         let before = state.same_cluster(&design.config)?;
         if let Some(record) = &before {

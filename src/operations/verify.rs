@@ -15,15 +15,15 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster_context::GateContext;
+use crate::cluster_context::ClusterContext;
 use crate::gates;
-use crate::playbook::context::World;
+use crate::playbook::context::TemplateContext;
 use crate::playbook::format::GateName;
 use crate::playbook::load::Playbooks;
 use crate::support::event::{Event, Events, Evidence, Outcome, TaskInfo, TaskKind};
 use crate::support::failure::{Failure, Kind, Result};
 use report::{Entry, Part, Verdict};
-use sandbox::{Bench, Namespaces};
+use sandbox::{Namespaces, Sandbox};
 
 /// Checks at the same time. Their pods share the cluster with its owner's.
 const PARALLEL: usize = 4;
@@ -38,21 +38,21 @@ pub struct Check {
     /// Lower case and hyphens; part of its namespace's name.
     pub name: &'static str,
     pub title: &'static str,
-    pub run: fn(Arc<Bench>) -> BoxFuture<'static, Tried>,
+    pub run: fn(Arc<Sandbox>) -> BoxFuture<'static, CheckResult>,
 }
 
-/// How a check ended. What it looked at is in its [`Bench`].
-pub type Tried = Result<(), Unproven>;
+/// How a check ended. What it looked at is in its [`Sandbox`].
+pub type CheckResult = Result<(), CheckError>;
 
 /// Why something is not proven.
 #[derive(Debug)]
-pub enum Unproven {
+pub enum CheckError {
     /// It does not apply to this cluster.
     Skipped(String),
     Failed(Failure),
 }
 
-impl From<Failure> for Unproven {
+impl From<Failure> for CheckError {
     fn from(failure: Failure) -> Self {
         match failure.kind {
             Kind::Interrupted => Self::Skipped(failure.what),
@@ -69,16 +69,20 @@ pub struct Proof {
 }
 
 /// The gates of the playbooks, in their order.
-pub fn proofs(playbooks: &Playbooks, world: &World) -> Vec<Proof> {
-    let steps = playbooks.steps().map(|(_, step)| step).filter(|step| world.all_hold(&step.when));
+pub fn proofs(playbooks: &Playbooks, template_context: &TemplateContext) -> Vec<Proof> {
+    let steps = playbooks
+        .steps()
+        .map(|(_, step)| step)
+        .filter(|step| template_context.all_hold(&step.when));
     let gates = steps.filter_map(|step| {
         let gate = step.gate.as_ref()?;
-        let exists =
-            step.on == crate::topology::Group::Cluster || !world.topology.group(step.on).is_empty();
+        let exists = step.on == crate::topology::Group::Cluster
+            || !template_context.topology.group(step.on).is_empty();
         exists.then(|| Proof {
             name: gate.name,
             title: step.title.clone(),
-            within: Duration::from_secs(gate.seconds.into()) * world.config.slow_machines,
+            within: Duration::from_secs(gate.seconds.into())
+                * template_context.config.slow_machines,
         })
     });
     gates.collect()
@@ -86,7 +90,7 @@ pub fn proofs(playbooks: &Playbooks, world: &World) -> Vec<Proof> {
 
 /// What a run works with.
 pub struct Verification {
-    pub context: Arc<GateContext>,
+    pub context: Arc<ClusterContext>,
     pub events: Events,
     /// Cancelled by the user; what was made is removed all the same.
     pub stop: CancellationToken,
@@ -211,7 +215,7 @@ impl Verification {
         part: Part,
         name: &str,
         title: &str,
-        work: impl Future<Output = (Tried, Vec<Evidence>)>,
+        work: impl Future<Output = (CheckResult, Vec<Evidence>)>,
     ) -> Entry {
         let began = Instant::now();
         self.events.send(Event::TaskStarted { task: name.into(), attempt: 1 });

@@ -13,7 +13,7 @@ use crate::topology::{ETCD_CLIENT_PORT, ETCD_PEER_PORT, Group, Machine, Role, To
 
 /// Everything about a cluster that is known before a machine is touched.
 #[derive(Debug, Clone)]
-pub struct World {
+pub struct TemplateContext {
     pub config: ClusterConfig,
     /// Tells this cluster from another of the same name; empty for one that was never begun.
     pub id: String,
@@ -26,7 +26,7 @@ pub struct World {
     pub mirrored_images: Vec<String>,
 }
 
-impl World {
+impl TemplateContext {
     /// The context of templates that belong to a machine.
     pub fn for_machine(&self, machine: &Machine, facts: &Facts) -> Result<Value> {
         let mut context = self.shared()?;

@@ -9,9 +9,9 @@ use serde_json::json;
 use crate::bundle::sha256;
 use crate::config::{ClusterConfig, ProviderChoice};
 use crate::providers::vagrant::{Vagrant, direct, network_name};
-use crate::providers::{Finding, Owned, Provider, host, ssh_keys};
+use crate::providers::{Finding, Provider, Resource, host, ssh_keys};
 use crate::state::StateDir;
-use crate::state::ledger::{Ledger, What};
+use crate::state::ledger::{Ledger, ResourceKind};
 use crate::support::event::Events;
 use crate::support::failure::{Failure, Result};
 use crate::topology::{Machine, Role, Topology};
@@ -259,13 +259,13 @@ impl Provider for Docker {
         findings
     }
 
-    fn makes(&self, topology: &Topology) -> Vec<Owned> {
-        let mut owned: Vec<Owned> = topology
+    fn makes(&self, topology: &Topology) -> Vec<Resource> {
+        let mut owned: Vec<Resource> = topology
             .machines
             .iter()
-            .map(|machine| Owned { what: What::Machine, id: machine.name.clone() })
+            .map(|machine| Resource { what: ResourceKind::Machine, id: machine.name.clone() })
             .collect();
-        owned.push(Owned { what: What::Network, id: network_name(topology) });
+        owned.push(Resource { what: ResourceKind::Network, id: network_name(topology) });
         owned
     }
 
@@ -376,7 +376,7 @@ impl Provider for Docker {
             host::ask("docker", &arguments).await?;
         }
         let left = self.leftovers(ledger).await?;
-        let entered = left.into_iter().filter(|owned| owned.what == What::Network);
+        let entered = left.into_iter().filter(|owned| owned.what == ResourceKind::Network);
         let mut networks: BTreeSet<String> = entered.map(|owned| owned.id).collect();
         // The ledger may be lost.
         let filter = format!("label={}", self.label());
@@ -388,18 +388,18 @@ impl Provider for Docker {
         Ok(())
     }
 
-    async fn leftovers(&self, ledger: &Ledger) -> Result<Vec<Owned>> {
+    async fn leftovers(&self, ledger: &Ledger) -> Result<Vec<Resource>> {
         let containers = host::ask("docker", &["ps", "-a", "--format", "{{.Names}}"]).await?;
         let networks = host::ask("docker", &["network", "ls", "--format", "{{.Name}}"]).await?;
         Ok(ledger
             .entries()
             .iter()
             .filter(|entry| match entry.what {
-                What::Machine => containers.lines().any(|name| name == entry.id),
-                What::Network => networks.lines().any(|name| name == entry.id),
-                What::Host | What::Image | What::Kubeconfig => false,
+                ResourceKind::Machine => containers.lines().any(|name| name == entry.id),
+                ResourceKind::Network => networks.lines().any(|name| name == entry.id),
+                ResourceKind::Host | ResourceKind::Image | ResourceKind::Kubeconfig => false,
             })
-            .map(|entry| Owned { what: entry.what, id: entry.id.clone() })
+            .map(|entry| Resource { what: entry.what, id: entry.id.clone() })
             .collect())
     }
 }

@@ -8,14 +8,14 @@ use async_trait::async_trait;
 
 use crate::bundle::script::{Line, REMOVE, quote};
 use crate::config::{ClusterConfig, HostSsh};
-use crate::providers::{Finding, Owned, Provider, sudo};
+use crate::providers::{Finding, Provider, Resource, sudo};
 use crate::state::StateDir;
-use crate::state::ledger::{Ledger, What};
+use crate::state::ledger::{Ledger, ResourceKind};
 use crate::support::event::{Event, Events};
 use crate::support::failure::{Failure, Kind, Result};
 use crate::topology::ownership::{FILE, Ownership};
 use crate::topology::{Machine, Topology};
-use crate::transport::pool::{Fleet, transport_failure};
+use crate::transport::pool::{ConnectionPool, transport_failure};
 use crate::transport::target::{Root, SshTarget};
 use crate::transport::{Script, Transport, control_sockets};
 
@@ -42,14 +42,14 @@ impl Existing {
     async fn clean(
         &self,
         topology: &Topology,
-        fleet: &Fleet,
+        connections: &ConnectionPool,
         machine: &str,
         events: &Events,
     ) -> Result<()> {
         let target = self.ssh_target(topology, machine)?;
         events.progress("destroy", format!("connecting to {machine}"));
         let deadline = REACHED_WITHIN * self.config.slow_machines;
-        let transport = fleet.connect(&target, deadline).await?;
+        let transport = connections.connect(&target, deadline).await?;
         let ports = topology.ports(topology.named(machine)?);
         let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
         self.owner_check(topology, &*transport, machine).await?;
@@ -120,8 +120,8 @@ impl Provider for Existing {
     }
 
     /// Nothing: but what is put on these machines has to be taken away from them.
-    fn makes(&self, topology: &Topology) -> Vec<Owned> {
-        let owned = |name: &String| Owned { what: What::Host, id: name.clone() };
+    fn makes(&self, topology: &Topology) -> Vec<Resource> {
+        let owned = |name: &String| Resource { what: ResourceKind::Host, id: name.clone() };
         topology.machines.iter().map(|machine| owned(&machine.name)).collect()
     }
 
@@ -164,11 +164,11 @@ impl Provider for Existing {
 
     async fn check_ours(&self, topology: &Topology, machine: &Machine) -> Result<()> {
         let sockets = control_sockets::directory()?;
-        let fleet = Fleet::new(sockets.path().to_owned());
+        let connections = ConnectionPool::new(sockets.path().to_owned());
         let target = self.ssh_target(topology, &machine.name)?;
-        let transport = fleet.connect(&target, REACHED_WITHIN).await?;
+        let transport = connections.connect(&target, REACHED_WITHIN).await?;
         let checked = self.owner_check(topology, &*transport, &machine.name).await;
-        fleet.close().await;
+        connections.close().await;
         checked
     }
 
@@ -188,9 +188,9 @@ impl Provider for Existing {
         _: &str,
     ) -> Result<()> {
         let sockets = control_sockets::directory()?;
-        let fleet = Fleet::new(sockets.path().to_owned());
-        let cleaned = self.clean(topology, &fleet, &machine.name, events).await;
-        fleet.close().await;
+        let connections = ConnectionPool::new(sockets.path().to_owned());
+        let cleaned = self.clean(topology, &connections, &machine.name, events).await;
+        connections.close().await;
         cleaned
     }
 
@@ -199,18 +199,18 @@ impl Provider for Existing {
     async fn destroy(&self, topology: &Topology, ledger: &Ledger, events: &Events) -> Result<()> {
         sudo::obtain(&self.config)?;
         let sockets = control_sockets::directory()?;
-        let fleet = Fleet::new(sockets.path().to_owned());
+        let connections = ConnectionPool::new(sockets.path().to_owned());
         let cleaned = futures::future::join_all(hosts(ledger).map(|name| {
-            let fleet = &fleet;
-            async move { (name, self.clean(topology, fleet, name, events).await) }
+            let connections = &connections;
+            async move { (name, self.clean(topology, connections, name, events).await) }
         }))
         .await;
-        fleet.close().await;
+        connections.close().await;
         let mut failures = Vec::new();
         let mut ledger = Ledger::open(self.state.root())?;
         for (name, result) in cleaned {
             match result {
-                Ok(()) => ledger.remove(What::Host, name)?,
+                Ok(()) => ledger.remove(ResourceKind::Host, name)?,
                 Err(failure) => failures.push((name, failure)),
             }
         }
@@ -225,9 +225,11 @@ impl Provider for Existing {
 
     /// What [`Existing::destroy`] could not clean: each machine proves on itself that nothing is
     /// left, or stays in the ledger.
-    async fn leftovers(&self, _: &Ledger) -> Result<Vec<Owned>> {
+    async fn leftovers(&self, _: &Ledger) -> Result<Vec<Resource>> {
         let ledger = Ledger::open(self.state.root())?;
-        Ok(hosts(&ledger).map(|id| Owned { what: What::Host, id: id.to_owned() }).collect())
+        Ok(hosts(&ledger)
+            .map(|id| Resource { what: ResourceKind::Host, id: id.to_owned() })
+            .collect())
     }
 }
 
@@ -236,6 +238,6 @@ fn no_switch(machine: &str) -> Failure {
 }
 
 fn hosts(ledger: &Ledger) -> impl Iterator<Item = &str> {
-    let hosts = ledger.entries().iter().filter(|entry| entry.what == What::Host);
+    let hosts = ledger.entries().iter().filter(|entry| entry.what == ResourceKind::Host);
     hosts.map(|entry| entry.id.as_str())
 }

@@ -14,8 +14,8 @@ use tokio::process::Command;
 
 use crate::config::{ClusterConfig, ProviderChoice};
 use crate::playbook::template::Templates;
-use crate::providers::{Finding, Owned, Provider, host, ssh_keys};
-use crate::state::ledger::{Ledger, What};
+use crate::providers::{Finding, Provider, Resource, host, ssh_keys};
+use crate::state::ledger::{Ledger, ResourceKind};
 use crate::state::{StateDir, atomic, lock};
 use crate::support::event::Events;
 use crate::support::failure::{Failure, Result};
@@ -303,7 +303,7 @@ impl Virtual {
     }
 
     /// Removes what Vagrant left, with the provider's own tool.
-    async fn remove(&self, owned: &Owned) -> Result<()> {
+    async fn remove(&self, owned: &Resource) -> Result<()> {
         let mut last = Ok(());
         for command in self.removal(&owned.id, owned.what) {
             let [program, arguments @ ..] = command.as_slice() else { continue };
@@ -314,10 +314,10 @@ impl Virtual {
     }
 
     /// The commands that stop a thing and then remove it; none where only Vagrant can.
-    fn removal<'a>(&self, id: &'a str, what: What) -> Vec<Vec<&'a str>> {
+    fn removal<'a>(&self, id: &'a str, what: ResourceKind) -> Vec<Vec<&'a str>> {
         let virsh = |arguments: &[&'a str]| [&VIRSH, arguments, &[id]].concat();
         match self.choice {
-            ProviderChoice::Libvirt if what == What::Network => {
+            ProviderChoice::Libvirt if what == ResourceKind::Network => {
                 vec![virsh(&["net-destroy"]), virsh(&["net-undefine"])]
             }
             ProviderChoice::Libvirt => vec![
@@ -385,14 +385,14 @@ impl Provider for Virtual {
         self.findings(topology).await
     }
 
-    fn makes(&self, topology: &Topology) -> Vec<Owned> {
+    fn makes(&self, topology: &Topology) -> Vec<Resource> {
         let machines = topology
             .machines
             .iter()
-            .map(|machine| Owned { what: What::Machine, id: machine.name.clone() });
+            .map(|machine| Resource { what: ResourceKind::Machine, id: machine.name.clone() });
         // The others name their networks themselves, or share them.
         let network = (self.choice == ProviderChoice::Libvirt)
-            .then(|| Owned { what: What::Network, id: network_name(topology) });
+            .then(|| Resource { what: ResourceKind::Network, id: network_name(topology) });
         machines.chain(network).collect()
     }
 
@@ -475,13 +475,13 @@ impl Provider for Virtual {
         Ok(())
     }
 
-    async fn leftovers(&self, ledger: &Ledger) -> Result<Vec<Owned>> {
+    async fn leftovers(&self, ledger: &Ledger) -> Result<Vec<Resource>> {
         let listed = self.listed().await?;
         Ok(ledger
             .entries()
             .iter()
             .filter(|entry| listed.has(entry.what, &entry.id))
-            .map(|entry| Owned { what: entry.what, id: entry.id.clone() })
+            .map(|entry| Resource { what: entry.what, id: entry.id.clone() })
             .collect())
     }
 }
@@ -493,11 +493,11 @@ struct Listed {
 }
 
 impl Listed {
-    fn has(&self, what: What, id: &str) -> bool {
+    fn has(&self, what: ResourceKind, id: &str) -> bool {
         match what {
-            What::Machine => lists(&self.machines, id),
-            What::Network => lists(&self.networks, id),
-            What::Host | What::Image | What::Kubeconfig => false,
+            ResourceKind::Machine => lists(&self.machines, id),
+            ResourceKind::Network => lists(&self.networks, id),
+            ResourceKind::Host | ResourceKind::Image | ResourceKind::Kubeconfig => false,
         }
     }
 }

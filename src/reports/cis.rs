@@ -10,10 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::playbook::load::Playbooks;
-use crate::session::Session;
+use crate::session::ClusterHandle;
 use crate::support::failure::{Failure, Result};
 use crate::topology::Group;
-use expectation::Must;
+use expectation::Expectation;
 
 /// File of the benchmark below the playbook directory.
 const FILE: &str = "cis.yaml";
@@ -32,7 +32,7 @@ pub struct Check {
     /// The benchmark's number.
     pub id: String,
     pub title: String,
-    pub look: Look,
+    pub look: Probe,
     /// Why it is right that the check fails.
     #[serde(default)]
     pub waiver: Option<String>,
@@ -40,7 +40,7 @@ pub struct Check {
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Look {
+pub enum Probe {
     Flags(Flags),
     Files(Files),
     Output(Output),
@@ -67,7 +67,7 @@ pub struct Flags {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Flag {
     pub flag: String,
-    pub must: Must,
+    pub must: Expectation,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -95,7 +95,7 @@ pub struct Output {
     pub on: Group,
     /// For `/bin/sh`; what it prints may be shown, so it must not be a secret.
     pub run: String,
-    pub must: Must,
+    pub must: Expectation,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -103,7 +103,7 @@ pub struct Output {
 pub struct Setting {
     /// Keys of the kubelet's configuration, with dots between.
     pub at: String,
-    pub must: Must,
+    pub must: Expectation,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -207,7 +207,7 @@ impl Benchmark {
             if !seen.insert(&check.id) {
                 return Err(invalid(format!("{} is there twice", check.id)));
             }
-            if let Look::Files(files) = &check.look {
+            if let Probe::Files(files) = &check.look {
                 machine::check_paths(&files.paths)
                     .map_err(|problem| invalid(format!("{}: {problem}", check.id)))?;
             }
@@ -218,19 +218,19 @@ impl Benchmark {
 
 /// Holds a cluster against the benchmark. Changes nothing. A machine or an api that does not
 /// answer fails each check that needs it.
-pub async fn examine(benchmark: &Benchmark, session: &Session) -> Report {
-    let context = session.gate_context();
+pub async fn examine(benchmark: &Benchmark, session: &ClusterHandle) -> Report {
+    let context = session.cluster_context();
     let machines = machine::look(benchmark, &context).await;
     let cluster = cluster::Cluster::reach(&context).await;
     let mut findings = Vec::new();
     for check in &benchmark.checks {
         let seen = match &check.look {
-            Look::Flags(_) | Look::Files(_) | Look::Output(_) => machines.judge(check),
-            Look::Kubelet(settings) => cluster.kubelets(settings),
-            Look::Denied(denied) => cluster.denied(denied).await,
-            Look::RefusedPod(spec) => cluster.refused(spec).await,
-            Look::Bound(bound) => cluster.bound(bound).await,
-            Look::Manual(_) => Seen::default(),
+            Probe::Flags(_) | Probe::Files(_) | Probe::Output(_) => machines.judge(check),
+            Probe::Kubelet(settings) => cluster.kubelets(settings),
+            Probe::Denied(denied) => cluster.denied(denied).await,
+            Probe::RefusedPod(spec) => cluster.refused(spec).await,
+            Probe::Bound(bound) => cluster.bound(bound).await,
+            Probe::Manual(_) => Seen::default(),
         };
         findings.push(finding(check, seen));
     }
@@ -245,7 +245,7 @@ pub async fn examine(benchmark: &Benchmark, session: &Session) -> Report {
 
 fn finding(check: &Check, mut seen: Seen) -> Finding {
     let (status, reason) = match (&check.look, &check.waiver) {
-        (Look::Manual(text), _) => (Status::Manual, Some(text)),
+        (Probe::Manual(text), _) => (Status::Manual, Some(text)),
         _ if seen.blind => (Status::Fail, None),
         _ if seen.looked_at == 0 => {
             seen.problems.push("there was nothing to look at".into());
@@ -287,7 +287,7 @@ mod tests {
     #[test]
     fn the_shipped_benchmark_is_sound() {
         let benchmark = Benchmark::load(&Playbooks::load(None).unwrap()).unwrap();
-        let manual = |check: &&Check| matches!(check.look, Look::Manual(_));
+        let manual = |check: &&Check| matches!(check.look, Probe::Manual(_));
         let count = benchmark.checks.len();
         assert_eq!(count, 131, "the benchmark has 131 recommendations");
         assert!(benchmark.checks.iter().filter(manual).count() < 20);

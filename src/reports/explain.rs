@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::pki::identity::{IDENTITIES, Names, Usage};
-use crate::playbook::context::World;
+use crate::playbook::context::TemplateContext;
 use crate::playbook::format::{Exercise, Step};
 use crate::playbook::load::{Book, Playbooks};
 use crate::playbook::template::Templates;
@@ -67,7 +67,7 @@ pub fn list(playbooks: &Playbooks) -> String {
 pub struct Explainer<'a> {
     pub playbooks: &'a Playbooks,
     pub templates: &'a Templates,
-    pub world: &'a World,
+    pub template_context: &'a TemplateContext,
     pub guide: &'a Guide<'a>,
     /// Of any machine: exercises do not depend on them.
     pub facts: Facts,
@@ -91,7 +91,7 @@ impl Explainer<'_> {
 
     fn step(&self, book: &Book, step: &Step) -> Result<String> {
         let mut text = format!("# {}: {}\n\n{}\n\n", step.name, step.title, step.why.trim());
-        let machines = self.world.topology.group(step.on);
+        let machines = self.template_context.topology.group(step.on);
         let first = machines.first().copied();
         let _ = write!(text, "{}\n\n", self.place(step, &machines));
         if !step.needs.is_empty() {
@@ -112,7 +112,7 @@ impl Explainer<'_> {
                 write!(text, "## The proof\n\nThe gate `{}`: {}\n\n", gate.name, gate.why.trim());
         }
         let is_there = step.on == Group::Cluster || first.is_some();
-        if self.world.all_hold(&step.when) && is_there {
+        if self.template_context.all_hold(&step.when) && is_there {
             let commands = self.guide.by_hand(book, step, first)?;
             let check = self.guide.check(step)?;
             if !commands.is_empty() || !check.is_empty() {
@@ -127,7 +127,7 @@ impl Explainer<'_> {
 
     fn place(&self, step: &Step, machines: &[&Machine]) -> String {
         let names: Vec<&str> = machines.iter().map(|machine| machine.name.as_str()).collect();
-        if !self.world.all_hold(&step.when) {
+        if !self.template_context.all_hold(&step.when) {
             "This cluster is of another kind and does not have it.".to_owned()
         } else if step.on == Group::Cluster {
             "It is done once, through the api.".to_owned()
@@ -145,7 +145,9 @@ impl Explainer<'_> {
         machine: Option<&Machine>,
     ) -> Result<String> {
         let context = match machine {
-            Some(machine) => self.with_quorums(self.world.for_machine(machine, &self.facts)?),
+            Some(machine) => {
+                self.with_quorums(self.template_context.for_machine(machine, &self.facts)?)
+            }
             None => self.context()?,
         };
         let render = |what: &str, text: &str| {
@@ -160,13 +162,13 @@ impl Explainer<'_> {
     }
 
     fn context(&self) -> Result<Value> {
-        let mut context = self.with_quorums(self.world.for_cluster()?);
+        let mut context = self.with_quorums(self.template_context.for_cluster()?);
         context["identities"] = identities();
         Ok(context)
     }
 
     fn with_quorums(&self, mut context: Value) -> Value {
-        let topology = &self.world.topology;
+        let topology = &self.template_context.topology;
         context["quorums"] = (1..=MOST_MEMBERS).map(|members| quorum(Quorum { members })).collect();
         context["etcdQuorum"] = quorum(topology.etcd_quorum());
         context["masterQuorum"] = quorum(topology.master_quorum());

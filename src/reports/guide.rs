@@ -20,18 +20,18 @@ use crate::artifacts::catalogue::Versions;
 use crate::artifacts::{Catalogue, Source};
 use crate::bundle::script::quote;
 use crate::bundle::{Bundle, Renderer};
-use crate::playbook::context::World;
+use crate::playbook::context::TemplateContext;
 use crate::playbook::format::Step;
 use crate::playbook::load::{Book, Playbooks};
 use crate::playbook::template::Templates;
-use crate::session::Blueprint;
+use crate::session::RenderedCluster;
 use crate::support::failure::{Failure, Result};
 use crate::topology::facts::Facts;
 use crate::topology::{Group, Machine};
 use crate::transport::target::SshTarget;
 use block::{Block, DELIVERED};
 use releases::Releases;
-use secret_placeholders::StandIns;
+use secret_placeholders::SecretPlaceholders;
 
 /// Templates of the guide below the playbook directory.
 const TEMPLATES: &str = "guide";
@@ -53,7 +53,7 @@ pub const CHAPTERS: [&str; 9] = [
 pub struct Guide<'a> {
     pub playbooks: &'a Playbooks,
     pub templates: &'a Templates,
-    world: World,
+    template_context: TemplateContext,
     releases: Releases,
     /// Of machines, by name and step.
     bundles: BTreeMap<String, BTreeMap<String, Bundle>>,
@@ -63,7 +63,7 @@ pub struct Guide<'a> {
 pub struct Sources<'a> {
     pub playbooks: &'a Playbooks,
     pub templates: &'a Templates,
-    pub world: &'a World,
+    pub template_context: &'a TemplateContext,
     pub catalogue: &'a Catalogue,
     pub versions: &'a Versions,
     pub source: &'a Source,
@@ -71,14 +71,14 @@ pub struct Sources<'a> {
 }
 
 impl<'a> Sources<'a> {
-    pub fn of(blueprint: &'a Blueprint, arch: &'a str) -> Self {
+    pub fn of(rendered: &'a RenderedCluster, arch: &'a str) -> Self {
         Self {
-            playbooks: &blueprint.playbooks,
-            templates: &blueprint.templates,
-            world: &blueprint.world,
-            catalogue: &blueprint.catalogue,
-            versions: &blueprint.versions,
-            source: &blueprint.source,
+            playbooks: &rendered.playbooks,
+            templates: &rendered.templates,
+            template_context: &rendered.template_context,
+            catalogue: &rendered.catalogue,
+            versions: &rendered.versions,
+            source: &rendered.source,
             arch,
         }
     }
@@ -88,11 +88,16 @@ impl<'a> Guide<'a> {
     /// `facts` by machine; a machine without any is taken for an ordinary virtual machine.
     pub fn new(sources: &Sources<'a>, facts: &BTreeMap<String, Facts>) -> Result<Self> {
         let Sources { playbooks, templates, .. } = *sources;
-        let world = sources.world.clone();
-        let renderer = Renderer { playbooks, templates, world: &world, secrets: &StandIns };
+        let template_context = sources.template_context.clone();
+        let renderer = Renderer {
+            playbooks,
+            templates,
+            template_context: &template_context,
+            secrets: &SecretPlaceholders,
+        };
         let assumed = Facts::assumed(sources.arch);
         let mut bundles = BTreeMap::new();
-        for machine in &world.topology.machines {
+        for machine in &template_context.topology.machines {
             let facts = facts.get(&machine.name).unwrap_or(&assumed);
             // Who does it by hand begins with machines that are part of nothing.
             let facts = Facts { joined: false, ..facts.clone() };
@@ -103,13 +108,13 @@ impl<'a> Guide<'a> {
             of_steps.flat_map(|bundle| bundle.artifacts.iter().chain(&bundle.images)).collect();
         let releases = Releases::of(
             names.into_iter(),
-            &world,
+            &template_context,
             sources.catalogue,
             sources.versions,
             sources.source,
             sources.arch,
         )?;
-        Ok(Self { playbooks, templates, world, releases, bundles })
+        Ok(Self { playbooks, templates, template_context, releases, bundles })
     }
 
     /// The whole document, as Markdown. `steps` are in the order of the plan; `targets` say how
@@ -179,7 +184,7 @@ impl<'a> Guide<'a> {
     }
 
     fn bundles_of(&self, step: &Step, only: Option<&Machine>) -> impl Iterator<Item = &Bundle> {
-        let machines = self.world.topology.group(step.on).into_iter();
+        let machines = self.template_context.topology.group(step.on).into_iter();
         let machines = machines.filter(move |it| only.is_none_or(|only| only.name == it.name));
         machines.filter_map(|machine| self.bundles[&machine.name].get(&step.name))
     }
@@ -195,8 +200,8 @@ impl<'a> Guide<'a> {
         let renderer = Renderer {
             playbooks: self.playbooks,
             templates: self.templates,
-            world: &self.world,
-            secrets: &StandIns,
+            template_context: &self.template_context,
+            secrets: &SecretPlaceholders,
         };
         let mut blocks = Vec::new();
         for (place, manifest) in renderer.manifests(book, step)? {
@@ -226,12 +231,13 @@ impl<'a> Guide<'a> {
             .playbooks
             .file(&path)
             .ok_or_else(|| Failure::input(format!("playbooks/{path} does not exist")))?;
-        let mut context = self.world.for_cluster()?;
+        let mut context = self.template_context.for_cluster()?;
         context["more"] = more.clone();
         context["delivered"] = DELIVERED.into();
         context["directory"] = self.directory().into();
         context["here"] = self.settings().into();
-        context["ownAddons"] = self.world.config.own_addons().map(String::as_str).collect();
+        context["ownAddons"] =
+            self.template_context.config.own_addons().map(String::as_str).collect();
         self.templates.render(&format!("playbooks/{path}"), text, &context)
     }
 
@@ -239,7 +245,7 @@ impl<'a> Guide<'a> {
     fn working_directory(&self, targets: &BTreeMap<String, SshTarget>) -> Block {
         let directory = self.directory();
         let hosts: Vec<String> = self
-            .world
+            .template_context
             .topology
             .machines
             .iter()
@@ -266,7 +272,7 @@ impl<'a> Guide<'a> {
 
     /// Of the reader's, for everything that is made on the way.
     fn directory(&self) -> String {
-        format!("~/{}-by-hand", self.world.topology.cluster)
+        format!("~/{}-by-hand", self.template_context.topology.cluster)
     }
 
     fn settings(&self) -> String {
@@ -278,13 +284,18 @@ impl<'a> Guide<'a> {
     }
 
     fn names(&self) -> String {
-        let names: Vec<&str> =
-            self.world.topology.machines.iter().map(|machine| machine.name.as_str()).collect();
+        let names: Vec<&str> = self
+            .template_context
+            .topology
+            .machines
+            .iter()
+            .map(|machine| machine.name.as_str())
+            .collect();
         names.join(" ")
     }
 
     fn keys(&self) -> Result<String> {
-        let world = &self.world;
+        let template_context = &self.template_context;
         let mut needed: BTreeSet<String> = BTreeSet::new();
         let mut made = Vec::new();
         for (machine, bundles) in &self.bundles {
@@ -307,14 +318,17 @@ impl<'a> Guide<'a> {
         for (file, identity) in
             [("root.kubeconfig", "bootstrap-admin"), ("admin.kubeconfig", "admin")]
         {
-            let text = StandIns.own_kubeconfig(&world.topology, identity)?;
+            let text = SecretPlaceholders.own_kubeconfig(&template_context.topology, identity)?;
             needed.extend(certificates_in(&text));
             made.push(block::putting_together(file, &text));
         }
         let sections = [
-            ("authorities", keys::authorities(&world.topology)),
-            ("certificates", keys::certificates(&world.topology, &world.config, &needed)),
-            ("other-keys", keys::others(&world.topology)),
+            ("authorities", keys::authorities(&template_context.topology)),
+            (
+                "certificates",
+                keys::certificates(&template_context.topology, &template_context.config, &needed),
+            ),
+            ("other-keys", keys::others(&template_context.topology)),
             ("made-of-keys", made.join("\n")),
         ];
         let mut text = String::new();

@@ -36,7 +36,7 @@ const SUPPORTED: [&str; 6] =
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Weight {
+pub enum Severity {
     /// It would not work, or destroy something.
     Stops,
     /// Good to know.
@@ -47,7 +47,7 @@ pub enum Weight {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
     pub machine: String,
-    pub weight: Weight,
+    pub weight: Severity,
     pub what: String,
     /// The command or action that mends it.
     pub mend: String,
@@ -109,7 +109,7 @@ impl Answer {
 
 impl Report {
     pub fn stops(&self) -> bool {
-        self.problems.iter().any(|problem| problem.weight == Weight::Stops)
+        self.problems.iter().any(|problem| problem.weight == Severity::Stops)
     }
 
     /// `answers` are in the topology's order. Machines that have `joined` the cluster already are
@@ -176,13 +176,13 @@ impl Report {
             if is_old && is_node && !joined.contains(&machine.name) {
                 let what = format!("its nft is {version}, and kube-proxy wants {OLDEST_NFT}");
                 let mend = "set network.kubeProxy: iptables, or take a newer system";
-                self.add(machine, Weight::Stops, what, mend.into());
+                self.add(machine, Severity::Stops, what, mend.into());
             }
         }
         self.in_order(topology);
     }
 
-    fn add(&mut self, machine: &Machine, weight: Weight, what: String, mend: String) {
+    fn add(&mut self, machine: &Machine, weight: Severity, what: String, mend: String) {
         self.problems.push(Problem { machine: machine.name.clone(), weight, what, mend });
     }
 
@@ -192,7 +192,7 @@ impl Report {
             Some(cause) => format!("{}: {cause}", failure.what),
             None => failure.what.clone(),
         };
-        self.add(machine, Weight::Stops, what, failure.hints.join("; "));
+        self.add(machine, Severity::Stops, what, failure.hints.join("; "));
     }
 
     /// What must be different on each machine.
@@ -211,7 +211,7 @@ impl Report {
                 let same = |(_, other): &&(&Machine, &Answer)| other.one(key) == value;
                 if let Some((other, _)) = answered[..index].iter().find(same) {
                     let what = format!("{called} {value} is {}'s as well", other.name);
-                    self.add(machine, Weight::Stops, what, mend.into());
+                    self.add(machine, Severity::Stops, what, mend.into());
                 }
             }
         }
@@ -226,7 +226,7 @@ impl Report {
             let reason = answer.no_forwarding.as_deref().unwrap_or_default();
             self.add(
                 machine,
-                Weight::Stops,
+                Severity::Stops,
                 format!("{reason}, and this computer does not reach {} itself", machine.address),
                 "in /etc/ssh/sshd_config: AllowTcpForwarding local, and no PermitOpen for this \
                  user; then systemctl reload ssh (Debian, Ubuntu) or sshd"
@@ -243,10 +243,10 @@ impl Report {
             let mend = "timedatectl set-ntp true".to_owned();
             if (offset - median).abs() > MOST_SKEW {
                 let what = format!("its clock is {:+.1} s off the others'", offset - median);
-                self.add(machine, Weight::Stops, what, mend);
+                self.add(machine, Severity::Stops, what, mend);
             } else if offset.abs() > MOST_SKEW_FROM_HERE {
                 let what = format!("its clock is {offset:+.0} s off this computer's");
-                self.add(machine, Weight::Stops, what, format!("{mend}, there or here"));
+                self.add(machine, Severity::Stops, what, format!("{mend}, there or here"));
             }
         }
     }
@@ -263,11 +263,11 @@ struct Look<'a> {
 
 impl Look<'_> {
     fn stop(&mut self, what: impl Into<String>, mend: impl Into<String>) {
-        self.report.add(self.machine, Weight::Stops, what.into(), mend.into());
+        self.report.add(self.machine, Severity::Stops, what.into(), mend.into());
     }
 
     fn warn(&mut self, what: impl Into<String>, mend: impl Into<String>) {
-        self.report.add(self.machine, Weight::Warns, what.into(), mend.into());
+        self.report.add(self.machine, Severity::Warns, what.into(), mend.into());
     }
 
     fn is(&self, group: Group) -> bool {
@@ -745,8 +745,8 @@ mod tests {
         let odd = FINE.replace("x86_64", "armv7l").replace("debian 12", "arch rolling");
         let odd = Answer::parse(&format!("hostname=b\nmachine_id=b\nmac=b\n{odd}"), Some(0.0));
         let report = judged(&[answer("a", "", 0.0), Ok(odd.unwrap())]);
-        let weights: Vec<Weight> = report.problems.iter().map(|it| it.weight).collect();
-        assert_eq!(weights, [Weight::Stops, Weight::Warns], "{:?}", report.problems);
+        let weights: Vec<Severity> = report.problems.iter().map(|it| it.weight).collect();
+        assert_eq!(weights, [Severity::Stops, Severity::Warns], "{:?}", report.problems);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::playbook::format::Step;
 use crate::support::failure::{Failure, Result};
 use crate::support::redact::Redactor;
 use crate::topology::{Group, Machine, Role};
-use current_state::{Look, Looks, Standing};
+use current_state::{CurrentState, MachineState, Standing};
 
 /// Lines around a change, as `diff -u` shows them.
 const CONTEXT: usize = 3;
@@ -84,10 +84,10 @@ impl Preview {
 }
 
 /// What a preview is made from.
-pub struct Drafter<'a> {
+pub struct PreviewBuilder<'a> {
     pub renderer: Renderer<'a>,
     pub plan: &'a Plan,
-    pub looks: &'a Looks,
+    pub looks: &'a CurrentState,
     pub redactor: &'a Redactor,
     /// Show what new files hold as well.
     pub full: bool,
@@ -95,9 +95,9 @@ pub struct Drafter<'a> {
     pub had_data: bool,
 }
 
-impl Drafter<'_> {
+impl PreviewBuilder<'_> {
     pub fn preview(&self, begun: bool) -> Result<Preview> {
-        let topology = &self.renderer.world.topology;
+        let topology = &self.renderer.template_context.topology;
         // Paths that earlier steps would have changed, by machine.
         let mut changed: Vec<BTreeSet<String>> = vec![BTreeSet::new(); topology.machines.len()];
         let mut parts = Vec::new();
@@ -126,7 +126,7 @@ impl Drafter<'_> {
     }
 
     fn findings(&self) -> Vec<String> {
-        let topology = &self.renderer.world.topology;
+        let topology = &self.renderer.template_context.topology;
         let data: Vec<(&str, Option<EtcdData>)> = topology
             .group(Group::Etcd)
             .into_iter()
@@ -223,7 +223,7 @@ impl Drafter<'_> {
         part(step, Some(machine), actions)
     }
 
-    fn action(&self, step: &Step, bundle: &Bundle, look: &Look, it: Difference) -> Action {
+    fn action(&self, step: &Step, bundle: &Bundle, look: &MachineState, it: Difference) -> Action {
         let mut action = Action::plain(it.verb, &it.what);
         if it.verb == Verb::Redo {
             action.why = Some("it was not finished, or consists of other things now".into());
@@ -303,7 +303,7 @@ fn prerequisites(bundle: &Bundle) -> Vec<Action> {
 fn cause(
     bundle: &Bundle,
     unit: &str,
-    look: &Look,
+    look: &MachineState,
     written: &[String],
     changed: &BTreeSet<String>,
 ) -> Option<String> {
@@ -320,15 +320,15 @@ mod tests {
     use super::*;
     use crate::artifacts::Store;
     use crate::config::ClusterConfig;
-    use crate::engine::plan::{self, Circumstances};
+    use crate::engine::plan::{self, ClusterState};
     use crate::pki::Keeping;
-    use crate::session::{Blueprint, Design};
+    use crate::session::{RenderedCluster, ResolvedCluster};
 
     /// A cluster on paper, and what would have to be done for it.
     struct Paper {
-        blueprint: Blueprint,
+        rendered: RenderedCluster,
         plan: Plan,
-        looks: Looks,
+        looks: CurrentState,
         _directory: tempfile::TempDir,
     }
 
@@ -337,16 +337,19 @@ mod tests {
             crate::support::tls::install_provider();
             let directory = tempfile::tempdir().unwrap();
             let at = directory.path();
-            let design = Design::of(ClusterConfig::default(), None).unwrap();
+            let design = ResolvedCluster::of(ClusterConfig::default(), None).unwrap();
             let store = Store::open(&at.join("cache"), at, design.source.clone()).unwrap();
             let network: ipnet::Ipv4Net = "192.168.56.0/24".parse().unwrap();
             let site = network.into();
-            let blueprint = design.draw(&at.join("pki"), &site, Keeping::Existing).unwrap();
-            let plan =
-                plan::build(&blueprint.playbooks, &blueprint.world, &Circumstances::default())
-                    .unwrap();
-            let looks = Looks::assumed(&blueprint, &store).await.unwrap();
-            Self { blueprint, plan, looks, _directory: directory }
+            let rendered = design.draw(&at.join("pki"), &site, Keeping::Existing).unwrap();
+            let plan = plan::build(
+                &rendered.playbooks,
+                &rendered.template_context,
+                &ClusterState::default(),
+            )
+            .unwrap();
+            let looks = CurrentState::assumed(&rendered, &store).await.unwrap();
+            Self { rendered, plan, looks, _directory: directory }
         }
 
         /// As it is after `up`.
@@ -366,10 +369,10 @@ mod tests {
         }
 
         fn preview(&self, full: bool) -> Preview {
-            let secrets = self.blueprint.pki.secrets();
+            let secrets = self.rendered.pki.secrets();
             let redactor = Redactor::new(secrets.iter().map(String::as_str)).unwrap();
-            let drafter = Drafter {
-                renderer: self.blueprint.renderer(),
+            let drafter = PreviewBuilder {
+                renderer: self.rendered.renderer(),
                 plan: &self.plan,
                 looks: &self.looks,
                 redactor: &redactor,
@@ -440,7 +443,7 @@ mod tests {
         assert!(
             text.contains("--initial-cluster-token=") && text.contains("/usr/local/bin/kubelet")
         );
-        for secret in paper.blueprint.pki.secrets() {
+        for secret in paper.rendered.pki.secrets() {
             assert!(!text.contains(&secret));
         }
     }

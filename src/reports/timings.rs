@@ -23,7 +23,7 @@ pub struct Timings {
     /// Tasks that were begun, by their begin.
     pub tasks: Vec<Timed>,
     /// First to last: each the need of the next that was met last.
-    pub critical_path: Vec<Hop>,
+    pub critical_path: Vec<CriticalPathTask>,
     /// Of the critical path, what no task did: kdiy's preparation and scheduling.
     pub own_ms: u64,
 }
@@ -48,7 +48,7 @@ impl Timed {
 /// A task of the critical path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Hop {
+pub struct CriticalPathTask {
     pub task: TaskId,
     /// Between the end of the one before and its begin.
     pub waited_ms: u64,
@@ -135,7 +135,7 @@ impl Timings {
 }
 
 /// From the last task back, always to the need that was met last.
-fn critical_path(tasks: &BTreeMap<&str, Timed>) -> Vec<Hop> {
+fn critical_path(tasks: &BTreeMap<&str, Timed>) -> Vec<CriticalPathTask> {
     let mut path = Vec::new();
     let mut next = tasks.values().max_by_key(|timed| timed.finished_ms);
     while let Some(timed) = next {
@@ -149,7 +149,7 @@ fn critical_path(tasks: &BTreeMap<&str, Timed>) -> Vec<Hop> {
         .map(|timed| {
             let waited_ms = timed.started_ms.saturating_sub(before);
             before = timed.finished_ms;
-            Hop {
+            CriticalPathTask {
                 task: timed.task.id.clone(),
                 waited_ms,
                 started_ms: timed.started_ms,

@@ -11,7 +11,7 @@ use crate::support::failure::Result;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum What {
+pub enum ResourceKind {
     Machine,
     /// A machine that exists without kdiy, and has its own ledger of what was put on it.
     Host,
@@ -24,7 +24,7 @@ pub enum What {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Entry {
-    pub what: What,
+    pub what: ResourceKind,
     /// As the provider knows it.
     pub id: String,
     pub provider: String,
@@ -51,7 +51,7 @@ impl Ledger {
 
     /// Enters things about to be made; those that are entered already stay as they are. What
     /// another process entered since is kept.
-    pub fn add(&mut self, provider: &str, what: What, ids: &[String]) -> Result<()> {
+    pub fn add(&mut self, provider: &str, what: ResourceKind, ids: &[String]) -> Result<()> {
         self.entries = atomic::update_json(&self.path, |entries: &mut Vec<Entry>| {
             for id in ids {
                 if !entries.iter().any(|entry| entry.what == what && entry.id == *id) {
@@ -68,7 +68,7 @@ impl Ledger {
         Ok(())
     }
 
-    pub fn remove(&mut self, what: What, id: &str) -> Result<()> {
+    pub fn remove(&mut self, what: ResourceKind, id: &str) -> Result<()> {
         self.entries = atomic::update_json(&self.path, |entries: &mut Vec<Entry>| {
             entries.retain(|entry| !(entry.what == what && entry.id == id));
             Ok(())
@@ -85,11 +85,11 @@ mod tests {
     fn entries_survive_and_are_not_doubled() {
         let directory = tempfile::tempdir().unwrap();
         let ids = ["a".to_owned(), "b".to_owned()];
-        Ledger::open(directory.path()).unwrap().add("docker", What::Machine, &ids).unwrap();
+        Ledger::open(directory.path()).unwrap().add("docker", ResourceKind::Machine, &ids).unwrap();
         let mut ledger = Ledger::open(directory.path()).unwrap();
-        ledger.add("docker", What::Machine, &ids).unwrap();
+        ledger.add("docker", ResourceKind::Machine, &ids).unwrap();
         assert_eq!(ledger.entries().len(), 2);
-        ledger.remove(What::Machine, "a").unwrap();
+        ledger.remove(ResourceKind::Machine, "a").unwrap();
         assert_eq!(Ledger::open(directory.path()).unwrap().entries()[0].id, "b");
     }
 
@@ -98,8 +98,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut up = Ledger::open(directory.path()).unwrap();
         let mut merge = Ledger::open(directory.path()).unwrap();
-        merge.add("kubeconfig", What::Kubeconfig, &["config:admin@kdiy".into()]).unwrap();
-        up.add("docker", What::Machine, &["a".into()]).unwrap();
+        merge.add("kubeconfig", ResourceKind::Kubeconfig, &["config:admin@kdiy".into()]).unwrap();
+        up.add("docker", ResourceKind::Machine, &["a".into()]).unwrap();
         assert_eq!(Ledger::open(directory.path()).unwrap().entries().len(), 2);
         assert_eq!(up.entries().len(), 2);
     }

@@ -30,7 +30,7 @@ const FIRST_HELLO: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(250);
 
 #[derive(Default)]
-pub struct Fleet {
+pub struct ConnectionPool {
     control_directory: PathBuf,
     targets: RwLock<BTreeMap<String, SshTarget>>,
     transports: RwLock<BTreeMap<String, Arc<dyn Transport>>>,
@@ -49,7 +49,7 @@ impl Default for Handshakes {
     }
 }
 
-impl Fleet {
+impl ConnectionPool {
     /// `control_directory` must be short: sockets go there.
     pub fn new(control_directory: PathBuf) -> Self {
         Self { control_directory, ..Self::default() }
@@ -279,7 +279,8 @@ mod tests {
             root: Root::Sudo,
         };
         // Time between attempts is skipped, so these are hundreds.
-        let failure = Fleet::default().connect(&target, Duration::from_millis(300)).await.err();
+        let failure =
+            ConnectionPool::default().connect(&target, Duration::from_millis(300)).await.err();
         let said = failure.expect("nothing listens there").to_string();
         assert!(said.contains("cannot connect to 127.0.0.1"), "{said}");
     }

@@ -3,7 +3,7 @@
 use comfy_table::{ContentArrangement, Table, presets};
 use owo_colors::OwoColorize;
 
-use crate::reports::preflight::{Report, Weight};
+use crate::reports::preflight::{Report, Severity};
 use crate::support::printable::counted;
 
 /// Wide enough for a sentence where there is no terminal to ask.
@@ -11,7 +11,7 @@ const WIDTH: u16 = 120;
 const MARGIN: u16 = 4;
 
 pub fn render(report: &Report, hosts: usize) -> String {
-    let stops = report.problems.iter().filter(|it| it.weight == Weight::Stops).count();
+    let stops = report.problems.iter().filter(|it| it.weight == Severity::Stops).count();
     let warns = report.problems.len() - stops;
     let verdict = match (stops, warns) {
         (0, 0) => {
@@ -37,8 +37,8 @@ pub fn lines(report: &Report) -> Vec<String> {
     table.set_header(["", "machine", "found", "what to do"]);
     for problem in &report.problems {
         let mark = match problem.weight {
-            Weight::Stops => "✘",
-            Weight::Warns => "!",
+            Severity::Stops => "✘",
+            Severity::Warns => "!",
         };
         table.add_row([mark, &problem.machine, &problem.what, &problem.mend]);
     }
@@ -59,7 +59,7 @@ mod tests {
             mend: format!("mend {what}"),
         };
         let report = Report {
-            problems: vec![problem(Weight::Stops, "one"), problem(Weight::Warns, "two")],
+            problems: vec![problem(Severity::Stops, "one"), problem(Severity::Warns, "two")],
             ..Report::default()
         };
         let text = anstream::adapter::strip_str(&render(&report, 1)).to_string();

@@ -15,7 +15,7 @@ use tokio::sync::MutexGuard;
 use crate::bundle::etcd_data::{self, CLUSTER_EXISTS, EtcdData, HAS_LOG, JOINING, MEMBER};
 use crate::bundle::observe::{Difference, Verb};
 use crate::bundle::script::{LEDGER, quote};
-use crate::engine::Failed;
+use crate::engine::TaskError;
 use crate::engine::plan::Task;
 use crate::etcd::data_loss::{self, Verdict, verdict};
 use crate::etcd::etcdctl::{self, ETCDCTL};
@@ -79,7 +79,7 @@ impl Runner {
         machine: &Machine,
         work: &[Difference],
         turn: Option<MutexGuard<'a, ()>>,
-    ) -> Result<Option<MutexGuard<'a, ()>>, Failed> {
+    ) -> Result<Option<MutexGuard<'a, ()>>, TaskError> {
         if !starts_etcd(work) {
             return Ok(turn);
         }
@@ -180,7 +180,7 @@ impl Runner {
         task: &Task,
         machine: &Machine,
         data: EtcdData,
-    ) -> Result<bool, Failed> {
+    ) -> Result<bool, TaskError> {
         let unit = Service::Etcd.unit();
         let then = if data.has_log {
             format!("mv {MEMBER} {MEMBER}.removed-$(date +%s)")
@@ -231,7 +231,7 @@ impl Runner {
         task: &Task,
         machine: &Machine,
         own: EtcdData,
-    ) -> Result<bool, Failed> {
+    ) -> Result<bool, TaskError> {
         let silent = || {
             Failure::new(Kind::Quorum, "etcd has no data here, and not all machines answer")
                 .on(&machine.name)
@@ -328,7 +328,7 @@ impl Runner {
     }
 
     /// As it is now.
-    async fn data_on(&self, task: &Task, machine: &Machine) -> Result<EtcdData, Failed> {
+    async fn data_on(&self, task: &Task, machine: &Machine) -> Result<EtcdData, TaskError> {
         let transport = self.connected(&machine.name).await?;
         let output = transport.run(Script::new(etcd_data::script())).await;
         let output = output.map_err(|error| lost(&task.step, &error))?;
@@ -343,7 +343,7 @@ impl Runner {
 
     /// A machine whose member votes and is healthy.
     pub(super) async fn sponsor(&self) -> Result<String, String> {
-        let members = Members::of(Service::Etcd, &self.session.gate_context()).await;
+        let members = Members::of(Service::Etcd, &self.session.cluster_context()).await;
         let healthy = members.list().iter().find(|member| member.health.is_ok());
         healthy.map(|member| member.machine.clone()).ok_or_else(|| "etcd has no quorum".into())
     }
@@ -360,8 +360,12 @@ impl Runner {
     /// What a command printed, or the last line of why it failed.
     pub(super) async fn ask(&self, machine: &str, script: &str) -> Result<String, String> {
         let said = |output: &Output| output.tail(1).concat();
-        let transport =
-            self.session.fleet.transport(machine).await.map_err(|failure| failure.to_string())?;
+        let transport = self
+            .session
+            .connections
+            .transport(machine)
+            .await
+            .map_err(|failure| failure.to_string())?;
         match transport.run(Script::new(script)).await {
             Ok(output) if output.success() => Ok(output.stdout),
             Ok(output) => Err(said(&output)),

@@ -8,10 +8,10 @@ use std::time::Duration;
 use crate::artifacts::Installable;
 use crate::bundle::Bundle;
 use crate::bundle::observe::{ARTIFACT_STAMPS, Difference, STAGED_STAMPS, Verb};
-use crate::bundle::reached::Reached;
+use crate::bundle::reached::ObservedMachine;
 use crate::bundle::script::{BOOTSTRAP, LEDGER, Line, STAGED, artifact_key, enough, quote};
 use crate::engine::plan::Task;
-use crate::engine::{Done, Failed};
+use crate::engine::{TaskError, TaskReport};
 use crate::etcd::quorum_guard::Service;
 use crate::kubernetes::{retry, tokens};
 use crate::operations::apply::{Fetched, Runner, lost};
@@ -28,7 +28,7 @@ const APPLIED_WITHIN: Duration = Duration::from_secs(1200);
 const TAIL: usize = 20;
 
 impl Runner {
-    pub(super) async fn apply(&self, task: &Task) -> Result<Done, Failed> {
+    pub(super) async fn apply(&self, task: &Task) -> Result<TaskReport, TaskError> {
         let place = self.machine(task)?;
         let machine = place.name.clone();
         let reached = self.session.reached(&machine).await?;
@@ -45,7 +45,7 @@ impl Runner {
         self.data_is_there().await?;
         if work.is_empty() {
             let changes = if learns { self.promote(task, place).await? } else { Vec::new() };
-            return Ok(Done { changes });
+            return Ok(TaskReport { changes });
         }
         let mut changes = self.install(task, &machine, missing, &reached).await?;
         let spared = self.spared(task, &machine, &work, &reached.observed).await?;
@@ -97,7 +97,7 @@ impl Runner {
             if learns || self.may_have_joined(task, place, &work).await {
                 changes.extend(self.promote(task, place).await?);
             }
-            return Ok(Done { changes });
+            return Ok(TaskReport { changes });
         }
         let what = answer.failed.unwrap_or_else(|| format!("ended with status {}", output.status));
         let tail = answer.tail[answer.tail.len().saturating_sub(TAIL)..].to_vec();
@@ -130,15 +130,19 @@ impl Runner {
     }
 
     /// Has the api take the token that the machine is about to get.
-    async fn admit(&self, machine: &Machine) -> Result<(), Failed> {
-        let token = self.session.blueprint.pki.bootstrap_token(machine)?;
-        let client = self.session.api.any().await.map_err(Failed::Transient)?;
+    async fn admit(&self, machine: &Machine) -> Result<(), TaskError> {
+        let token = self.session.rendered.pki.bootstrap_token(machine)?;
+        let client = self.session.api.any().await.map_err(TaskError::Transient)?;
         Ok(tokens::admit(&client, token, self.slowly(retry::PATIENCE)).await?)
     }
 
     /// The artifacts and images of a step that the machine does not have, neither in their places
     /// nor beside them.
-    async fn missing(&self, bundle: &Bundle, reached: &Reached) -> Result<Vec<Installable>> {
+    async fn missing(
+        &self,
+        bundle: &Bundle,
+        reached: &ObservedMachine,
+    ) -> Result<Vec<Installable>> {
         let mut missing = Vec::new();
         let fetched = self.fetched.by_name.lock().await;
         for name in bundle.artifacts.iter().chain(&bundle.images) {
@@ -161,13 +165,13 @@ impl Runner {
         task: &Task,
         machine: &str,
         missing: Vec<Installable>,
-        reached: &Reached,
-    ) -> Result<Vec<String>, Failed> {
+        reached: &ObservedMachine,
+    ) -> Result<Vec<String>, TaskError> {
         let mut changes = Vec::new();
         if missing.is_empty() {
             return Ok(changes);
         }
-        let mut steps = self.session.blueprint.playbooks.steps();
+        let mut steps = self.session.rendered.playbooks.steps();
         let place = steps.position(|(_, step)| step.name == task.step).unwrap_or_default();
         let total: u64 = missing.iter().map(|file| file.bytes).sum();
         let mut done = 0;
@@ -199,7 +203,7 @@ impl Runner {
         machine: &str,
         file: &Installable,
         waits: bool,
-    ) -> Result<(), Failed> {
+    ) -> Result<(), TaskError> {
         let transport = self.connected(machine).await?;
         let (stamps, beside) = if waits { (STAGED_STAMPS, STAGED) } else { (ARTIFACT_STAMPS, "") };
         let text = format!(
@@ -233,9 +237,11 @@ impl Runner {
     pub(super) async fn connected(
         &self,
         machine: &str,
-    ) -> Result<std::sync::Arc<dyn Transport>, Failed> {
-        let target =
-            self.session.provider.ssh_target(&self.session.blueprint.world.topology, machine)?;
+    ) -> Result<std::sync::Arc<dyn Transport>, TaskError> {
+        let target = self
+            .session
+            .provider
+            .ssh_target(&self.session.rendered.template_context.topology, machine)?;
         Ok(self.connect(&target).await?)
     }
 }

@@ -24,7 +24,7 @@ impl Runner {
             return;
         }
         let script = format!("{CURL}/metrics");
-        let context = self.session.gate_context();
+        let context = self.session.cluster_context();
         for (machine, answer) in context.ask(Group::Etcd, |_| script.clone()).await {
             let usage = answer.ok().and_then(|text| usage(&text));
             if usage.is_none_or(|(bytes, quota)| bytes * 100 >= quota * IN_USE_AT_MOST) {

@@ -33,7 +33,7 @@ impl Runner {
             return Ok(None);
         }
         let Some((service, runs)) = stopped_by(work, observed) else { return Ok(None) };
-        let context = self.session.gate_context();
+        let context = self.session.cluster_context();
         // Looked at while nothing else is stopped, which would make this member look unhealthy.
         let turn = self.turn.lock().await;
         let mut looks = 1;

@@ -37,7 +37,7 @@ impl Runner {
     async fn connect_within(&self, target: &SshTarget) -> Result<Arc<dyn Transport>, Late> {
         let began = Instant::now();
         let (deadline, early) = (self.slowly(REACHED_WITHIN), self.slowly(NAMED_AFTER));
-        let mut connecting = std::pin::pin!(self.session.fleet.connect(target, deadline));
+        let mut connecting = std::pin::pin!(self.session.connections.connect(target, deadline));
         let mut is_named = false;
         let connected = loop {
             tokio::select! {
@@ -78,7 +78,7 @@ impl Runner {
         if !self.proven_before {
             return None;
         }
-        Some(meaning(&Standing::of(&self.session.gate_context()).await))
+        Some(meaning(&Standing::of(&self.session.cluster_context()).await))
     }
 
     fn replacement(&self, machine: &str) -> String {

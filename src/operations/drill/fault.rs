@@ -7,7 +7,7 @@ use crate::bundle::script::quote;
 use crate::etcd::etcdctl::{CURL, ETCDCTL};
 use crate::operations::drill::catalogue::{Drill, Fault};
 use crate::operations::drill::undo::{How, Remedy};
-use crate::session::Session;
+use crate::session::ClusterHandle;
 use crate::support::failure::Result;
 use crate::topology::Machine;
 
@@ -41,13 +41,17 @@ pub enum Act {
 }
 
 impl Prepared {
-    pub fn of(session: &Session, machine: &Machine, drill: &Drill, graceful: bool) -> Result<Self> {
-        let mut context = session.blueprint.world.for_drill(machine)?;
+    pub fn of(
+        session: &ClusterHandle,
+        machine: &Machine,
+        drill: &Drill,
+        graceful: bool,
+    ) -> Result<Self> {
+        let mut context = session.rendered.template_context.for_drill(machine)?;
         context["etcdctl"] = ETCDCTL.into();
         context["curl"] = CURL.into();
-        let render = |text: &str| {
-            session.blueprint.templates.render("playbooks/drills.yaml", text, &context)
-        };
+        let render =
+            |text: &str| session.rendered.templates.render("playbooks/drills.yaml", text, &context);
         let (possible, act) = match &drill.fault {
             Fault::PowerOff => (None, Act::PowerOff),
             Fault::Kill(kill) => (None, kill_script(&kill.units, graceful)),

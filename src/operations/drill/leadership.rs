@@ -11,11 +11,11 @@ use kube::api::Api;
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
-use crate::cluster_context::GateContext;
+use crate::cluster_context::ClusterContext;
 use crate::etcd::etcdctl::CURL;
 use crate::gates::controllers::HostNames;
 use crate::kubernetes::client::ApiPath;
-use crate::operations::drill::measure::{Measure, Sighting};
+use crate::operations::drill::measure::{Measure, Observation};
 use crate::operations::drill::workload::{Log, patience};
 use crate::support::failure::Result;
 use crate::topology::{Group, Machine, Topology};
@@ -40,14 +40,14 @@ pub struct Holders {
 }
 
 impl Holders {
-    pub async fn of(context: &GateContext) -> Self {
+    pub async fn of(context: &ClusterContext) -> Self {
         let topology = &context.topology;
         let looked = context.ask(Group::All, |machine| glance(topology, machine));
         let (looked, host_names) = tokio::join!(looked, HostNames::ask(context));
         let mut holders = Self { host_names, ..Self::default() };
         let mut leader = None;
         for (machine, answer) in looked {
-            let Some(glance) = answer.ok().and_then(|text| Glance::parse(text.trim())) else {
+            let Some(glance) = answer.ok().and_then(|text| LeaderSample::parse(text.trim())) else {
                 continue;
             };
             holders.members.extend(glance.member.map(|id| (id, machine.name.clone())));
@@ -87,7 +87,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    pub fn start(context: &Arc<GateContext>, holders: &Holders, log: &Log) -> Self {
+    pub fn start(context: &Arc<ClusterContext>, holders: &Holders, log: &Log) -> Self {
         let mut running = Vec::new();
         for machine in &context.topology.machines {
             let looks = glance(&context.topology, machine);
@@ -116,23 +116,23 @@ impl Drop for Watch {
 
 /// What one machine sees; ends when the machine does.
 async fn follow(
-    context: Arc<GateContext>,
+    context: Arc<ClusterContext>,
     machine: String,
     script: String,
     members: BTreeMap<u64, String>,
     log: Log,
 ) {
-    let Ok(transport) = context.fleet.transport(&machine).await else { return };
+    let Ok(transport) = context.connections.transport(&machine).await else { return };
     let see = |line: &str| {
-        let Some(glance) = Glance::parse(line) else { return };
+        let Some(glance) = LeaderSample::parse(line) else { return };
         let at = log.now();
         if let Some(leader) = glance.leader {
             let holder = members.get(&leader).cloned().unwrap_or_else(|| format!("{leader:x}"));
-            log.sighting(Sighting { of: Measure::EtcdLeader, at, holder });
+            log.sighting(Observation { of: Measure::EtcdLeader, at, holder });
         }
         if glance.has_address {
             let holder = machine.clone();
-            log.sighting(Sighting { of: Measure::VirtualAddress, at, holder });
+            log.sighting(Observation { of: Measure::VirtualAddress, at, holder });
         }
     };
     let script = Script::new(script).timeout(PAUSE * LOOKS * 4);
@@ -142,7 +142,7 @@ async fn follow(
 
 /// Asks the api-servers themselves, each as long as it answers: the balancer may be what is
 /// broken.
-async fn leases(context: Arc<GateContext>, names: HostNames, log: Log) {
+async fn leases(context: Arc<ClusterContext>, names: HostNames, log: Log) {
     let patience = patience(context.config.slow_machines);
     let masters = context.topology.group(Group::Masters);
     for master in masters.iter().cycle() {
@@ -163,7 +163,7 @@ async fn leases(context: Arc<GateContext>, names: HostNames, log: Log) {
             let failed = seen.iter().any(|(_, holder)| holder.is_err());
             for (of, holder) in seen {
                 let holder = names.holder_or_host(&holder.unwrap_or_default()).unwrap_or_default();
-                log.sighting(Sighting { of, at, holder });
+                log.sighting(Observation { of, at, holder });
             }
             tokio::time::sleep(PAUSE).await;
             if failed {
@@ -200,14 +200,14 @@ fn glance(topology: &Topology, machine: &Machine) -> String {
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Glance {
+struct LeaderSample {
     has_address: bool,
     member: Option<u64>,
     /// As this member has it; `None` where it knows of none.
     leader: Option<u64>,
 }
 
-impl Glance {
+impl LeaderSample {
     fn parse(line: &str) -> Option<Self> {
         let (address, member) = line.split_once('@')?;
         let status: Value = serde_json::from_str(member).unwrap_or_default();
@@ -231,10 +231,10 @@ mod tests {
         // As etcd 3.6.14 prints it.
         let line = "has@{\"header\":{\"cluster_id\":\"7\",\"member_id\":\"9\",\"revision\":\"4\",\
                     \"raft_term\":\"3\"},\"version\":\"3.6.14\",\"leader\":\"11\",\"raftTerm\":\"3\"}";
-        let seen = Glance { has_address: true, member: Some(9), leader: Some(11) };
-        assert_eq!(Glance::parse(line), Some(seen));
-        assert_eq!(Glance::parse("@"), Some(Glance::default()));
-        assert_eq!(Glance::parse("warning"), None);
+        let seen = LeaderSample { has_address: true, member: Some(9), leader: Some(11) };
+        assert_eq!(LeaderSample::parse(line), Some(seen));
+        assert_eq!(LeaderSample::parse("@"), Some(LeaderSample::default()));
+        assert_eq!(LeaderSample::parse("warning"), None);
     }
 
     #[test]

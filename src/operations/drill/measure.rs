@@ -91,7 +91,7 @@ pub enum Answer {
 
 /// Who held something at some moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sighting {
+pub struct Observation {
     pub of: Measure,
     pub at: Duration,
     /// Empty where nobody does.
@@ -102,7 +102,7 @@ pub struct Sighting {
 #[derive(Debug, Clone, Default)]
 pub struct History {
     pub requests: Vec<Request>,
-    pub sightings: Vec<Sighting>,
+    pub sightings: Vec<Observation>,
 }
 
 /// From when the failure was made until it was undone.
@@ -290,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_holder_has_moved_when_another_one_is_seen() {
-        let sighting = |at, holder: &str| Sighting {
+        let sighting = |at, holder: &str| Observation {
             of: Measure::EtcdLeader,
             at: ms(at),
             holder: holder.into(),

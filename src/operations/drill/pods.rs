@@ -10,8 +10,8 @@ use kube::api::{Api, ListParams, Patch, PatchParams};
 use serde_json::json;
 use tokio::task::JoinHandle;
 
-use crate::cluster_context::GateContext;
-use crate::operations::drill::measure::{Measure, Sighting};
+use crate::cluster_context::ClusterContext;
+use crate::operations::drill::measure::{Measure, Observation};
 use crate::operations::drill::workload::{Log, NAMESPACE};
 use crate::support::failure::{Failure, Result, chain};
 
@@ -23,7 +23,7 @@ const STARTED_WITHIN: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// Starts them on the machine that is going to be lost, and waits until they run.
-pub async fn start(client: &Client, context: &GateContext, node: &str) -> Result<()> {
+pub async fn start(client: &Client, context: &ClusterContext, node: &str) -> Result<()> {
     let api: Api<Deployment> = Api::namespaced(client.clone(), NAMESPACE);
     let tolerations: Vec<_> = ["not-ready", "unreachable"]
         .map(|taint| {
@@ -85,7 +85,7 @@ impl Drop for Watch {
 }
 
 /// Notes how many pods are ready elsewhere than on the lost machine.
-pub fn watch(context: Arc<GateContext>, lost: String, log: Log) -> Watch {
+pub fn watch(context: Arc<ClusterContext>, lost: String, log: Log) -> Watch {
     Watch(tokio::spawn(async move {
         loop {
             if let Ok(client) = context.api.any().await
@@ -93,7 +93,7 @@ pub fn watch(context: Arc<GateContext>, lost: String, log: Log) -> Watch {
             {
                 let holder = if count >= REPLICAS { "elsewhere" } else { "" };
                 let (of, at) = (Measure::Pods, log.now());
-                log.sighting(Sighting { of, at, holder: holder.into() });
+                log.sighting(Observation { of, at, holder: holder.into() });
             }
             tokio::time::sleep(PAUSE).await;
         }

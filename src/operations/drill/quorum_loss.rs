@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::Api;
 
-use crate::cluster_context::GateContext;
+use crate::cluster_context::ClusterContext;
 use crate::etcd::etcdctl::{CURL, ETCDCTL};
 use crate::gates::Verdict;
 use crate::kubernetes::client::ApiPath;
@@ -19,7 +19,7 @@ use crate::topology::Group;
 pub type Containers = BTreeMap<String, BTreeSet<String>>;
 
 /// On all nodes but these.
-pub async fn containers(context: &GateContext, without: &[String]) -> Containers {
+pub async fn containers(context: &ClusterContext, without: &[String]) -> Containers {
     let script = "/usr/local/bin/crictl ps --quiet --state Running";
     let answers = context.ask(Group::Nodes, |_| script.to_owned()).await;
     answers
@@ -31,7 +31,7 @@ pub async fn containers(context: &GateContext, without: &[String]) -> Containers
 }
 
 /// Asks everybody who is left. Evidence is as it should be when it shows the loss.
-pub async fn look(context: &GateContext, lost: &[String], before: &Containers) -> Vec<Evidence> {
+pub async fn look(context: &ClusterContext, lost: &[String], before: &Containers) -> Vec<Evidence> {
     let mut verdict = Verdict::default();
     members(context, lost, &mut verdict).await;
     for master in context.topology.group(Group::Masters) {
@@ -53,7 +53,7 @@ pub async fn look(context: &GateContext, lost: &[String], before: &Containers) -
     verdict.evidence
 }
 
-async fn members(context: &GateContext, lost: &[String], verdict: &mut Verdict) {
+async fn members(context: &ClusterContext, lost: &[String], verdict: &mut Verdict) {
     let script = format!(
         "echo \"$({CURL}/health)\"\n{ETCDCTL} get kdiy-drill 2>&1 | tail -n 1 | grep -o '\"error\":.*\\|Error.*\\|etcdserver.*'"
     );
@@ -80,7 +80,7 @@ async fn members(context: &GateContext, lost: &[String], verdict: &mut Verdict) 
     }
 }
 
-async fn api_server(context: &GateContext, master: &str, verdict: &mut Verdict) {
+async fn api_server(context: &ClusterContext, master: &str, verdict: &mut Verdict) {
     let path = ApiPath::Master(master.to_owned());
     let client = match context.api.client(&path).await {
         Ok(client) => client,

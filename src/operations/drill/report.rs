@@ -226,7 +226,7 @@ fn milliseconds(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operations::drill::measure::{Answer, Request, Sighting};
+    use crate::operations::drill::measure::{Answer, Observation, Request};
 
     const FAULT: Window = Window { from: Duration::from_secs(1), to: Duration::from_secs(5) };
     const WHOLE: Window = Window { from: Duration::from_secs(1), to: Duration::from_secs(6) };
@@ -269,7 +269,7 @@ mod tests {
         let bounds = [(Measure::WriteGap, 1000), (Measure::EtcdLeader, 2000)];
         let mut seen = history(1000..2000);
         let of = Measure::EtcdLeader;
-        seen.sightings.push(Sighting { of, at: Duration::ZERO, holder: "a".into() });
+        seen.sightings.push(Observation { of, at: Duration::ZERO, holder: "a".into() });
         let outcome = outcome(&seen, Writes::Served, &bounds);
         assert_eq!(outcome.verdict, Verdict::Failed);
         assert_eq!(

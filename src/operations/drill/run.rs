@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, DeleteParams, ListParams};
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster_context::GateContext;
+use crate::cluster_context::ClusterContext;
 use crate::etcd::quorum_guard::{Service, Standing};
 use crate::gates::{self, wait};
 use crate::kubernetes::client::ApiPath;
@@ -18,12 +18,12 @@ use crate::operations::drill::fault::{Act, BROKEN, Prepared};
 use crate::operations::drill::leadership::{Holders, Watch};
 use crate::operations::drill::measure::{Measure, Window};
 use crate::operations::drill::report::{Outcome, Promise};
-use crate::operations::drill::target::{self, Nobody};
+use crate::operations::drill::target::{self, NoTarget};
 use crate::operations::drill::undo::{self, Pending};
 use crate::operations::drill::workload::{self, Clients, Log};
 use crate::operations::drill::{pods, quorum_loss};
 use crate::playbook::format::GateName;
-use crate::session::Session;
+use crate::session::ClusterHandle;
 use crate::support::event::Events;
 use crate::support::failure::{Failure, Kind, Result};
 use crate::topology::Group;
@@ -60,9 +60,9 @@ pub struct Options {
     pub countdown: bool,
 }
 
-pub struct Exercise<'a> {
-    pub session: &'a Session,
-    pub context: Arc<GateContext>,
+pub struct DrillRun<'a> {
+    pub session: &'a ClusterHandle,
+    pub context: Arc<ClusterContext>,
     pub events: Events,
     pub stop: CancellationToken,
 }
@@ -76,7 +76,7 @@ struct Ready {
     task: String,
 }
 
-impl Exercise<'_> {
+impl DrillRun<'_> {
     /// Proves that the cluster is whole.
     pub async fn whole(&self, task: &str, stop: &CancellationToken) -> Result<()> {
         let deadline = self.slowly(RECOVERED_WITHIN);
@@ -98,7 +98,7 @@ impl Exercise<'_> {
         self.events.progress(task, "looking whom to hit");
         let ready = match self.prepare(drill, options, task).await? {
             Ok(ready) => ready,
-            Err(Nobody(reason)) => {
+            Err(NoTarget(reason)) => {
                 return Ok(Outcome::not_possible(&drill.name, &drill.title, reason));
             }
         };
@@ -116,7 +116,7 @@ impl Exercise<'_> {
         drill: &Drill,
         options: &Options,
         task: &str,
-    ) -> Result<Result<Ready, Nobody>> {
+    ) -> Result<Result<Ready, NoTarget>> {
         let topology = &self.context.topology;
         let holders = Holders::of(&self.context).await;
         let candidates = match target::candidates(drill.on, topology, &holders) {
@@ -138,7 +138,7 @@ impl Exercise<'_> {
                 .ok_or_else(|| Failure::bug(format!("there is no machine {name}")))?;
             let fault = Prepared::of(self.session, machine, drill, options.graceful)?;
             if let Some(reason) = self.impossible(&fault).await? {
-                return Ok(Err(Nobody(reason)));
+                return Ok(Err(NoTarget(reason)));
             }
             faults.push(fault);
         }
@@ -346,7 +346,7 @@ impl Exercise<'_> {
                     broken.get_or_init(|| log.now());
                 }
             };
-            let transport = self.context.fleet.transport(&fault.machine).await?;
+            let transport = self.context.connections.transport(&fault.machine).await?;
             let failed = |error| transport_failure("drill", &error);
             let output = transport.run_with(Script::new(text), &see).await.map_err(failed)?;
             if output.success() {
@@ -433,7 +433,7 @@ impl Exercise<'_> {
     }
 
     async fn run(&self, machine: &str, script: Script) -> Result<crate::transport::Output> {
-        let transport = self.context.fleet.transport(machine).await?;
+        let transport = self.context.connections.transport(machine).await?;
         transport.run(script).await.map_err(|error| transport_failure("drill", &error))
     }
 
@@ -447,6 +447,6 @@ fn called_off() -> Failure {
 }
 
 /// Everything of earlier drills that is still in the cluster.
-pub async fn clean_up(context: &GateContext) -> Result<()> {
+pub async fn clean_up(context: &ClusterContext) -> Result<()> {
     workload::remove_namespace(&context.api.any().await?).await
 }

@@ -8,20 +8,20 @@ use crate::topology::{Group, Topology};
 
 /// Why a drill has nobody to hit on this cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Nobody(pub String);
+pub struct NoTarget(pub String);
 
 /// Machines that may be hit, best first.
 pub fn candidates(
     target: Target,
     topology: &Topology,
     holders: &Holders,
-) -> Result<Vec<String>, Nobody> {
+) -> Result<Vec<String>, NoTarget> {
     let names = |group| -> Vec<String> {
         topology.group(group).iter().map(|machine| machine.name.clone()).collect()
     };
     let only = |measure, why: &str| {
         let holder = holders.get(measure).map(|name| vec![name.to_owned()]);
-        holder.ok_or_else(|| Nobody(why.to_owned()))
+        holder.ok_or_else(|| NoTarget(why.to_owned()))
     };
     let found = match target {
         Target::EtcdLeader => only(Measure::EtcdLeader, "no etcd member leads")?,
@@ -30,7 +30,7 @@ pub fn candidates(
             names(Group::Etcd).into_iter().filter(|name| Some(name.as_str()) != leader).collect()
         }
         Target::VipHolder if topology.vip.is_none() => {
-            return Err(Nobody("this cluster has no virtual address".into()));
+            return Err(NoTarget("this cluster has no virtual address".into()));
         }
         Target::VipHolder => only(Measure::VirtualAddress, "nobody has the virtual address")?,
         Target::ControllerManager => {
@@ -46,7 +46,7 @@ pub fn candidates(
         Target::Worker => names(Group::Workers),
     };
     if found.is_empty() {
-        return Err(Nobody(match target {
+        return Err(NoTarget(match target {
             Target::Worker => "this cluster has no worker".into(),
             _ => "with one member etcd has no followers".into(),
         }));

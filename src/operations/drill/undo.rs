@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::session::Session;
+use crate::session::ClusterHandle;
 use crate::state::atomic;
 use crate::support::event::Events;
 use crate::support::failure::{Failure, Kind, Result};
@@ -64,7 +64,7 @@ fn forget(root: &Path) -> Result<()> {
 
 /// Mends all machines at the same time: etcd members that lost their quorum need each other to
 /// start. What could not be mended stays in the file.
-pub async fn undo(session: &Session, pending: &Pending, events: &Events) -> Result<()> {
+pub async fn undo(session: &ClusterHandle, pending: &Pending, events: &Events) -> Result<()> {
     let mended = pending.remedies.iter().map(|remedy| mend(session, remedy, events));
     let results = futures::future::join_all(mended).await;
     let mut failures = results.into_iter().filter_map(Result::err);
@@ -76,7 +76,7 @@ pub async fn undo(session: &Session, pending: &Pending, events: &Events) -> Resu
         .hint(format!("kdiy drill --undo --name {} tries again", session.topology().cluster)))
 }
 
-async fn mend(session: &Session, remedy: &Remedy, events: &Events) -> Result<()> {
+async fn mend(session: &ClusterHandle, remedy: &Remedy, events: &Events) -> Result<()> {
     let Remedy { machine, how } = remedy;
     match how {
         How::PowerOn => {
@@ -84,11 +84,11 @@ async fn mend(session: &Session, remedy: &Remedy, events: &Events) -> Result<()>
             connect(session, machine).await
         }
         How::Script(text) => {
-            let transport = match session.fleet.transport(machine).await {
+            let transport = match session.connections.transport(machine).await {
                 Ok(transport) if transport.is_alive().await => transport,
                 _ => {
                     connect(session, machine).await?;
-                    session.fleet.transport(machine).await?
+                    session.connections.transport(machine).await?
                 }
             };
             let failed = |error| transport_failure("undo", &error);
@@ -103,9 +103,9 @@ async fn mend(session: &Session, remedy: &Remedy, events: &Events) -> Result<()>
     }
 }
 
-async fn connect(session: &Session, machine: &str) -> Result<()> {
+async fn connect(session: &ClusterHandle, machine: &str) -> Result<()> {
     let target = session.provider.ssh_target(session.topology(), machine)?;
-    session.fleet.connect(&target, BOOTS_WITHIN * target.slow_machines).await.map(drop)
+    session.connections.connect(&target, BOOTS_WITHIN * target.slow_machines).await.map(drop)
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::kubernetes::client::{ApiAccess, ApiPath, Patience};
 use crate::kubernetes::retry::gone;
-use crate::operations::drill::measure::{Answer, History, Request, Sighting};
+use crate::operations::drill::measure::{Answer, History, Observation, Request};
 use crate::support::failure::{Failure, Result, chain};
 use crate::topology::{Group, Topology};
 
@@ -62,7 +62,7 @@ impl Log {
         }
     }
 
-    pub fn sighting(&self, sighting: Sighting) {
+    pub fn sighting(&self, sighting: Observation) {
         if let Ok(mut history) = self.history.lock() {
             history.sightings.push(sighting);
         }

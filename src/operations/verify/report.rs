@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::operations::verify::{Tried, Unproven};
+use crate::operations::verify::{CheckError, CheckResult};
 use crate::support::event::Evidence;
 use crate::support::failure::{Failure, Kind};
 
@@ -49,10 +49,10 @@ pub enum Verdict {
 impl Verdict {
     /// Green only when something was looked at and all of it was as expected. Without a failure of
     /// its own the first thing that was not is the failure.
-    pub fn of(result: Tried, evidence: &[Evidence]) -> Self {
+    pub fn of(result: CheckResult, evidence: &[Evidence]) -> Self {
         match result {
-            Err(Unproven::Skipped(why)) => Self::Skipped(why),
-            Err(Unproven::Failed(failure)) => Self::Failed(failure),
+            Err(CheckError::Skipped(why)) => Self::Skipped(why),
+            Err(CheckError::Failed(failure)) => Self::Failed(failure),
             Ok(()) if evidence.is_empty() => Self::Failed(Failure::bug("nothing was looked at")),
             Ok(()) => match evidence.iter().find(|it| !it.ok) {
                 None => Self::Passed,

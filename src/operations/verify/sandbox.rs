@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster_context::GateContext;
+use crate::cluster_context::ClusterContext;
 use crate::gates::network;
 use crate::kubernetes::retry::{PATIENCE, gone, is_transient, persist, refused};
 use crate::support::event::Evidence;
@@ -30,22 +30,22 @@ const GONE_WITHIN: Duration = Duration::from_secs(120);
 /// The namespaces of all checks and of the network gate, of this run and of earlier ones.
 pub struct Namespaces {
     client: Client,
-    context: Arc<GateContext>,
+    context: Arc<ClusterContext>,
 }
 
 impl Namespaces {
-    pub fn new(client: Client, context: Arc<GateContext>) -> Self {
+    pub fn new(client: Client, context: Arc<ClusterContext>) -> Self {
         Self { client, context }
     }
 
     /// Makes the namespace of a check, for it to work in.
-    pub async fn bench(&self, check: &str, stop: &CancellationToken) -> Result<Bench> {
+    pub async fn bench(&self, check: &str, stop: &CancellationToken) -> Result<Sandbox> {
         let namespace = format!("{PREFIX}{check}");
         let object = json!({"metadata": {"name": namespace, "labels": {network::TRIAL: "true"}}});
         let api: Api<Namespace> = Api::all(self.client.clone());
         let object = serde_json::from_value(object)
             .map_err(|error| Failure::bug("a namespace").because(error))?;
-        let bench = Bench {
+        let bench = Sandbox {
             client: self.client.clone(),
             namespace,
             context: self.context.clone(),
@@ -118,10 +118,10 @@ impl Namespaces {
 }
 
 /// One check's place to work.
-pub struct Bench {
+pub struct Sandbox {
     pub client: Client,
     pub namespace: String,
-    pub context: Arc<GateContext>,
+    pub context: Arc<ClusterContext>,
     stop: CancellationToken,
     within: Duration,
     evidence: Mutex<Vec<Evidence>>,
@@ -164,7 +164,7 @@ impl<K> Object for K where
 {
 }
 
-impl Bench {
+impl Sandbox {
     pub fn api<K: Object>(&self) -> Api<K> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
@@ -189,7 +189,7 @@ impl Bench {
         self.evidence.lock().unwrap_or_else(PoisonError::into_inner).push(evidence);
     }
 
-    /// As [`Bench::prove`], where what is expected is one thing exactly.
+    /// As [`Sandbox::prove`], where what is expected is one thing exactly.
     pub fn prove_same<T: PartialEq + ToString>(&self, asked: &str, expected: T, saw: T) {
         let ok = expected == saw;
         self.prove(asked, expected, saw, ok);

@@ -13,8 +13,8 @@ use kube::api::{Api, ListParams, Patch, PatchParams};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::operations::verify::sandbox::{Bench, PORT, get, serve};
-use crate::operations::verify::{Check, Tried, Unproven};
+use crate::operations::verify::sandbox::{PORT, Sandbox, get, serve};
+use crate::operations::verify::{Check, CheckError, CheckResult};
 use crate::support::failure::{Failure, Kind, Result};
 use crate::topology::{Group, Machine};
 
@@ -45,7 +45,7 @@ pub const CHECKS: &[Check] = &[
 /// never gets any has a chance of less than one in 100,000.
 const REQUESTS: u32 = 20;
 
-async fn deployment(bench: Arc<Bench>) -> Tried {
+async fn deployment(bench: Arc<Sandbox>) -> CheckResult {
     const REPLICAS: usize = 2;
     let mut pod = bench.server_spec();
     pod["topologySpreadConstraints"] = json!([{
@@ -90,7 +90,7 @@ async fn deployment(bench: Arc<Bench>) -> Tried {
 }
 
 /// From every machine to its own NodePort, once its kube-proxy has heard of it.
-async fn node_ports(bench: &Bench, port: i32) -> Tried {
+async fn node_ports(bench: &Sandbox, port: i32) -> CheckResult {
     let script = |address| {
         format!(
             "curl --noproxy '*' -s -f -o /dev/null --max-time $((3 * ${{KDIY_SLOW:-1}})) http://{address}:{port}/ && echo answered"
@@ -113,7 +113,7 @@ async fn node_ports(bench: &Bench, port: i32) -> Tried {
     Ok(())
 }
 
-async fn rolling_update(bench: Arc<Bench>) -> Tried {
+async fn rolling_update(bench: Arc<Sandbox>) -> CheckResult {
     const REPLICAS: usize = 2;
     bench.create::<Deployment>(updatable(&bench, "one", REPLICAS)).await?;
     let service = json!({
@@ -162,7 +162,7 @@ async fn rolling_update(bench: Arc<Bench>) -> Tried {
 
 /// Pods that go on for as long as it takes every node to hear that they are going: what a Service
 /// still sends to a pod after its end is the classic lost request.
-fn updatable(bench: &Bench, version: &str, replicas: usize) -> serde_json::Value {
+fn updatable(bench: &Sandbox, version: &str, replicas: usize) -> serde_json::Value {
     let mut pod = bench.pod_spec(&serve(&format!("echo {version}")));
     // The first process of a container does not hear SIGTERM unless it asks to: all that is longer
     // is waited for at the end, when nothing of the check may be left.
@@ -177,7 +177,7 @@ fn updatable(bench: &Bench, version: &str, replicas: usize) -> serde_json::Value
 }
 
 /// Waits until the client has heard this answer.
-async fn seen(bench: &Bench, answer: &str) -> Result<()> {
+async fn seen(bench: &Sandbox, answer: &str) -> Result<()> {
     bench
         .until(&format!("the client to hear `{answer}`"), || async {
             let log = bench.logs("client").await.map_err(|failure| failure.to_string())?;
@@ -187,7 +187,7 @@ async fn seen(bench: &Bench, answer: &str) -> Result<()> {
         .await
 }
 
-async fn volume(bench: Arc<Bench>) -> Tried {
+async fn volume(bench: Arc<Sandbox>) -> CheckResult {
     let classes: Api<StorageClass> = Api::all(bench.client.clone());
     let parameters = ListParams::default();
     let classes = bench.ask("list the storage classes", || classes.list(&parameters)).await?;
@@ -196,7 +196,7 @@ async fn volume(bench: Arc<Bench>) -> Tried {
         class.annotations().get(name).is_some_and(|value| value == "true")
     };
     let Some(class) = classes.iter().find(is_default) else {
-        return Err(Unproven::Skipped("there is no default StorageClass".into()));
+        return Err(CheckError::Skipped("there is no default StorageClass".into()));
     };
     let claim = json!({
         "metadata": {"name": "data"},
@@ -232,7 +232,7 @@ async fn volume(bench: Arc<Bench>) -> Tried {
     Ok(())
 }
 
-async fn pod_access(bench: Arc<Bench>) -> Tried {
+async fn pod_access(bench: Arc<Sandbox>) -> CheckResult {
     let mut pod = bench.pod("server", &format!("echo begun; {}", serve("hostname")));
     pod["spec"]["containers"][0]["readinessProbe"] =
         json!({"tcpSocket": {"port": PORT}, "periodSeconds": 1});
@@ -253,7 +253,7 @@ async fn pod_access(bench: Arc<Bench>) -> Tried {
 const FORWARDED_WITHIN: Duration = Duration::from_secs(20);
 
 /// The body that the pod answers with, through a forwarded port.
-async fn forwarded(bench: &Bench) -> Result<String> {
+async fn forwarded(bench: &Sandbox) -> Result<String> {
     let failed =
         |cause: String| Failure::new(Kind::Gate, "port-forward does not work").cause(cause);
     let exchange = async {

@@ -6,7 +6,7 @@ use semver::Version;
 
 use crate::config::ProviderChoice;
 use crate::providers::vagrant::{Virtual, lists, virsh};
-use crate::providers::{Finding, Owned, Provider as _, host};
+use crate::providers::{Finding, Provider as _, Resource, host};
 use crate::state::ledger::Ledger;
 use crate::support;
 use crate::topology::{Topology, architecture};
@@ -89,7 +89,7 @@ impl Virtual {
         let Ok(listed) = self.listed().await else { return Vec::new() };
         let ledger = Ledger::open(self.state.root()).map(|ledger| ledger.entries().to_vec());
         let ledger = ledger.unwrap_or_default();
-        let is_ours = |owned: &Owned| {
+        let is_ours = |owned: &Resource| {
             ledger.iter().any(|entry| (entry.what, &entry.id) == (owned.what, &owned.id))
         };
         let mut findings: Vec<Finding> = self
@@ -108,7 +108,7 @@ impl Virtual {
     }
 
     /// `: COMMAND; COMMAND`, where there are any.
-    fn how_to_remove(&self, owned: &Owned) -> String {
+    fn how_to_remove(&self, owned: &Resource) -> String {
         let commands = self.removal(&owned.id, owned.what);
         let lines: Vec<String> = commands.iter().map(|command| command.join(" ")).collect();
         if lines.is_empty() { String::new() } else { format!(": {}", lines.join("; ")) }

@@ -9,7 +9,7 @@ use kube::api::{Api, ListParams, PostParams};
 use kube::{Client, Error, ResourceExt as _};
 use serde_json::{Value, json};
 
-use crate::cluster_context::GateContext;
+use crate::cluster_context::ClusterContext;
 use crate::kubernetes::request::raw;
 use crate::reports::cis::{Bound, Denied, Seen, Setting};
 use crate::support::failure::chain;
@@ -28,7 +28,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    pub async fn reach(context: &GateContext) -> Self {
+    pub async fn reach(context: &ClusterContext) -> Self {
         let nodes = context.topology.group(Group::Nodes);
         let client = context.api.any().await.map_err(|failure| failure.to_string());
         let kubelets = nodes.into_iter().map(|node| async {

@@ -7,7 +7,7 @@ use serde::Deserialize;
 /// Lists are separated by commas, as in `--authorization-mode=Node,RBAC`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Must {
+pub enum Expectation {
     Given,
     Absent,
     Is(String),
@@ -22,7 +22,7 @@ pub enum Must {
     Among(Vec<String>),
 }
 
-impl Must {
+impl Expectation {
     pub fn holds(&self, value: Option<&str>) -> bool {
         let mut items = value.into_iter().flat_map(|value| value.split(','));
         match self {
@@ -54,7 +54,7 @@ impl Must {
     }
 }
 
-impl fmt::Display for Must {
+impl fmt::Display for Expectation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Given => f.write_str("be given"),
@@ -78,18 +78,18 @@ mod tests {
         let text = |text: &str| text.to_owned();
         // Rule, a value that fits, one that does not.
         let cases = [
-            (Must::Given, Some("/a"), None),
-            (Must::Given, Some("/a"), Some("")),
-            (Must::Absent, None, Some("")),
-            (Must::Is(text("false")), Some("false"), Some("true")),
-            (Must::Is(text("false")), Some("false"), None),
-            (Must::IsNot(text("0")), None, Some("0")),
-            (Must::Has(text("RBAC")), Some("Node,RBAC"), Some("Node,RBACX")),
-            (Must::Lacks(text("AlwaysAllow")), None, Some("RBAC,AlwaysAllow")),
-            (Must::AtLeast(30), Some("30"), Some("29")),
-            (Must::AtLeast(30), Some("100"), Some("many")),
-            (Must::Among(vec![text("A"), text("B")]), Some("B,A"), Some("A,C")),
-            (Must::Among(vec![text("A")]), Some("A"), None),
+            (Expectation::Given, Some("/a"), None),
+            (Expectation::Given, Some("/a"), Some("")),
+            (Expectation::Absent, None, Some("")),
+            (Expectation::Is(text("false")), Some("false"), Some("true")),
+            (Expectation::Is(text("false")), Some("false"), None),
+            (Expectation::IsNot(text("0")), None, Some("0")),
+            (Expectation::Has(text("RBAC")), Some("Node,RBAC"), Some("Node,RBACX")),
+            (Expectation::Lacks(text("AlwaysAllow")), None, Some("RBAC,AlwaysAllow")),
+            (Expectation::AtLeast(30), Some("30"), Some("29")),
+            (Expectation::AtLeast(30), Some("100"), Some("many")),
+            (Expectation::Among(vec![text("A"), text("B")]), Some("B,A"), Some("A,C")),
+            (Expectation::Among(vec![text("A")]), Some("A"), None),
         ];
         for (must, good, bad) in cases {
             assert_eq!(must.problem("x", good), None, "{must:?} {good:?}");
@@ -99,9 +99,9 @@ mod tests {
 
     #[test]
     fn a_problem_says_what_was_seen_and_what_must_be() {
-        let problem = Must::Is("false".into()).problem("--profiling", Some("true")).unwrap();
+        let problem = Expectation::Is("false".into()).problem("--profiling", Some("true")).unwrap();
         assert_eq!(problem, "--profiling is `true`; it must be false");
-        let problem = Must::Given.problem("--client-ca-file", None).unwrap();
+        let problem = Expectation::Given.problem("--client-ca-file", None).unwrap();
         assert_eq!(problem, "--client-ca-file is not given; it must be given");
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::bundle::script::quote;
-use crate::cluster_context::GateContext;
-use crate::reports::cis::{Benchmark, Check, FileMust, Files, Flags, Look, Output, Seen};
+use crate::cluster_context::ClusterContext;
+use crate::reports::cis::{Benchmark, Check, FileMust, Files, Flags, Output, Probe, Seen};
 use crate::topology::{Group, Machine, Topology};
 
 /// What one machine said.
@@ -30,7 +30,7 @@ pub struct Machines<'a> {
 }
 
 /// Asks every machine at once.
-pub async fn look<'a>(benchmark: &Benchmark, context: &'a GateContext) -> Machines<'a> {
+pub async fn look<'a>(benchmark: &Benchmark, context: &'a ClusterContext) -> Machines<'a> {
     let topology = &context.topology;
     let answers = context.ask(Group::All, |machine| script(benchmark, machine, topology)).await;
     let said = answers
@@ -54,13 +54,13 @@ fn script(benchmark: &Benchmark, machine: &Machine, topology: &Topology) -> Stri
     let mut parts = String::new();
     for check in &benchmark.checks {
         match &check.look {
-            Look::Flags(flags) if topology.is_in(machine, flags.on) => {
+            Probe::Flags(flags) if topology.is_in(machine, flags.on) => {
                 units.insert(quote(&flags.of));
             }
-            Look::Files(files) if topology.is_in(machine, files.on) => {
+            Probe::Files(files) if topology.is_in(machine, files.on) => {
                 parts.push_str(&format!("files {} {}\n", quote(&check.id), files.paths.join(" ")));
             }
-            Look::Output(output) if topology.is_in(machine, output.on) => {
+            Probe::Output(output) if topology.is_in(machine, output.on) => {
                 parts.push_str(&format!("output {} {}\n", quote(&check.id), quote(&output.run)));
             }
             _ => {}
@@ -117,9 +117,9 @@ impl Machines<'_> {
     pub(super) fn judge(&self, check: &Check) -> Seen {
         let mut seen = Seen::default();
         let on = match &check.look {
-            Look::Flags(Flags { on, .. })
-            | Look::Files(Files { on, .. })
-            | Look::Output(Output { on, .. }) => *on,
+            Probe::Flags(Flags { on, .. })
+            | Probe::Files(Files { on, .. })
+            | Probe::Output(Output { on, .. }) => *on,
             _ => return seen,
         };
         for machine in self.topology.group(on) {
@@ -140,9 +140,9 @@ impl Machines<'_> {
 impl Said {
     fn judge(&self, check: &Check, seen: &mut Seen) {
         match &check.look {
-            Look::Flags(flags) => self.flags(flags, seen),
-            Look::Files(files) => self.files(&check.id, files, seen),
-            Look::Output(output) => {
+            Probe::Flags(flags) => self.flags(flags, seen),
+            Probe::Files(files) => self.files(&check.id, files, seen),
+            Probe::Output(output) => {
                 let value = self.outputs.get(&check.id).map(String::as_str);
                 seen.note(output.must.problem("the answer", value));
             }

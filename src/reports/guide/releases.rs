@@ -6,7 +6,7 @@ use crate::artifacts::catalogue::{Item, Versions};
 use crate::artifacts::source::Location;
 use crate::artifacts::{Catalogue, Source, image_path};
 use crate::bundle::script::quote;
-use crate::playbook::context::World;
+use crate::playbook::context::TemplateContext;
 use crate::reports::guide::block::{DELIVERED, installing};
 use crate::support::failure::{Failure, Result};
 
@@ -41,7 +41,7 @@ impl Releases {
     /// `names` are of artifacts and images; kubectl comes along.
     pub fn of<'a>(
         names: impl Iterator<Item = &'a String>,
-        world: &World,
+        template_context: &TemplateContext,
         catalogue: &Catalogue,
         versions: &Versions,
         source: &Source,
@@ -50,7 +50,9 @@ impl Releases {
         let mut by_name = BTreeMap::new();
         for name in names.map(String::as_str).chain([KUBECTL]) {
             let release = match catalogue.image_file(name, arch) {
-                Some(file) if world.mirrored_images.iter().any(|image| image == name) => {
+                Some(file)
+                    if template_context.mirrored_images.iter().any(|image| image == name) =>
+                {
                     image(name, &file, source)?
                 }
                 _ => artifact(catalogue.item(name, versions, arch)?, source)?,

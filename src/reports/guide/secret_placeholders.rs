@@ -43,9 +43,9 @@ pub fn token(machine: &Machine) -> String {
 }
 
 /// Keys and certificates as files of the reader's.
-pub struct StandIns;
+pub struct SecretPlaceholders;
 
-impl StandIns {
+impl SecretPlaceholders {
     fn pair(&self, name: &str, machine: Option<&Machine>) -> Result<String> {
         identity::identity(name)
             .map(|identity| pair(identity, machine))
@@ -81,7 +81,7 @@ impl StandIns {
     }
 }
 
-impl Secrets for StandIns {
+impl Secrets for SecretPlaceholders {
     fn certificate(&self, identity: &str, machine: &Machine) -> Result<String> {
         Ok(file(&format!("{}.crt", self.pair(identity, Some(machine))?)))
     }

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use crate::config::{Cni, Network};
-use crate::reports::preflight::{Answer, Report, Weight};
+use crate::reports::preflight::{Answer, Report, Severity};
 use crate::support::failure::Failure;
 use crate::topology::{Group, Machine, Topology};
 
@@ -96,7 +96,7 @@ impl Report {
                     "this computer is in {}, which overlaps {field} {net}: machines could not answer it",
                     route.to
                 );
-                self.add(first, Weight::Stops, what, choose(field));
+                self.add(first, Severity::Stops, what, choose(field));
             }
         }
         self.in_order(topology);
@@ -115,16 +115,16 @@ impl Report {
                     "make sure that nobody there has an address of {net}, or {}",
                     choose(field)
                 );
-                self.add(machine, Weight::Warns, what, mend);
+                self.add(machine, Severity::Warns, what, mend);
             } else {
                 let what = format!("it has a route to {to}, which overlaps {field} {net}");
-                self.add(machine, Weight::Stops, what, choose(field));
+                self.add(machine, Severity::Stops, what, choose(field));
             }
         }
         for server in answer.all("nameserver") {
             if server.parse().is_ok_and(|server: Ipv4Addr| net.contains(&server)) {
                 let what = format!("its name server {server} is in {field} {net}");
-                self.add(machine, Weight::Stops, what, choose(field));
+                self.add(machine, Severity::Stops, what, choose(field));
             }
         }
     }
@@ -135,7 +135,7 @@ impl Report {
             let addresses = if addresses.is_empty() { "no address" } else { addresses };
             self.add(
                 machine,
-                Weight::Stops,
+                Severity::Stops,
                 format!(
                     "it has an interface cni0 ({addresses}), which kdiy's pods would be put on"
                 ),
@@ -145,7 +145,7 @@ impl Report {
         for file in answer.all("cni_file").iter().filter(|file| file.as_str() < OWN_CNI_FILE) {
             self.add(
                 machine,
-                Weight::Stops,
+                Severity::Stops,
                 format!("containerd would take /etc/cni/net.d/{file} for the pods' network"),
                 format!("remove it, or name it so that it comes after {OWN_CNI_FILE}"),
             );

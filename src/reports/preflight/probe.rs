@@ -11,7 +11,7 @@ use crate::reports::preflight::{Answer, port_between};
 use crate::support::failure::{Failure, Result};
 use crate::topology::{Group, Machine, Topology};
 use crate::transport::clock_skew::Clock;
-use crate::transport::pool::{Fleet, transport_failure};
+use crate::transport::pool::{ConnectionPool, transport_failure};
 use crate::transport::{Script, Transport, control_sockets};
 
 const SCRIPT: &str = include_str!("probe.sh");
@@ -33,11 +33,13 @@ pub async fn look(
     slow: u32,
 ) -> Result<Vec<Result<Answer>>> {
     let sockets = control_sockets::directory()?;
-    let fleet = Fleet::new(sockets.path().to_owned());
-    let asked =
-        topology.machines.iter().map(|machine| ask(provider, topology, &fleet, machine, slow));
+    let connections = ConnectionPool::new(sockets.path().to_owned());
+    let asked = topology
+        .machines
+        .iter()
+        .map(|machine| ask(provider, topology, &connections, machine, slow));
     let mut answers = futures::future::join_all(asked).await;
-    let ports = ports(topology, &fleet, slow).await;
+    let ports = ports(topology, &connections, slow).await;
     for (machine, answer) in topology.machines.iter().zip(&mut answers) {
         if let Ok(answer) = answer {
             id.clone_into(&mut answer.cluster_id);
@@ -45,19 +47,19 @@ pub async fn look(
             answer.within_reach = ports.within_reach.contains(&machine.name);
         }
     }
-    fleet.close().await;
+    connections.close().await;
     Ok(answers)
 }
 
 async fn ask(
     provider: &dyn Provider,
     topology: &Topology,
-    fleet: &Fleet,
+    connections: &ConnectionPool,
     machine: &Machine,
     slow: u32,
 ) -> Result<Answer> {
     let target = provider.ssh_target(topology, &machine.name)?;
-    let transport = fleet.connect(&target, REACHED_WITHIN * slow).await?;
+    let transport = connections.connect(&target, REACHED_WITHIN * slow).await?;
     let others: Vec<String> =
         topology.machines.iter().map(|other| other.address.to_string()).collect();
     let own = machine.address.to_string();
@@ -89,8 +91,8 @@ struct Ports {
 
 /// For a few seconds every machine listens on a port that it is going to use, and all others try
 /// it, and so does this computer: what a firewall lets through is seen, not guessed.
-async fn ports(topology: &Topology, fleet: &Fleet, slow: u32) -> Ports {
-    let transports = fleet.transports().await;
+async fn ports(topology: &Topology, connections: &ConnectionPool, slow: u32) -> Ports {
+    let transports = connections.transports().await;
     let reached: Vec<(&Machine, _)> = topology
         .machines
         .iter()

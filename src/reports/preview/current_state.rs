@@ -13,12 +13,12 @@ use crate::artifacts::{Store, image_path};
 use crate::bundle::observe::{Observed, Verb};
 use crate::bundle::script::quote;
 use crate::bundle::{Bundle, Renderer};
-use crate::kubernetes::apply::{self, Conflicts, Foreseen};
+use crate::kubernetes::apply::{self, Conflicts, DryRun};
 use crate::kubernetes::{csr, nodes};
-use crate::operations::inspect::{self, SurveyError};
+use crate::operations::inspect::{self, InspectError};
 use crate::playbook::format::{Action, Step};
 use crate::playbook::load::Book;
-use crate::session::{Blueprint, Session};
+use crate::session::{ClusterHandle, RenderedCluster};
 use crate::support::failure::{Failure, Result};
 use crate::topology::facts::Facts;
 use crate::topology::{Machine, architecture};
@@ -36,7 +36,7 @@ pub enum Standing {
 }
 
 /// One machine.
-pub struct Look {
+pub struct MachineState {
     pub standing: Standing,
     /// By step; empty for a machine that does not answer.
     pub bundles: BTreeMap<String, Bundle>,
@@ -47,17 +47,17 @@ pub struct Look {
 
 /// What a step would do through the api.
 #[derive(Default)]
-pub struct ClusterLook {
-    pub objects: Vec<Foreseen>,
+pub struct ClusterObjects {
+    pub objects: Vec<DryRun>,
     /// One line a thing.
     pub actions: Vec<String>,
 }
 
-pub struct Looks {
+pub struct CurrentState {
     /// By name.
-    pub machines: BTreeMap<String, Look>,
+    pub machines: BTreeMap<String, MachineState>,
     /// By step.
-    pub cluster: BTreeMap<String, ClusterLook>,
+    pub cluster: BTreeMap<String, ClusterObjects>,
     /// By artifact or image.
     artifacts: BTreeMap<String, Vec<Place>>,
 }
@@ -71,23 +71,27 @@ struct Place {
     digests: Vec<String>,
 }
 
-impl Looks {
+impl CurrentState {
     /// Of a cluster that was never begun: everything is to be made.
-    pub async fn assumed(blueprint: &Blueprint, store: &Store) -> Result<Self> {
-        let renderer = blueprint.renderer();
+    pub async fn assumed(rendered: &RenderedCluster, store: &Store) -> Result<Self> {
+        let renderer = rendered.renderer();
         let mut machines = BTreeMap::new();
-        for machine in &blueprint.world.topology.machines {
+        for machine in &rendered.template_context.topology.machines {
             machines.insert(machine.name.clone(), to_be_made(&renderer, machine)?);
         }
-        let artifacts = artifacts(blueprint, store)?;
+        let artifacts = artifacts(rendered, store)?;
         Ok(Self { machines, cluster: cluster(&renderer, None, store).await?, artifacts })
     }
 
     /// Of machines that are there, or should be, because they have `joined`.
-    pub async fn at(session: &Session, store: &Store, joined: &BTreeSet<String>) -> Result<Self> {
-        let deadline = ANSWERS_WITHIN * session.blueprint.world.config.slow_machines;
+    pub async fn at(
+        session: &ClusterHandle,
+        store: &Store,
+        joined: &BTreeSet<String>,
+    ) -> Result<Self> {
+        let deadline = ANSWERS_WITHIN * session.rendered.template_context.config.slow_machines;
         let mut silent = session.connect(deadline).await;
-        let renderer = &session.blueprint.renderer();
+        let renderer = &session.rendered.renderer();
         let looked = session.topology().machines.iter().map(|machine| {
             let reason = silent.remove(&machine.name);
             async move {
@@ -101,7 +105,7 @@ impl Looks {
         });
         let machines =
             futures::future::join_all(looked).await.into_iter().collect::<Result<_>>()?;
-        let artifacts = artifacts(&session.blueprint, store)?;
+        let artifacts = artifacts(&session.rendered, store)?;
         Ok(Self { machines, cluster: cluster(renderer, Some(session), store).await?, artifacts })
     }
 
@@ -133,8 +137,8 @@ impl Looks {
     }
 }
 
-fn to_be_made(renderer: &Renderer<'_>, machine: &Machine) -> Result<Look> {
-    Ok(Look {
+fn to_be_made(renderer: &Renderer<'_>, machine: &Machine) -> Result<MachineState> {
+    Ok(MachineState {
         standing: Standing::ToBeMade,
         bundles: renderer.bundles(machine, &Facts::assumed(architecture::HERE))?,
         observed: Observed::default(),
@@ -142,8 +146,12 @@ fn to_be_made(renderer: &Renderer<'_>, machine: &Machine) -> Result<Look> {
     })
 }
 
-async fn look_at(session: &Session, machine: &Machine, reason: Option<Failure>) -> Result<Look> {
-    let silent = |reason: String| Look {
+async fn look_at(
+    session: &ClusterHandle,
+    machine: &Machine,
+    reason: Option<Failure>,
+) -> Result<MachineState> {
+    let silent = |reason: String| MachineState {
         standing: Standing::Silent { reason },
         bundles: BTreeMap::new(),
         observed: Observed::default(),
@@ -152,14 +160,14 @@ async fn look_at(session: &Session, machine: &Machine, reason: Option<Failure>) 
     if let Some(failure) = reason {
         return Ok(silent(failure.cause.unwrap_or(failure.what)));
     }
-    let transport = session.fleet.transport(&machine.name).await?;
+    let transport = session.connections.transport(&machine.name).await?;
     // What is not there now is not waited for.
     let stop = CancellationToken::new();
     stop.cancel();
     let reached = match inspect::survey(session, machine, &*transport, &stop).await {
         Ok(reached) => reached,
-        Err(SurveyError::Transport(error)) => return Ok(silent(error.to_string())),
-        Err(SurveyError::Failure(failure)) => return Ok(silent(failure.what)),
+        Err(InspectError::Transport(error)) => return Ok(silent(error.to_string())),
+        Err(InspectError::Failure(failure)) => return Ok(silent(failure.what)),
     };
     inspect::check_keys(&machine.name, &reached)?;
     let script = contents_script(&reached.bundles, &reached.observed);
@@ -167,7 +175,7 @@ async fn look_at(session: &Session, machine: &Machine, reason: Option<Failure>) 
         Ok(output) => contents(&output.stdout),
         Err(error) => return Ok(silent(error.to_string())),
     };
-    Ok(Look {
+    Ok(MachineState {
         standing: Standing::Answers,
         bundles: reached.bundles,
         observed: reached.observed,
@@ -204,14 +212,15 @@ fn contents(text: &str) -> BTreeMap<String, String> {
     text.lines().filter_map(file).collect()
 }
 
-fn artifacts(blueprint: &Blueprint, store: &Store) -> Result<BTreeMap<String, Vec<Place>>> {
-    let Blueprint { catalogue, versions, world, .. } = blueprint;
+fn artifacts(rendered: &RenderedCluster, store: &Store) -> Result<BTreeMap<String, Vec<Place>>> {
+    let RenderedCluster { catalogue, versions, template_context, .. } = rendered;
     let mut found = BTreeMap::new();
-    let steps = blueprint.playbooks.steps().filter(|(_, step)| world.all_hold(&step.when));
+    let steps =
+        rendered.playbooks.steps().filter(|(_, step)| template_context.all_hold(&step.when));
     for (_, step) in steps {
         for name in &step.artifacts {
             let mut places: BTreeMap<String, Place> = BTreeMap::new();
-            for arch in blueprint.architectures_taking(name) {
+            for arch in rendered.architectures_taking(name) {
                 let item = catalogue.item(name, versions, arch)?;
                 let version = format!("{name} {}", item.version);
                 for (path, digest) in store.foresee(&item)? {
@@ -222,13 +231,15 @@ fn artifacts(blueprint: &Blueprint, store: &Store) -> Result<BTreeMap<String, Ve
             }
             found.insert(name.clone(), places.into_values().collect());
         }
-        for name in step.images.iter().filter(|name| world.mirrored_images.contains(name)) {
+        for name in
+            step.images.iter().filter(|name| template_context.mirrored_images.contains(name))
+        {
             let mut digests = Vec::new();
-            for arch in blueprint.architectures_taking(name) {
+            for arch in rendered.architectures_taking(name) {
                 let file = catalogue.image_file(name, arch).unwrap_or_default();
                 digests.extend(store.foresee_image(&file)?);
             }
-            let version = world.images[name].clone();
+            let version = template_context.images[name].clone();
             found.insert(name.clone(), vec![Place { path: image_path(name), version, digests }]);
         }
     }
@@ -239,15 +250,18 @@ fn artifacts(blueprint: &Blueprint, store: &Store) -> Result<BTreeMap<String, Ve
 /// everything is applied.
 async fn cluster(
     renderer: &Renderer<'_>,
-    session: Option<&Session>,
+    session: Option<&ClusterHandle>,
     store: &Store,
-) -> Result<BTreeMap<String, ClusterLook>> {
+) -> Result<BTreeMap<String, ClusterObjects>> {
     let client = match session {
         Some(session) => session.api.any().await.ok(),
         None => None,
     };
     let mut looks = BTreeMap::new();
-    let steps = renderer.playbooks.steps().filter(|(_, step)| renderer.world.all_hold(&step.when));
+    let steps = renderer
+        .playbooks
+        .steps()
+        .filter(|(_, step)| renderer.template_context.all_hold(&step.when));
     for (book, step) in steps {
         if step.manifests.is_empty() && step.action.is_none() {
             continue;
@@ -255,7 +269,7 @@ async fn cluster(
         let look = if session.is_some() && client.is_none() {
             let unknown =
                 format!("{} (the api does not answer, so what differs is not known)", step.title);
-            ClusterLook { actions: vec![unknown], ..ClusterLook::default() }
+            ClusterObjects { actions: vec![unknown], ..ClusterObjects::default() }
         } else {
             look_through(renderer, client.as_ref(), book, step, store).await?
         };
@@ -270,8 +284,8 @@ async fn look_through(
     book: &Book,
     step: &Step,
     store: &Store,
-) -> Result<ClusterLook> {
-    let world = renderer.world;
+) -> Result<ClusterObjects> {
+    let template_context = renderer.template_context;
     let manifests = renderer.manifests(book, step)?.into_iter();
     let mut texts: Vec<_> =
         manifests.map(|(place, text)| (place, text, Conflicts::Override)).collect();
@@ -279,17 +293,17 @@ async fn look_through(
     match (step.action, client) {
         (None, _) => {}
         (Some(Action::ApplyAddons), _) => {
-            for addon in world.config.own_addons() {
+            for addon in template_context.config.own_addons() {
                 let text = apply::decode(addon, &store.read_manifest(addon).await?)?;
                 texts.push((addon.clone(), text, Conflicts::Refuse));
             }
         }
         (Some(Action::ApproveNodeCertificates), Some(client)) => {
-            actions = csr::foresee(client, &world.topology).await?;
+            actions = csr::foresee(client, &template_context.topology).await?;
         }
         (Some(Action::MarkNodes), Some(client)) => {
-            let schedulable = world.config.masters_take_pods();
-            actions = nodes::foresee(client, &world.topology, schedulable).await?;
+            let schedulable = template_context.config.masters_take_pods();
+            actions = nodes::foresee(client, &template_context.topology, schedulable).await?;
         }
         (Some(_), None) => actions.push(step.title.clone()),
     }
@@ -297,7 +311,7 @@ async fn look_through(
     for (place, text, conflicts) in texts {
         objects.extend(apply::foresee(client, &place, &text, conflicts).await?);
     }
-    Ok(ClusterLook { objects, actions })
+    Ok(ClusterObjects { objects, actions })
 }
 
 #[cfg(test)]

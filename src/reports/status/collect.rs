@@ -22,12 +22,12 @@ use crate::config::Cni;
 use crate::gates::controllers::{HostNames, LEASES, NAMESPACE};
 use crate::kubernetes::client::ApiPath;
 use crate::kubernetes::request::raw;
-use crate::operations::inspect::{self, SurveyError};
+use crate::operations::inspect::{self, InspectError};
 use crate::reports::status::machine_report::{self, Answer};
 use crate::reports::status::{
     Dns, Drift, Endpoint, Etcd, Health, Heard, Machine, Status, VirtualAddress, assess, dns,
 };
-use crate::session::Session;
+use crate::session::ClusterHandle;
 use crate::support::failure::chain;
 use crate::topology::{self, Group};
 use crate::transport::{Script, Transport};
@@ -43,7 +43,7 @@ const HEAD_START: Duration = Duration::from_millis(400);
 
 /// Looks again and again over the same connections.
 pub struct Probe {
-    session: Arc<Session>,
+    session: Arc<ClusterHandle>,
     /// The cluster was complete once, so etcd must have data.
     had_data: bool,
     /// By machine.
@@ -76,7 +76,7 @@ struct Objects {
 }
 
 impl Probe {
-    pub fn new(session: Arc<Session>) -> Arc<Self> {
+    pub fn new(session: Arc<ClusterHandle>) -> Arc<Self> {
         // A record that cannot be read has stopped the command before.
         let record = session.state.record().ok().flatten();
         let had_data = record.is_some_and(|record| record.had_data());
@@ -121,7 +121,7 @@ impl Probe {
         let target = target.map_err(|failure| failure.to_string())?;
         let deadline = self.slowly(CONNECT_WITHIN);
         let transport = session
-            .fleet
+            .connections
             .connect(&target, deadline)
             .await
             .map_err(|failure| failure.cause.unwrap_or(failure.what))?;
@@ -160,8 +160,8 @@ impl Probe {
         now.cancel();
         let reached = match inspect::survey(&self.session, machine, transport, &now).await {
             Ok(reached) => reached,
-            Err(SurveyError::Transport(error)) => return Err(chain(&error)),
-            Err(SurveyError::Failure(failure)) => return Err(failure.what),
+            Err(InspectError::Transport(error)) => return Err(chain(&error)),
+            Err(InspectError::Failure(failure)) => return Err(failure.what),
         };
         let steps = reached.bundles.values().map(|bundle| Drift {
             step: bundle.step.clone(),
@@ -179,7 +179,7 @@ impl Probe {
     async fn dns(&self, resolver: Option<SocketAddr>) -> Option<Heard<u64>> {
         let name = format!(
             "kubernetes.default.svc.{}",
-            self.session.blueprint.world.config.network.dns_domain
+            self.session.rendered.template_context.config.network.dns_domain
         );
         let began = Instant::now();
         let answer = tokio::time::timeout(self.slowly(CONNECT_WITHIN), dns::ask(resolver?, &name));
@@ -191,11 +191,11 @@ impl Probe {
     }
 
     fn has_dns(&self) -> bool {
-        self.session.blueprint.world.config.network.cni != Cni::None
+        self.session.rendered.template_context.config.network.cni != Cni::None
     }
 
     fn slowly(&self, duration: Duration) -> Duration {
-        duration * self.session.blueprint.world.config.slow_machines
+        duration * self.session.rendered.template_context.config.slow_machines
     }
 
     /// Whether the endpoint answers, and what the first api-server that does says: after a short
@@ -306,7 +306,7 @@ impl Probe {
             elapsed_ms: 0,
             health: Health::Healthy,
             problems: Vec::new(),
-            kubernetes: self.session.blueprint.world.config.kubernetes.to_string(),
+            kubernetes: self.session.rendered.template_context.config.kubernetes.to_string(),
             endpoint: Endpoint {
                 url: topology.endpoint.url(),
                 ready: endpoint.is_ok(),

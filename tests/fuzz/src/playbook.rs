@@ -6,11 +6,11 @@ use std::sync::LazyLock;
 
 use kdiy::bundle::{Renderer, observe};
 use kdiy::config::ClusterConfig;
-use kdiy::engine::plan::{self, Circumstances};
+use kdiy::engine::plan::{self, ClusterState};
 use kdiy::kubernetes::apply;
 use kdiy::pki::Keeping;
 use kdiy::playbook::load::Playbooks;
-use kdiy::session::{Blueprint, Design};
+use kdiy::session::{RenderedCluster, ResolvedCluster};
 use kdiy::support::failure::Result;
 use kdiy::topology::check;
 use kdiy::topology::facts::Facts;
@@ -18,11 +18,11 @@ use kdiy::topology::facts::Facts;
 const BOOK: &str = "10-tried";
 
 /// Three masters and a worker that are as slow as may be, so that every deadline is multiplied.
-static CLUSTER: LazyLock<Blueprint> = LazyLock::new(|| {
+static CLUSTER: LazyLock<RenderedCluster> = LazyLock::new(|| {
     let config = ClusterConfig { workers: 1, slow_machines: 100, ..ClusterConfig::default() };
     // Nothing is read there and nothing kept.
     let nowhere = Path::new("no-such-directory");
-    let design = Design::of(config, None).unwrap();
+    let design = ResolvedCluster::of(config, None).unwrap();
     design.draw(nowhere, &check::placeholder().into(), Keeping::Existing).unwrap()
 });
 
@@ -47,12 +47,12 @@ pub fn holds(text: &str) -> Result<(), String> {
 }
 
 fn planned(playbooks: &Playbooks) -> Result<()> {
-    plan::build(playbooks, &CLUSTER.world, &Circumstances::default()).map(drop)
+    plan::build(playbooks, &CLUSTER.template_context, &ClusterState::default()).map(drop)
 }
 
 fn packed(playbooks: &Playbooks) -> Result<()> {
     let renderer = Renderer { playbooks, ..CLUSTER.renderer() };
-    let machines = &CLUSTER.world.topology.machines;
+    let machines = &CLUSTER.template_context.topology.machines;
     for machine in machines.first().into_iter().chain(machines.last()) {
         let bundles = renderer.bundles(machine, &Facts::assumed("amd64"))?;
         drop(observe::script(bundles.values()));

@@ -9,8 +9,8 @@ use kube::Client;
 use serde_json::json;
 
 use crate::kubernetes::request::status_of;
-use crate::operations::verify::sandbox::Bench;
-use crate::operations::verify::{Check, Tried};
+use crate::operations::verify::sandbox::Sandbox;
+use crate::operations::verify::{Check, CheckResult};
 use crate::support::failure::chain;
 
 pub const CHECKS: &[Check] = &[
@@ -31,7 +31,7 @@ pub const CHECKS: &[Check] = &[
     },
 ];
 
-async fn rbac(bench: Arc<Bench>) -> Tried {
+async fn rbac(bench: Arc<Sandbox>) -> CheckResult {
     bench.create::<ServiceAccount>(json!({"metadata": {"name": "reader"}})).await?;
     let role = json!({
         "metadata": {"name": "reader"},
@@ -83,7 +83,7 @@ async fn as_user(client: &Client, user: &str, method: &str, path: &str) -> u16 {
     }
 }
 
-async fn pod_security(bench: Arc<Bench>) -> Tried {
+async fn pod_security(bench: Arc<Sandbox>) -> CheckResult {
     let mut privileged = bench.pod("privileged", "true");
     privileged["spec"]["containers"][0]["securityContext"] = json!({"privileged": true});
     let mut host_path = bench.pod("host-path", "true");
@@ -101,7 +101,7 @@ async fn pod_security(bench: Arc<Bench>) -> Tried {
     Ok(())
 }
 
-async fn quota(bench: Arc<Bench>) -> Tried {
+async fn quota(bench: Arc<Sandbox>) -> CheckResult {
     let limits = json!({
         "metadata": {"name": "limits"},
         "spec": {"limits": [{"type": "Container",

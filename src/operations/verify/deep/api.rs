@@ -9,8 +9,8 @@ use kube::api::{ListParams, Patch, PatchParams};
 use serde_json::json;
 
 use crate::kubernetes::request::status_of;
-use crate::operations::verify::sandbox::Bench;
-use crate::operations::verify::{Check, Tried};
+use crate::operations::verify::sandbox::Sandbox;
+use crate::operations::verify::{Check, CheckResult};
 use crate::support::failure::chain;
 
 pub const CHECKS: &[Check] = &[
@@ -31,7 +31,7 @@ pub const CHECKS: &[Check] = &[
     },
 ];
 
-async fn server_side_apply(bench: Arc<Bench>) -> Tried {
+async fn server_side_apply(bench: Arc<Sandbox>) -> CheckResult {
     let api = bench.api::<ConfigMap>();
     let object = |value: &str| {
         Patch::Apply(json!({
@@ -54,7 +54,7 @@ async fn server_side_apply(bench: Arc<Bench>) -> Tried {
     Ok(())
 }
 
-async fn garbage_collection(bench: Arc<Bench>) -> Tried {
+async fn garbage_collection(bench: Arc<Sandbox>) -> CheckResult {
     let owner: ConfigMap = bench.create(json!({"metadata": {"name": "owner"}})).await?;
     let owned = |name: &str, uid: String| {
         json!({"metadata": {"name": name, "ownerReferences": [{
@@ -81,7 +81,7 @@ async fn garbage_collection(bench: Arc<Bench>) -> Tried {
     Ok(())
 }
 
-async fn paging(bench: Arc<Bench>) -> Tried {
+async fn paging(bench: Arc<Sandbox>) -> CheckResult {
     const OBJECTS: usize = 7;
     let made: Vec<String> = (0..OBJECTS).map(|number| format!("item-{number}")).collect();
     for name in &made {

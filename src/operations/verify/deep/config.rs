@@ -7,8 +7,8 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
-use crate::operations::verify::sandbox::Bench;
-use crate::operations::verify::{Check, Tried};
+use crate::operations::verify::sandbox::Sandbox;
+use crate::operations::verify::{Check, CheckResult};
 
 pub const CHECKS: &[Check] = &[
     Check {
@@ -23,7 +23,7 @@ pub const CHECKS: &[Check] = &[
     },
 ];
 
-async fn config(bench: Arc<Bench>) -> Tried {
+async fn config(bench: Arc<Sandbox>) -> CheckResult {
     let settings = |value: &str| json!({"metadata": {"name": "settings"}, "data": {"key": value}});
     bench.create::<ConfigMap>(settings("old")).await?;
     let secret = json!({"metadata": {"name": "secret"}, "stringData": {"token": "hidden"}});
@@ -61,7 +61,7 @@ async fn config(bench: Arc<Bench>) -> Tried {
     Ok(())
 }
 
-async fn downward_api(bench: Arc<Bench>) -> Tried {
+async fn downward_api(bench: Arc<Sandbox>) -> CheckResult {
     let mut pod = bench.pod("self", "sleep 3600");
     let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     pod["spec"]["containers"][0]["env"] = json!([

@@ -10,9 +10,9 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt as _;
 use serde_json::json;
 
-use crate::operations::verify::sandbox::{Bench, PORT, get};
+use crate::operations::verify::sandbox::{PORT, Sandbox, get};
 use crate::operations::verify::smoke::deployment_of;
-use crate::operations::verify::{Check, Tried, Unproven};
+use crate::operations::verify::{Check, CheckError, CheckResult};
 
 pub const CHECKS: &[Check] = &[
     Check {
@@ -27,7 +27,7 @@ pub const CHECKS: &[Check] = &[
     },
 ];
 
-async fn services(bench: Arc<Bench>) -> Tried {
+async fn services(bench: Arc<Sandbox>) -> CheckResult {
     bench.create::<Deployment>(deployment_of("web", 2, bench.server_spec())).await?;
     let service = |name: &str, more: serde_json::Value| {
         let mut spec = json!({"selector": {"app": "web"}, "ports": [{"port": PORT}]});
@@ -75,7 +75,7 @@ async fn services(bench: Arc<Bench>) -> Tried {
 }
 
 /// kdiy's own CNIs enforce no policies, which whoever relies on them must be told.
-async fn network_policy(bench: Arc<Bench>) -> Tried {
+async fn network_policy(bench: Arc<Sandbox>) -> CheckResult {
     let mut server = bench.pod("server", "");
     server["spec"] = bench.server_spec();
     bench.create::<Pod>(server).await?;
@@ -96,7 +96,7 @@ async fn network_policy(bench: Arc<Bench>) -> Tried {
     tokio::time::sleep(std::time::Duration::from_secs(3)).await;
     let answer = bench.exec("client", &ask).await?;
     if answer.trim() == server.name_any() {
-        return Err(Unproven::Skipped(
+        return Err(CheckError::Skipped(
             "the policy is stored, but this cluster's network does not enforce it: every pod \
              reaches every other. Take a CNI that does, with network.cni: none and addons:"
                 .into(),

@@ -8,8 +8,8 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
 use serde_json::json;
 
-use crate::operations::verify::sandbox::{Bench, PORT, is_ready};
-use crate::operations::verify::{Check, Tried, Unproven};
+use crate::operations::verify::sandbox::{PORT, Sandbox, is_ready};
+use crate::operations::verify::{Check, CheckError, CheckResult};
 use crate::support::failure::chain;
 use crate::topology::Group;
 
@@ -31,7 +31,7 @@ pub const CHECKS: &[Check] = &[
     },
 ];
 
-async fn probes(bench: Arc<Bench>) -> Tried {
+async fn probes(bench: Arc<Sandbox>) -> CheckResult {
     let probe = |command: &str| json!({"exec": {"command": ["sh", "-c", command]}, "periodSeconds": 1, "failureThreshold": 1});
     let mut sick = bench.pod("sick", "sleep 3600");
     sick["spec"]["containers"][0]["livenessProbe"] = probe("false");
@@ -64,7 +64,7 @@ async fn probes(bench: Arc<Bench>) -> Tried {
 }
 
 /// Waits until the pod is, or is not, an endpoint that gets traffic.
-async fn until_in_service(bench: &Bench, wanted: bool) -> Tried {
+async fn until_in_service(bench: &Sandbox, wanted: bool) -> CheckResult {
     let api = bench.api::<EndpointSlice>();
     let params = ListParams::default().labels("kubernetes.io/service-name=moody");
     bench
@@ -81,7 +81,7 @@ async fn until_in_service(bench: &Bench, wanted: bool) -> Tried {
     Ok(())
 }
 
-async fn init_containers(bench: Arc<Bench>) -> Tried {
+async fn init_containers(bench: Arc<Sandbox>) -> CheckResult {
     let mut pod =
         bench.pod("ordered", "echo main >>/shared/order; cat /shared/order /shared/beside");
     pod["spec"]["restartPolicy"] = json!("Never");
@@ -117,13 +117,13 @@ async fn init_containers(bench: Arc<Bench>) -> Tried {
     Ok(())
 }
 
-async fn taints(bench: Arc<Bench>) -> Tried {
+async fn taints(bench: Arc<Sandbox>) -> CheckResult {
     if bench.context.config.masters_take_pods() {
-        return Err(Unproven::Skipped("masters take ordinary pods in this cluster".into()));
+        return Err(CheckError::Skipped("masters take ordinary pods in this cluster".into()));
     }
     let masters = bench.context.topology.group(Group::Masters);
     let Some(master) = masters.first() else {
-        return Err(Unproven::Skipped("there is no master".into()));
+        return Err(CheckError::Skipped("there is no master".into()));
     };
     let bound = |name: &str| {
         let mut pod = bench.pod(name, "sleep 3600");

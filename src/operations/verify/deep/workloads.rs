@@ -12,9 +12,9 @@ use kube::ResourceExt as _;
 use kube::api::{EvictParams, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
-use crate::operations::verify::sandbox::{Bench, PORT};
+use crate::operations::verify::sandbox::{PORT, Sandbox};
 use crate::operations::verify::smoke::deployment_of;
-use crate::operations::verify::{Check, Tried};
+use crate::operations::verify::{Check, CheckResult};
 use crate::support::failure::chain;
 
 pub const CHECKS: &[Check] = &[
@@ -40,13 +40,13 @@ pub const CHECKS: &[Check] = &[
     },
 ];
 
-fn job_spec(bench: &Bench, script: &str) -> Value {
+fn job_spec(bench: &Sandbox, script: &str) -> Value {
     let mut pod = bench.pod_spec(script);
     pod["restartPolicy"] = json!("Never");
     json!({"template": {"spec": pod}})
 }
 
-async fn cron_job(bench: Arc<Bench>) -> Tried {
+async fn cron_job(bench: Arc<Sandbox>) -> CheckResult {
     let job = job_spec(&bench, "true");
     let cron = json!({
         "metadata": {"name": "minutely"},
@@ -68,7 +68,7 @@ async fn cron_job(bench: Arc<Bench>) -> Tried {
     Ok(())
 }
 
-async fn stateful_set(bench: Arc<Bench>) -> Tried {
+async fn stateful_set(bench: Arc<Sandbox>) -> CheckResult {
     let service = json!({
         "metadata": {"name": "ordered"},
         "spec": {"clusterIP": "None", "selector": {"app": "ordered"}, "ports": [{"port": PORT}]},
@@ -121,7 +121,7 @@ async fn stateful_set(bench: Arc<Bench>) -> Tried {
     Ok(())
 }
 
-async fn job(bench: Arc<Bench>) -> Tried {
+async fn job(bench: Arc<Sandbox>) -> CheckResult {
     let mut good = job_spec(&bench, "true");
     good["completions"] = json!(3);
     good["parallelism"] = json!(2);
@@ -150,7 +150,7 @@ async fn job(bench: Arc<Bench>) -> Tried {
     Ok(())
 }
 
-async fn disruption_budget(bench: Arc<Bench>) -> Tried {
+async fn disruption_budget(bench: Arc<Sandbox>) -> CheckResult {
     bench.create::<Deployment>(deployment_of("web", 2, bench.server_spec())).await?;
     let budget = |least: u32| {
         json!({
@@ -179,7 +179,7 @@ async fn disruption_budget(bench: Arc<Bench>) -> Tried {
 }
 
 /// Waits until the controller has counted the pods.
-async fn allowed(bench: &Bench, count: i32) -> Tried {
+async fn allowed(bench: &Sandbox, count: i32) -> CheckResult {
     let what = format!("the budget to allow {count} disruptions");
     bench
         .until_object("web", &what, |budget: &PodDisruptionBudget| {
