@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::cluster::Cluster;
+use super::computer::Computer;
 use crate::host;
 
 /// What containers cannot do: they have the clock of their host, and this kernel has no netem and
@@ -20,6 +21,8 @@ const NOISE: f64 = 2.0;
 /// the drills of a whole run, on the computer that NOISE is of. One that takes longer takes as much longer
 /// for everything.
 const CALM: f64 = 500.0;
+/// What is later than so many times what noise explains is wrong on the slowest computer.
+const HOPELESS: f64 = 3.0;
 /// What the report adds to the name of a drill that stops units instead of killing them.
 const STOPPED: &str = ", stopped";
 const BROKEN_WITHIN: Duration = Duration::from_secs(90);
@@ -32,7 +35,7 @@ pub fn all(cluster: &Cluster) -> Result<String> {
     let drills = report["drills"].as_array().context("no list of drills")?;
     let tolerance = tolerance(drills);
     let mut lines = Vec::new();
-    let mut acknowledged = 0;
+    let (mut acknowledged, mut inconclusive) = (0, Vec::new());
     for outcome in drills {
         let name = outcome["drill"].as_str().context("a drill without a name")?;
         if outcome["verdict"] == "not-possible" {
@@ -42,9 +45,17 @@ pub fn all(cluster: &Cluster) -> Result<String> {
         // What other work on this computer does is not repeated; what kdiy does is.
         if let Some(late) = check(name, outcome, tolerance)? {
             println!("     {late}; once more");
-            let again = once_more(cluster, name)?;
-            if let Some(again) = check(name, &again, tolerance)? {
-                bail!("twice too late, {tolerance:.1} times the bound allowed: {late}, {again}");
+            let (again, computer) =
+                Computer::during(cluster.directory(), || once_more(cluster, name))?;
+            if let Some(again) = check(name, &again?, tolerance)? {
+                let all = format!("{late}, {again}; {computer}");
+                ensure!(
+                    computer.was_saturated()
+                        && check(name, outcome, HOPELESS * tolerance)?.is_none(),
+                    "twice too late, {tolerance:.1} times the bound allowed: {all}"
+                );
+                println!("     inconclusive: {all}");
+                inconclusive.push(name);
             }
         }
         acknowledged += outcome["acknowledged"].as_u64().unwrap_or_default();
@@ -52,9 +63,13 @@ pub fn all(cluster: &Cluster) -> Result<String> {
     }
     ensure!(lines.len() >= 10, "only {} drills were done", lines.len());
     let gaps = lines.join(", ");
+    let open = match inconclusive.as_slice() {
+        [] => String::new(),
+        names => format!("; inconclusive on this computer: {}", names.join(", ")),
+    };
     Ok(format!(
         "{acknowledged} writes kept; without a write: {gaps}; {tolerance:.1} times the bounds were \
-         allowed; all of it in {table}"
+         allowed{open}; all of it in {table}"
     ))
 }
 
