@@ -1,4 +1,5 @@
-//! The docs: what is generated is up to date, every link leads somewhere, every page is listed.
+//! The docs: generated pages are up to date, every link has a target, the table of contents lists
+//! every page, and the pictures show what the playbooks install.
 //!
 //! `KDIY_BLESS=1 cargo test --test docs` writes the generated pages anew.
 
@@ -129,7 +130,14 @@ fn kind(schema: &Value, node: &Value) -> String {
 }
 
 fn pages() -> Vec<PathBuf> {
-    let in_root = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "STYLE.md", "CODE_OF_CONDUCT.md"];
+    let in_root = [
+        "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "STYLE.md",
+        "CODE_OF_CONDUCT.md",
+    ];
     let mut pages: Vec<PathBuf> = in_root.map(|page| root().join(page)).into();
     for directory in ["docs", "examples"] {
         below(&root().join(directory), &mut pages);
@@ -138,29 +146,95 @@ fn pages() -> Vec<PathBuf> {
 }
 
 fn below(directory: &Path, pages: &mut Vec<PathBuf>) {
+    files_below(directory, &mut |path| {
+        if path.extension().is_some_and(|extension| extension == "md") {
+            pages.push(path);
+        }
+    });
+}
+
+fn files_below(directory: &Path, each: &mut dyn FnMut(PathBuf)) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            below(&path, pages);
-        } else if path.extension().is_some_and(|extension| extension == "md") {
-            pages.push(path);
+            files_below(&path, each);
+        } else {
+            each(path);
         }
     }
 }
 
+/// The lines of a page outside of code blocks. A block ends with a fence as long as its first.
+fn prose(text: &str) -> Vec<&str> {
+    let mut fence = 0;
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        let backticks = line.trim_start().bytes().take_while(|byte| *byte == b'`').count();
+        match (fence, backticks) {
+            (0, 3..) => fence = backticks,
+            (0, _) => lines.push(line),
+            (_, _) if backticks >= fence => fence = 0,
+            _ => {}
+        }
+    }
+    lines
+}
+
 /// Targets of the links of a page, in prose only.
 fn links(text: &str) -> Vec<String> {
-    let mut fenced = false;
-    let prose = text.lines().filter(|line| {
-        let fence = line.trim_start().starts_with("```");
-        fenced ^= fence;
-        !fenced && !fence
-    });
-    prose
+    prose(text)
+        .into_iter()
         .flat_map(|line| line.split("](").skip(1))
         .filter_map(|rest| rest.split_once(')'))
         .map(|(target, _)| target.to_owned())
         .collect()
+}
+
+/// The anchors of a page's headings, as GitHub and mdBook both make them.
+fn anchors(text: &str) -> Vec<String> {
+    let headings = prose(text).into_iter().filter_map(|line| {
+        let title = line.trim_start_matches('#');
+        (title.len() < line.len()).then(|| title.strip_prefix(' ')).flatten()
+    });
+    let mut anchors: Vec<String> = Vec::new();
+    for heading in headings {
+        let kept = heading.trim().chars().filter_map(|letter| match letter {
+            ' ' => Some('-'),
+            '-' | '_' => Some(letter),
+            _ => letter.is_alphanumeric().then(|| letter.to_ascii_lowercase()),
+        });
+        let anchor: String = kept.collect();
+        let earlier = anchors.iter().filter(|it| **it == anchor).count();
+        anchors.push(if earlier == 0 { anchor } else { format!("{anchor}-{earlier}") });
+    }
+    anchors
+}
+
+/// Where files of the repository are on the web; pages of the book have no other way to them.
+const REPOSITORY: &str = "https://github.com/kdiy/kdiy/";
+
+/// The file or directory that a link on a page leads to, if it is one of the repository.
+fn target(page: &Path, link: &str) -> Option<PathBuf> {
+    let file = link.split('#').next().unwrap_or_default();
+    if let Some(rest) = file.strip_prefix(REPOSITORY) {
+        let path = rest.strip_prefix("blob/main/").or_else(|| rest.strip_prefix("tree/main/"));
+        return path.map(|path| root().join(path));
+    }
+    if file.contains("://") {
+        return None;
+    }
+    Some(if file.is_empty() { page.to_owned() } else { page.parent().unwrap().join(file) })
+}
+
+/// What is wrong with a link, if anything.
+fn fault(page: &Path, link: &str) -> Option<&'static str> {
+    let target = target(page, link)?;
+    if !target.exists() {
+        return Some("no such file");
+    }
+    let anchor = link.split_once('#').map(|(_, anchor)| anchor.to_owned())?;
+    let known = anchors(&fs::read_to_string(target).unwrap()).contains(&anchor);
+    (!known).then_some("no such heading")
 }
 
 #[test]
@@ -168,10 +242,8 @@ fn every_link_leads_somewhere() {
     let mut broken = Vec::new();
     for page in pages() {
         for link in links(&fs::read_to_string(&page).unwrap()) {
-            let target = link.split('#').next().unwrap_or_default();
-            let outside = target.is_empty() || target.contains("://");
-            if !outside && !page.parent().unwrap().join(target).exists() {
-                broken.push(format!("{}: {link}", page.display()));
+            if let Some(fault) = fault(&page, &link) {
+                broken.push(format!("{}: {link}: {fault}", page.display()));
             }
         }
     }
@@ -179,18 +251,146 @@ fn every_link_leads_somewhere() {
 }
 
 #[test]
-fn every_page_is_in_the_table_of_contents() {
+fn dead_links_and_anchors_are_found() {
+    let page = root().join("docs/security.md");
+    assert_eq!(fault(&page, "reliability.md#quorum"), None);
+    assert_eq!(fault(&page, "#downloads"), None);
+    assert_eq!(fault(&page, "https://example.org/none"), None);
+    assert_eq!(fault(&page, &format!("{REPOSITORY}blob/main/playbooks/cis.yaml")), None);
+    assert_eq!(fault(&page, "none.md"), Some("no such file"));
+    assert_eq!(fault(&page, "reliability.md#none"), Some("no such heading"));
+    let gone = format!("{REPOSITORY}blob/main/playbooks/none.yaml");
+    assert_eq!(fault(&page, &gone), Some("no such file"));
+    let text = "# A\n````markdown\n```sh\n# B\n```\n````\n## `C`: d, e\n## A\n";
+    assert_eq!(anchors(text), ["a", "c-d-e", "a-1"]);
+}
+
+/// The book holds docs/ only: a relative link out of it is dead there.
+#[test]
+fn pages_of_the_book_link_to_no_file_outside_of_it() {
     let docs = root().join("docs");
-    let listed = links(&fs::read_to_string(docs.join("SUMMARY.md")).unwrap());
-    let mut missing = Vec::new();
-    for page in pages() {
-        let Ok(name) = page.strip_prefix(&docs) else { continue };
-        let name = name.to_string_lossy().into_owned();
-        if name != "SUMMARY.md" && !listed.contains(&name) {
-            missing.push(name);
+    let mut outside = Vec::new();
+    for page in pages().into_iter().filter(|page| page.starts_with(&docs)) {
+        let depth = page.strip_prefix(&docs).unwrap().components().count() - 1;
+        for link in links(&fs::read_to_string(&page).unwrap()) {
+            if link.matches("../").count() > depth {
+                outside.push(format!("{}: {link}", page.display()));
+            }
         }
     }
-    assert!(missing.is_empty(), "not in SUMMARY.md: {missing:?}");
+    assert!(outside.is_empty(), "link to {REPOSITORY}blob/main/… instead: {outside:#?}");
+}
+
+/// In both directions, and once each: a page that is not listed is not in the book.
+#[test]
+fn the_table_of_contents_lists_exactly_the_pages() {
+    let docs = root().join("docs");
+    let mut listed = links(&fs::read_to_string(docs.join("SUMMARY.md")).unwrap());
+    let relative = |page: PathBuf| {
+        page.strip_prefix(&docs).ok().map(|name| name.to_string_lossy().into_owned())
+    };
+    let mut pages: Vec<String> =
+        pages().into_iter().filter_map(relative).filter(|name| name != "SUMMARY.md").collect();
+    listed.sort();
+    pages.sort();
+    assert_eq!(listed, pages, "docs/SUMMARY.md (left) and the pages of docs/ (right)");
+}
+
+/// A figure is of use to who can repeat it, and knows on what it was measured.
+#[test]
+fn measurements_name_their_command_and_computer() {
+    let directory = root().join("docs/measured");
+    let mut pages = Vec::new();
+    below(&directory, &mut pages);
+    assert!(pages.len() > 5, "{pages:?}");
+    for page in pages.iter().filter(|page| !page.ends_with("README.md")) {
+        let text = fs::read_to_string(page).unwrap();
+        for row in ["| command | `", "| computer | two cores"] {
+            assert!(text.contains(row), "{}: no row begins with {row}", page.display());
+        }
+    }
+}
+
+/// Two screens; what is longer is two pages, or holds measurements.
+#[test]
+fn how_tos_are_short() {
+    let docs = root().join("docs");
+    let mut pages = vec![docs.join("plan.md"), docs.join("drills.md"), docs.join("speed.md")];
+    pages.extend([docs.join("on-my-laptop.md"), docs.join("on-my-homelab.md")]);
+    below(&docs.join("how-to"), &mut pages);
+    for page in pages {
+        let lines = fs::read_to_string(&page).unwrap().lines().count();
+        assert!(lines <= 120, "{}: {lines} lines", page.display());
+    }
+}
+
+/// What stands in a picture's elements of a class.
+fn marked(picture: &str, class: &str) -> Vec<String> {
+    let elements = picture.split("<text ").skip(1).filter_map(|rest| rest.split_once('>'));
+    let of_class = elements.filter(|(attributes, _)| {
+        let classes = attributes.split("class=\"").nth(1).and_then(|it| it.split('"').next());
+        classes.is_some_and(|classes| classes.split(' ').any(|it| it == class))
+    });
+    of_class.filter_map(|(_, rest)| rest.split('<').next()).map(str::to_owned).collect()
+}
+
+fn text_below(directory: &str) -> String {
+    let mut text = String::new();
+    files_below(&root().join(directory), &mut |path| {
+        text += &fs::read_to_string(path).unwrap();
+        text.push('\n');
+    });
+    text
+}
+
+fn has_number(text: &str, number: &str) -> bool {
+    text.split(|letter: char| !letter.is_ascii_digit()).any(|it| it == number)
+}
+
+/// Ports that the playbooks leave to a default: of the cluster file, and of the kubelet.
+const DEFAULT_PORTS: [&str; 2] = ["8443", "10250"];
+
+#[test]
+fn the_picture_of_connections_shows_ports_that_are_used() {
+    let picture = fs::read_to_string(root().join("docs/pictures/connections.svg")).unwrap();
+    let (playbooks, source) = (text_below("playbooks"), text_below("src"));
+    let ports = marked(&picture, "port");
+    assert!(ports.len() > 8, "{ports:?}");
+    for port in ports {
+        let number = port.strip_prefix(':').unwrap();
+        let text = if DEFAULT_PORTS.contains(&number) { &source } else { &playbooks };
+        assert!(has_number(text, number), "nothing uses port {number}");
+    }
+}
+
+#[test]
+fn the_picture_of_connections_shows_every_certificate_and_no_other() {
+    let picture = fs::read_to_string(root().join("docs/pictures/connections.svg")).unwrap();
+    let mut installed: Vec<String> = Vec::new();
+    for line in text_below("playbooks").lines() {
+        for key in ["certificate: ", "kubeconfig: {identity: "] {
+            let value = line.split_once(key).map(|(_, rest)| rest);
+            let name = value.and_then(|rest| rest.split([',', '}']).next());
+            installed.extend(name.map(str::to_owned).filter(|name| known_identity(name)));
+        }
+    }
+    // It stays on the user's computer, so no playbook installs it.
+    installed.push("admin".into());
+    let mut shown = marked(&picture, "certificate");
+    for names in [&mut installed, &mut shown] {
+        names.sort();
+        names.dedup();
+    }
+    assert_eq!(shown, installed, "the picture (left) and the playbooks (right)");
+}
+
+/// By the table in docs/security.md, which a unit test compares with the code.
+fn known_identity(name: &str) -> bool {
+    let page = fs::read_to_string(root().join("docs/security.md")).unwrap();
+    let table = page.lines().skip_while(|line| !line.starts_with("| identity |"));
+    table
+        .take_while(|line| line.starts_with('|'))
+        .any(|line| line.starts_with(&format!("| {name} |")))
 }
 
 /// A table of where to start is of use only while the places are there.
