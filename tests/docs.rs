@@ -19,7 +19,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Compares a generated page with the one that is checked in; or writes it, when told to.
+/// Compares a generated page with the committed one, or writes it if KDIY_BLESS is set.
 fn is_up_to_date(page: &str, wanted: &str) {
     let path = root().join("docs/reference").join(page);
     if std::env::var_os("KDIY_BLESS").is_some() {
@@ -34,8 +34,8 @@ fn the_reference_of_the_command_line_is_up_to_date() {
     let mut cli = Cli::command().term_width(WIDTH);
     cli.build();
     let mut text = String::from(
-        "# The command line\n\nAs each command's `--help` has it. Results go to standard output, \
-         everything else to standard error.\n",
+        "# The command line\n\nThe `--help` of each command. Results go to standard output, everything \
+         else to standard error.\n",
     );
     command(&cli, &mut text);
     is_up_to_date("cli.md", &text);
@@ -57,10 +57,11 @@ fn command(command: &Command, text: &mut String) {
 fn the_reference_of_the_cluster_file_is_up_to_date() {
     let schema = sample::schema();
     let mut text = String::from(
-        "# The cluster file\n\nEvery key is optional; an empty file is 3 masters and 2 workers. \
-         `kdiy init` asks and writes one, `kdiy config init` writes one with every key and a \
-         comment to each, `kdiy config show` prints what is in force, and editors take the schema \
-         of `kdiy config schema`.\n\n| key | is | default | |\n|---|---|---|---|\n",
+        "# The cluster file\n\nEvery key is optional; an empty file means 3 masters and 2 workers. \
+         `kdiy init` interviews you and writes a file, `kdiy config init` writes one with every key \
+         and a comment on each, `kdiy config show` prints the effective settings, and editors can \
+         use the schema of `kdiy config schema`.\n\n| key | type | default | description |\n\
+         |---|---|---|---|\n",
     );
     keys(&schema, &schema, "", &mut text);
     is_up_to_date("cluster-file.md", &text);
@@ -99,7 +100,7 @@ fn resolved<'a>(schema: &'a Value, node: &'a Value) -> &'a Value {
     }
 }
 
-/// The words that a value may be, where it is one of some.
+/// The allowed values of an enumeration.
 fn choices(node: &Value) -> Vec<String> {
     let variants = node["oneOf"].as_array().into_iter().flatten();
     let words = variants.chain([node]).flat_map(|it| {
@@ -109,7 +110,7 @@ fn choices(node: &Value) -> Vec<String> {
     words.map(|word| format!("`{word}`")).collect()
 }
 
-/// What a value may be.
+/// The type of a value, as the table shows it.
 fn kind(schema: &Value, node: &Value) -> String {
     let choices = choices(node);
     if !choices.is_empty() {
@@ -226,7 +227,7 @@ fn target(page: &Path, link: &str) -> Option<PathBuf> {
     Some(if file.is_empty() { page.to_owned() } else { page.parent().unwrap().join(file) })
 }
 
-/// What is wrong with a link, if anything.
+/// The fault of a link, if it has one.
 fn fault(page: &Path, link: &str) -> Option<&'static str> {
     let target = target(page, link)?;
     if !target.exists() {
@@ -324,7 +325,7 @@ fn how_tos_are_short() {
     }
 }
 
-/// What stands in a picture's elements of a class.
+/// The texts of a picture's elements of a class.
 fn marked(picture: &str, class: &str) -> Vec<String> {
     let elements = picture.split("<text ").skip(1).filter_map(|rest| rest.split_once('>'));
     let of_class = elements.filter(|(attributes, _)| {
@@ -393,7 +394,7 @@ fn known_identity(name: &str) -> bool {
         .any(|line| line.starts_with(&format!("| {name} |")))
 }
 
-/// A table of where to start is of use only while the places are there.
+/// Contributors start in these places, so they have to exist.
 #[test]
 fn the_places_that_contributors_are_sent_to_exist() {
     let text = fs::read_to_string(root().join("CONTRIBUTING.md")).unwrap();
