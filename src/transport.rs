@@ -90,6 +90,12 @@ pub enum TransportError {
     /// The machine is there but will not have us; trying again will not help.
     #[error("{machine} refused: {reason}")]
     Refused { machine: String, reason: String },
+    /// The machine has another host key than `known_hosts` says; trying again will not help.
+    #[error("the host key of {machine} has changed: {reason}")]
+    HostKeyChanged { machine: String, reason: String },
+    /// `known_hosts` has no key of the machine; trying again will not help.
+    #[error("the host key of {machine} is unknown: {reason}")]
+    HostKeyUnknown { machine: String, reason: String },
     /// Nothing was asked of the machine: sockets have short names (unix(7)).
     #[error("the directory for ssh's control sockets has too long a path: {}", path.display())]
     SocketPath { machine: String, path: PathBuf },
@@ -110,6 +116,21 @@ pub enum TransportError {
 }
 
 impl TransportError {
+    /// The machine that it is about; `None` where this computer could not begin.
+    pub fn machine(&self) -> Option<&str> {
+        match self {
+            Self::Lost { machine, .. }
+            | Self::Refused { machine, .. }
+            | Self::HostKeyChanged { machine, .. }
+            | Self::HostKeyUnknown { machine, .. }
+            | Self::SocketPath { machine, .. }
+            | Self::NotRoot { machine, .. }
+            | Self::NotRun { machine, .. }
+            | Self::Timeout { machine, .. } => Some(machine),
+            Self::Input { .. } => None,
+        }
+    }
+
     /// Whether the same call may go through later.
     pub const fn is_transient(&self) -> bool {
         matches!(self, Self::Lost { .. } | Self::Timeout { .. } | Self::NotRun { .. })

@@ -156,12 +156,8 @@ fn unreachable(target: &SshTarget, error: TransportError) -> Failure {
     let failure = Failure::machine(format!("cannot connect to {user}{} over SSH", target.host))
         .on(&target.machine);
     let failure = match &error {
-        TransportError::Refused { reason, .. } if reason.contains("IDENTIFICATION") => {
-            changed_host_key(target, failure)
-        }
-        TransportError::Refused { reason, .. } if reason.contains("Host key verification") => {
-            unknown_host_key(target, failure)
-        }
+        TransportError::HostKeyChanged { .. } => changed_host_key(target, failure),
+        TransportError::HostKeyUnknown { .. } => unknown_host_key(target, failure),
         TransportError::SocketPath { .. } => return socket_path(target, &error),
         TransportError::Refused { .. } => {
             failure.hint("check the user and the key; kdiy never asks for a password to log in")
@@ -239,17 +235,8 @@ fn ssh_command(target: &SshTarget) -> String {
 
 /// A step's failure from a lost connection or a deadline, with what to tell the user.
 pub fn transport_failure(step: &str, error: &TransportError) -> Failure {
-    let machine = match error {
-        TransportError::Lost { machine, .. }
-        | TransportError::Refused { machine, .. }
-        | TransportError::NotRoot { machine, .. }
-        | TransportError::SocketPath { machine, .. }
-        | TransportError::NotRun { machine, .. }
-        | TransportError::Timeout { machine, .. } => machine.clone(),
-        TransportError::Input { .. } => String::new(),
-    };
     Failure::machine("the connection to the machine failed")
-        .on(machine)
+        .on(error.machine().unwrap_or_default())
         .in_step(step)
         .cause(chain(error))
 }

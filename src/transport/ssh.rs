@@ -380,12 +380,16 @@ fn connect_error(machine: &str, error: openssh::Error) -> TransportError {
         openssh::Error::Connect(source) | openssh::Error::Master(source) => source.to_string(),
         other => other.to_string(),
     };
-    let permanent =
-        ["Permission denied", "Host key verification failed", "IDENTIFICATION HAS CHANGED"];
-    if permanent.iter().any(|sign| text.contains(sign)) {
-        TransportError::Refused { machine: machine.to_owned(), reason: text }
+    let (machine, has) = (machine.to_owned(), |sign| text.contains(sign));
+    // As ssh of OpenSSH says it; a changed key ends with the words for an unknown one, too.
+    if has("IDENTIFICATION HAS CHANGED") {
+        TransportError::HostKeyChanged { machine, reason: text }
+    } else if has("Host key verification failed") {
+        TransportError::HostKeyUnknown { machine, reason: text }
+    } else if has("Permission denied") {
+        TransportError::Refused { machine, reason: text }
     } else {
-        TransportError::Lost { machine: machine.to_owned(), source: Box::new(error) }
+        TransportError::Lost { machine, source: Box::new(error) }
     }
 }
 
@@ -427,4 +431,32 @@ pub async fn interactive(target: &SshTarget, command: &[String]) -> std::io::Res
     ssh.arg("--").arg(&target.host).args(command);
     let status = ssh.stdin(ProcessStdio::inherit()).status().await?;
     Ok(status.code().unwrap_or(255))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connected(said: &str) -> TransportError {
+        let source = std::io::Error::other(said.to_owned());
+        connect_error("a", openssh::Error::Connect(source))
+    }
+
+    #[test]
+    fn the_ways_in_which_ssh_refuses_are_told_apart() {
+        let changed =
+            "WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!\nHost key verification failed.";
+        let cases = [
+            (changed, "changed", false),
+            ("Host key verification failed.", "unknown", false),
+            ("ops@a: Permission denied (publickey).", "refused", false),
+            ("connect to host a port 22: Connection refused", "lost", true),
+        ];
+        for (said, part, transient) in cases {
+            let error = connected(said);
+            assert!(error.to_string().contains(part), "{said}: {error}");
+            assert_eq!(error.is_transient(), transient, "{said}");
+            assert_eq!(error.machine(), Some("a"));
+        }
+    }
 }
