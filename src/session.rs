@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -24,6 +23,7 @@ use crate::providers::{self, Provider};
 use crate::state::{Record, StateDir};
 use crate::support::failure::{Failure, Result};
 use crate::support::redact::Redactor;
+use crate::support::time_scale::Unscaled;
 use crate::topology::architecture::Architectures;
 use crate::topology::{Site, Topology};
 use crate::transport::control_sockets;
@@ -307,19 +307,20 @@ impl ClusterHandle {
     }
 
     /// Connects to all machines at the same time. A machine that does not answer within
-    /// `deadline` has the reason why; it is no error of the whole.
-    pub async fn connect(&self, deadline: Duration) -> BTreeMap<String, Failure> {
+    /// the deadline has the reason why; it is no error of the whole.
+    pub async fn connect(&self, within: Unscaled) -> BTreeMap<String, Failure> {
         let machines = self.topology().machines.iter();
         let names: Vec<String> = machines.map(|machine| machine.name.clone()).collect();
-        self.connect_to(&names, deadline).await
+        self.connect_to(&names, within).await
     }
 
     /// The same for some machines, by their names.
     pub async fn connect_to(
         &self,
         names: &[String],
-        deadline: Duration,
+        within: Unscaled,
     ) -> BTreeMap<String, Failure> {
+        let deadline = within * self.rendered.template_context.config.slow_machines;
         let connections = names.iter().map(|name| async move {
             let connected = match self.provider.ssh_target(self.topology(), name) {
                 Ok(target) => self.connections.connect(&target, deadline).await.map(drop),

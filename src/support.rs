@@ -4,6 +4,7 @@ pub mod event;
 pub mod failure;
 pub mod printable;
 pub mod redact;
+pub mod time_scale;
 pub mod tls;
 
 /// Processors that this process may use.

@@ -3,7 +3,6 @@
 pub mod account;
 pub mod clock_skew;
 pub mod control_sockets;
-pub mod local;
 mod output;
 pub mod pool;
 pub mod ssh;
@@ -15,8 +14,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::support::time_scale::Unscaled;
+
 /// How long a script may take that says nothing else; multiplied by `slowMachines`.
-const ENDS_WITHIN: Duration = Duration::from_secs(60);
+const ENDS_WITHIN: Unscaled = Unscaled::from_secs(60);
 
 /// A script to run as root with `/bin/sh`, whatever the user's login shell is and prints.
 ///

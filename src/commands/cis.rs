@@ -1,17 +1,17 @@
 //! `kdiy cis`: the live cluster, held against the CIS Kubernetes Benchmark.
 
 use std::path::Path;
-use std::time::Duration;
 
 use crate::cli::Cis;
 use crate::reports::cis::{self, Benchmark, Status};
 use crate::session::ClusterHandle;
 use crate::support::failure::Result;
+use crate::support::time_scale::Unscaled;
 use crate::ui::Ui;
 use crate::ui::cis::render;
 
 /// Machines that are up answer much faster.
-const REACHED_WITHIN: Duration = Duration::from_secs(10);
+const REACHED_WITHIN: Unscaled = Unscaled::from_secs(10);
 
 pub async fn run(arguments: Cis, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     let session = ClusterHandle::open(&arguments.which.name, overlay).await?;

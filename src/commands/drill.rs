@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use jiff::Timestamp;
 
@@ -18,10 +18,11 @@ use crate::session::{ClusterHandle, Overlay};
 use crate::state::lock::Lock;
 use crate::support::event::{Event, Events, Outcome as Done, TaskInfo, TaskKind};
 use crate::support::failure::{Failure, Kind, Result};
+use crate::support::time_scale::Unscaled;
 use crate::ui::{Ui, drill};
 
 /// Machines of a cluster that is whole answer at once.
-const CONNECTED_WITHIN: Duration = Duration::from_secs(10);
+const CONNECTED_WITHIN: Unscaled = Unscaled::from_secs(10);
 
 pub async fn run(arguments: cli::Drill, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     match arguments.drill.as_deref() {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
 
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -15,13 +14,14 @@ use crate::pki::Keeping;
 use crate::reports::guide::{Guide, Sources, html};
 use crate::session::ClusterHandle;
 use crate::support::failure::{Failure, Result};
+use crate::support::time_scale::Unscaled;
 use crate::topology::architecture;
 use crate::topology::facts::Facts;
 use crate::transport::target::SshTarget;
 use crate::ui::Ui;
 
 /// A machine that runs answers within this; multiplied by `slowMachines`.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+const ANSWERS_WITHIN: Unscaled = Unscaled::from_secs(5);
 
 pub async fn run(arguments: Arguments, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     let ClusterRequest { design, state, before, site, .. } =
@@ -67,9 +67,7 @@ fn write(
 
 /// Of the machines that answer.
 async fn facts(session: &ClusterHandle) -> BTreeMap<String, Facts> {
-    let silent = session
-        .connect(ANSWERS_WITHIN * session.rendered.template_context.config.slow_machines)
-        .await;
+    let silent = session.connect(ANSWERS_WITHIN).await;
     // What is not there now is not waited for.
     let stop = CancellationToken::new();
     stop.cancel();

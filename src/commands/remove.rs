@@ -1,7 +1,6 @@
 //! `kdiy remove`: takes a worker out of the cluster, and its machine away.
 
 use std::path::Path;
-use std::time::Duration;
 
 use kube::Client;
 use tokio_util::sync::CancellationToken;
@@ -20,14 +19,15 @@ use crate::state::lock::Lock;
 use crate::support::event::Events;
 use crate::support::failure::{Failure, Kind, Result};
 use crate::support::printable::counted;
+use crate::support::time_scale::Unscaled;
 use crate::topology::Machine;
 use crate::ui::Ui;
 
 /// Multiplied by `slowMachines`, as the other is.
-const CONNECTED_WITHIN: Duration = Duration::from_secs(5);
+const CONNECTED_WITHIN: Unscaled = Unscaled::from_secs(5);
 /// A pod has 30 s to end (`terminationGracePeriodSeconds`), and its successor must be ready before
 /// a disruption budget lets the next one go.
-const DRAINED_WITHIN: Duration = Duration::from_secs(300);
+const DRAINED_WITHIN: Unscaled = Unscaled::from_secs(300);
 
 const TASK: &str = "remove";
 
@@ -41,8 +41,7 @@ pub async fn run(arguments: Remove, overlay: Option<&Path>, ui: Ui) -> Result<u8
 
     let session = ClusterHandle::open(name, overlay).await?;
     let lock = Lock::take(&state.lock_file(), TASK)?;
-    let patience = CONNECTED_WITHIN * record.config.slow_machines;
-    let answers = !session.connect(patience).await.contains_key(&machine.name);
+    let answers = !session.connect(CONNECTED_WITHIN).await.contains_key(&machine.name);
     if answers {
         session.provider.check_ours(session.topology(), &machine).await?;
     }

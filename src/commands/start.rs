@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::artifacts::Store;
 use crate::cli::Start;
@@ -17,12 +16,13 @@ use crate::state::ledger::{Ledger, ResourceKind};
 use crate::state::lock::Lock;
 use crate::support::event::{Outcome, TaskKind};
 use crate::support::failure::{Failure, Result};
+use crate::support::time_scale::Unscaled;
 use crate::topology::{Machine, Topology};
 use crate::ui::Ui;
 use crate::{state, support};
 
 /// A machine that is on answers within this; multiplied by `slowMachines`.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+const ANSWERS_WITHIN: Unscaled = Unscaled::from_secs(5);
 
 pub async fn run(arguments: Start, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     let (state, record) = known(&arguments.which.name)?;
@@ -134,8 +134,7 @@ async fn all_are_there(session: &ClusterHandle, wanted: &[&Machine]) -> Result<(
 async fn others_that_are_off(session: &ClusterHandle, wanted: &[&Machine]) -> Vec<String> {
     let others = session.topology().machines.iter().filter(|machine| !wanted.contains(machine));
     let names: Vec<String> = others.map(|machine| machine.name.clone()).collect();
-    let deadline = ANSWERS_WITHIN * session.rendered.template_context.config.slow_machines;
-    session.connect_to(&names, deadline).await.into_keys().collect()
+    session.connect_to(&names, ANSWERS_WITHIN).await.into_keys().collect()
 }
 
 /// The part of a plan that makes these machines answer.

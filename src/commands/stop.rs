@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -18,6 +17,7 @@ use crate::state::lock::Lock;
 use crate::support::event::{Events, Outcome, TaskId, TaskKind};
 use crate::support::failure::{Failure, Kind, Result};
 use crate::support::printable::counted;
+use crate::support::time_scale::Unscaled;
 use crate::topology::{Group, Machine, Role, Topology};
 use crate::transport::Script;
 use crate::transport::pool::transport_failure;
@@ -25,9 +25,9 @@ use crate::ui::Ui;
 
 /// Machines that are on answer sooner; those that are off cost this long; multiplied by
 /// `slowMachines`.
-const CONNECTED_WITHIN: Duration = Duration::from_secs(3);
+const CONNECTED_WITHIN: Unscaled = Unscaled::from_secs(3);
 /// systemd kills a unit that does not stop after 90 s (DefaultTimeoutStopSec).
-const QUIET_WITHIN: Duration = Duration::from_secs(100);
+const QUIET_WITHIN: Unscaled = Unscaled::from_secs(100);
 
 /// All that writes to etcd, so that it ends while etcd can still take what is under way.
 const QUIETEN: &str =
@@ -46,8 +46,7 @@ pub async fn run(arguments: Stop, overlay: Option<&Path>, ui: Ui) -> Result<u8> 
     let _lock = Lock::take(&session.state.lock_file(), "stop")?;
     let topology = session.topology().clone();
     let wanted = chosen(&topology, &arguments.machines)?;
-    let patience = CONNECTED_WITHIN * session.rendered.template_context.config.slow_machines;
-    let unreachable = session.connect(patience).await;
+    let unreachable = session.connect(CONNECTED_WITHIN).await;
     let names: Vec<&str> = wanted.iter().map(|machine| machine.name.as_str()).collect();
     let whole = names.len() == topology.machines.len();
     if !whole && !arguments.beyond_quorum {

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::artifacts::Store;
 use crate::artifacts::advisories::{self, Advisory};
@@ -29,15 +28,17 @@ use crate::state::{self, Record, StateDir, atomic, journal};
 use crate::support;
 use crate::support::event::{Event, Events, Stamped};
 use crate::support::failure::{Failure, Result};
+use crate::support::time_scale::Unscaled;
 use crate::topology::{Group, Quorum, Topology, ownership};
 use crate::ui::Ui;
 use crate::ui::summary::Summary;
 
 /// How often a cluster that served is looked at before it is taken to be down; each look gives a
-/// machine 5 s to answer (`connections::SHORTEST_CONNECT`).
+/// machine 5 s to answer (`transport::pool::SHORTEST_CONNECT`).
 const LOOKS: u32 = 3;
-/// Multiplied by `slowMachines`.
-const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
+/// One attempt, of as long as that takes.
+const AT_ONCE: Unscaled = Unscaled::from_secs(0);
+const BETWEEN_LOOKS: Unscaled = Unscaled::from_secs(1);
 
 /// Steps that the summary names.
 const SLOWEST: usize = 3;
@@ -242,7 +243,7 @@ async fn look(session: &ClusterHandle, served: bool) -> Standing {
     let context = session.cluster_context();
     let mut looks = 1;
     loop {
-        session.connect(Duration::ZERO).await;
+        session.connect(AT_ONCE).await;
         let standing = Standing::of(&context).await;
         let serves = Service::ALL.into_iter().all(|service| standing.members(service).works());
         if serves || !served || looks == LOOKS {

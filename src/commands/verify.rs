@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::cli;
 use crate::commands::run_context::RunContext;
@@ -12,10 +12,11 @@ use crate::session::ClusterHandle;
 use crate::state::lock::Lock;
 use crate::support::event::{Event, Outcome};
 use crate::support::failure::{Failure, Result};
+use crate::support::time_scale::Unscaled;
 use crate::ui::{Ui, verify as screen};
 
 /// Machines that run answer much sooner. Those that do not are found by the gates.
-const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+const CONNECT_WITHIN: Unscaled = Unscaled::from_secs(10);
 
 pub async fn run(arguments: cli::Verify, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     let session = ClusterHandle::open(&arguments.which.name, overlay).await?;
@@ -24,7 +25,7 @@ pub async fn run(arguments: cli::Verify, overlay: Option<&Path>, ui: Ui) -> Resu
     let _lock = Lock::take(&session.state.lock_file(), "verify")?;
     let began = Instant::now();
     let recording = RunContext::begin(&session, "verify", ui, |_| {})?;
-    session.connect(CONNECT_WITHIN * session.rendered.template_context.config.slow_machines).await;
+    session.connect(CONNECT_WITHIN).await;
     let verification = Verification {
         context: Arc::new(session.cluster_context()),
         events: recording.events.clone(),

@@ -16,6 +16,7 @@ use crate::gates::running::{self, Program};
 use crate::gates::{Gate, Verdict};
 use crate::playbook::format::GateName;
 use crate::support::failure::chain;
+use crate::support::time_scale::Unscaled;
 use crate::topology::Group;
 
 pub struct Controllers;
@@ -28,7 +29,7 @@ const PROGRAMS: [Program; 2] =
     [("kube-controller-manager.service", "kubernetes"), ("kube-scheduler.service", "kubernetes")];
 const TRIAL: &str = "kdiy-gate";
 /// Multiplied by `slowMachines`: to be asked is work, too.
-const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE: Unscaled = Unscaled::from_millis(100);
 
 #[async_trait]
 impl Gate for Controllers {

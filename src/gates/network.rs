@@ -2,7 +2,6 @@
 //! NodePort; and for every node logs and exec, without which a cluster cannot be looked after.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{Event, Namespace, Pod, Service};
@@ -18,6 +17,7 @@ use crate::kubernetes::apply::{Applier, Conflicts};
 use crate::kubernetes::retry;
 use crate::playbook::format::GateName;
 use crate::support::failure::chain;
+use crate::support::time_scale::Unscaled;
 use crate::topology::Group;
 
 pub struct Network;
@@ -26,7 +26,7 @@ const NAMESPACE: &str = "kdiy-probe";
 /// On every namespace that is there to try the cluster out, by which what is left of one is found.
 pub const TRIAL: &str = "kdiy.dev/trial";
 const PORT: u16 = 8080;
-const EXEC_WITHIN: Duration = Duration::from_secs(20);
+const EXEC_WITHIN: Unscaled = Unscaled::from_secs(20);
 
 #[async_trait]
 impl Gate for Network {

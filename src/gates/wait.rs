@@ -9,6 +9,7 @@ use crate::cluster_context::ClusterContext;
 use crate::gates::{Gate, Verdict, diagnosis};
 use crate::support::event::{Event, Events, Evidence};
 use crate::support::failure::{Failure, Kind, Result};
+use crate::support::time_scale::Unscaled;
 
 /// A unit that crashes on start is active for moments at a time; one that has been for this long
 /// is not in such a loop (systemd restarts ours after a second).
@@ -21,7 +22,7 @@ const LITTLE_WORK: &str = "total=0; for look in 1 2 3 4 5; do began=$(date +%s%N
     while [ $count -lt 500 ]; do count=$((count + 1)); done; \
     total=$((total + $(date +%s%N) - began)); sleep 0.1; done; echo $((total / 5 / 4000000))";
 /// Multiplied by `slowMachines`: to be asked is work, too.
-const PAUSE: Duration = Duration::from_millis(500);
+const PAUSE: Unscaled = Unscaled::from_millis(500);
 
 /// Probes until the gate is green and what it watches has been running without a restart for a
 /// while, or the deadline passes; then names the machine that is at fault.

@@ -18,13 +18,14 @@ use tower::{BoxError, ServiceBuilder};
 
 use crate::kubernetes::request::raw;
 use crate::support::failure::{Failure, Result, chain};
+use crate::support::time_scale::Unscaled;
 use crate::topology::{API_PORT, Group, Topology};
 use crate::transport::pool::ConnectionPool;
 
 /// Whether this computer reaches an address is settled this fast on any network that a cluster
 /// would live in; multiplied by `slowMachines`, as the other is.
-const DIRECT_WITHIN: Duration = Duration::from_secs(2);
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+const DIRECT_WITHIN: Unscaled = Unscaled::from_secs(2);
+const REQUEST_TIMEOUT: Unscaled = Unscaled::from_secs(15);
 
 /// A connection on which an answer is waited for is tried after this long, and again after as
 /// long: when the virtual address has moved, its new holder knows nothing of the connection and

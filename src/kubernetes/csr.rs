@@ -12,7 +12,7 @@ mod issued;
 pub mod request;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
@@ -26,6 +26,7 @@ use crate::kubernetes::retry::{CONFLICT, NOT_FOUND, gone, is_transient, refused}
 use crate::kubernetes::tokens;
 use crate::support::event::Events;
 use crate::support::failure::{Failure, Kind, Result};
+use crate::support::time_scale::Unscaled;
 use crate::topology::{Group, Machine, Topology};
 
 const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
@@ -50,10 +51,10 @@ const REASON: &str = "KdiyTopology";
 const OUTDATED_BINDING: &str = "kdiy:node-bootstrap";
 
 /// Between two looks; multiplied by `slowMachines`: to be asked is work, too.
-const PAUSE: Duration = Duration::from_millis(400);
+const PAUSE: Unscaled = Unscaled::from_millis(400);
 /// Kubelets ask for their certificates within this, on machines that are slow today as well; where
 /// one does not start, its own step says so and ends the run. Multiplied by `slowMachines`.
-const JOINED_WITHIN: Duration = Duration::from_secs(360);
+const JOINED_WITHIN: Unscaled = Unscaled::from_secs(360);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {

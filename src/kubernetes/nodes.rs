@@ -1,6 +1,6 @@
 //! What a kubelet may not say of itself: its role and its pod network.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use k8s_openapi::api::core::v1::{Node, Taint};
 use kube::api::{Api, Patch, PatchParams};
@@ -9,14 +9,15 @@ use serde_json::json;
 
 use crate::kubernetes::retry::{is_transient, refused};
 use crate::support::failure::{Failure, Kind, Result};
+use crate::support::time_scale::Unscaled;
 use crate::topology::{Group, Machine, Role, Topology};
 
 const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 const WORKER: &str = "node-role.kubernetes.io/worker";
 /// Between two looks; multiplied by `slowMachines`: to be asked is work, too.
-const PAUSE: Duration = Duration::from_millis(300);
+const PAUSE: Unscaled = Unscaled::from_millis(300);
 /// Kubelets register within this, all of them; multiplied by `slowMachines`.
-const REGISTERED_WITHIN: Duration = Duration::from_secs(120);
+const REGISTERED_WITHIN: Unscaled = Unscaled::from_secs(120);
 
 /// Waits for every Node to register and gives it its role, taint and pod network.
 pub async fn mark(

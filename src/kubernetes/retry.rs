@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use backon::{ConstantBuilder, Retryable as _};
 
 use crate::support::failure::{Failure, Kind, chain};
+use crate::support::time_scale::Unscaled;
 
 /// How long an api-server may be busy, or on its way to another machine; multiplied by
 /// `slowMachines`.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Unscaled = Unscaled::from_secs(20);
 pub(crate) const NOT_FOUND: u16 = 404;
 pub(crate) const CONFLICT: u16 = 409;
 pub(crate) const PAUSE: Duration = Duration::from_millis(300);
@@ -70,8 +71,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_may_pass_is_asked_again_until_patience_ends() {
-        assert_eq!(asked(PATIENCE, 503).await, (2, true));
-        assert_eq!(asked(PATIENCE, 403).await, (1, false));
+        assert_eq!(asked(PATIENCE * 1, 503).await, (2, true));
+        assert_eq!(asked(PATIENCE * 1, 403).await, (1, false));
         assert_eq!(asked(Duration::ZERO, 503).await, (1, false));
     }
 }

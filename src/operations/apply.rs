@@ -31,6 +31,7 @@ use crate::session::ClusterHandle;
 use crate::state::ledger::Ledger;
 use crate::support::event::{Events, TaskId, TaskKind};
 use crate::support::failure::{Failure, Result};
+use crate::support::time_scale::Unscaled;
 use crate::topology::{Group, Machine};
 use crate::transport::TransportError;
 use crate::transport::pool::transport_failure;
@@ -142,8 +143,8 @@ impl Runner {
             .ok_or_else(|| Failure::bug(format!("{} has no machine", task.id)))
     }
 
-    fn slowly(&self, duration: Duration) -> Duration {
-        duration * self.session.rendered.template_context.config.slow_machines
+    fn slowly(&self, ordinary: Unscaled) -> Duration {
+        ordinary * self.session.rendered.template_context.config.slow_machines
     }
 
     async fn make(&self, task: &Task) -> Result<TaskReport> {
@@ -286,7 +287,7 @@ impl Runner {
             context.turn_to_come = Some(self.turn_to_come(step).await);
         }
         context.steps = Some(self.session.rendered.playbooks.up_to(step));
-        let deadline = self.slowly(Duration::from_secs(reference.seconds.into()));
+        let deadline = self.slowly(Unscaled::from_secs(reference.seconds.into()));
         gates::wait::hold(&*gate, &context, deadline, &self.events, &task.id, &self.stop).await?;
         Ok(TaskReport::default())
     }

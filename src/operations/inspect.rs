@@ -10,6 +10,7 @@ use crate::bundle::reached::ObservedMachine;
 use crate::playbook::context::TemplateContext;
 use crate::session::ClusterHandle;
 use crate::support::failure::{Failure, Result};
+use crate::support::time_scale::Unscaled;
 use crate::topology::ownership::Ownership;
 use crate::topology::{Machine, facts};
 use crate::transport::{Script, Transport, TransportError};
@@ -17,7 +18,7 @@ use crate::transport::{Script, Transport, TransportError};
 /// SSH may answer before the machine has its address on the cluster's network.
 const PAUSE: Duration = Duration::from_millis(250);
 /// How long it may take to get it; multiplied by `slowMachines`.
-const ADDRESS_WITHIN: Duration = Duration::from_secs(60);
+const ADDRESS_WITHIN: Unscaled = Unscaled::from_secs(60);
 
 /// Why a machine could not be looked at.
 #[derive(Debug)]

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -13,6 +12,7 @@ use crate::state::StateDir;
 use crate::state::ledger::{Ledger, ResourceKind};
 use crate::support::event::{Event, Events};
 use crate::support::failure::{Failure, Kind, Result};
+use crate::support::time_scale::Unscaled;
 use crate::topology::ownership::{FILE, Ownership};
 use crate::topology::{Machine, Topology};
 use crate::transport::pool::{ConnectionPool, transport_failure};
@@ -21,9 +21,9 @@ use crate::transport::{Script, Transport, control_sockets};
 
 /// A machine that is up answers at once; nobody waits for one that is not. Multiplied by
 /// `slowMachines`.
-const REACHED_WITHIN: Duration = Duration::from_secs(10);
+const REACHED_WITHIN: Unscaled = Unscaled::from_secs(10);
 /// Stopping every unit, with room for pods that do not want to end and for packages.
-const CLEANED_WITHIN: Duration = Duration::from_secs(600);
+const CLEANED_WITHIN: Unscaled = Unscaled::from_secs(600);
 const NO_SWITCH: &str =
     "kdiy has no switch for machines that exist already: it could not turn one on again";
 
@@ -166,7 +166,7 @@ impl Provider for Existing {
         let sockets = control_sockets::directory()?;
         let connections = ConnectionPool::new(sockets.path().to_owned());
         let target = self.ssh_target(topology, &machine.name)?;
-        let transport = connections.connect(&target, REACHED_WITHIN).await?;
+        let transport = connections.connect(&target, REACHED_WITHIN * target.slow_machines).await?;
         let checked = self.owner_check(topology, &*transport, &machine.name).await;
         connections.close().await;
         checked

@@ -11,18 +11,19 @@ use tokio::sync::{Mutex, RwLock, Semaphore};
 
 use crate::support;
 use crate::support::failure::{Failure, Result, chain};
+use crate::support::time_scale::Unscaled;
 use crate::transport::ssh::Ssh;
 use crate::transport::target::SshTarget;
 use crate::transport::{Transport, TransportError, account};
 
 /// One attempt to connect; machines that boot answer or refuse much faster.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Unscaled = Unscaled::from_secs(10);
 /// The same where there is no time for a second attempt. A machine that is off is told by the
 /// network within 3 s (ARP); a busy one takes longer than that to say hello.
-const SHORTEST_CONNECT: Duration = Duration::from_secs(5);
+const SHORTEST_CONNECT: Unscaled = Unscaled::from_secs(5);
 /// A kernel that is up takes a connection at once, however busy the machine is. ssh would leave it to
 /// the kernel here to repeat its first packet, after 1, 3 and 7 s only (RFC 6298).
-const KNOCK: Duration = Duration::from_secs(1);
+const KNOCK: Unscaled = Unscaled::from_secs(1);
 /// How long a machine that may still be made is given to say hello, at first: before its network is
 /// there, something else may take the connection, and say nothing.
 const FIRST_HELLO: Duration = Duration::from_secs(1);
@@ -80,7 +81,7 @@ impl ConnectionPool {
             return Ok(transport);
         }
         // Only who has time to try again can afford to be impatient at first.
-        let mut hello = if deadline < SHORTEST_CONNECT { patience } else { FIRST_HELLO };
+        let mut hello = if deadline < SHORTEST_CONNECT * slow { patience } else { FIRST_HELLO };
         loop {
             match self.attempt(target, hello, patience).await {
                 Ok(ssh) => {

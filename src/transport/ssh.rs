@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OnceCell, RwLock, Semaphore};
 
 use crate::support::failure::chain;
+use crate::support::time_scale::Unscaled;
 use crate::transport::target::{Password, Root, SshTarget};
 use crate::transport::{
     ENDS_WITHIN, Input, LineSink, Output, Script, Transport, TransportError, account, output,
@@ -27,11 +28,11 @@ const CHANNELS: usize = 8;
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 
 /// A server that is forwarded to says hello unasked (RFC 4253, 4.2); multiplied by `slowMachines`.
-const HELLO_WITHIN: Duration = Duration::from_secs(3);
+const HELLO_WITHIN: Unscaled = Unscaled::from_secs(3);
 
 /// A connection over which nothing came for three of these is gone (ServerAliveCountMax,
 /// ssh_config(5)); multiplied by `slowMachines`.
-const ALIVE_EVERY: Duration = Duration::from_secs(5);
+const ALIVE_EVERY: Unscaled = Unscaled::from_secs(5);
 
 /// How long an idle connection master outlives a kdiy that was killed.
 const PERSIST: Duration = Duration::from_secs(60);

@@ -22,13 +22,14 @@ use crate::etcd::etcdctl::{self, ETCDCTL};
 use crate::etcd::quorum_guard::{Members, Service};
 use crate::operations::apply::{Runner, lost};
 use crate::support::failure::{Failure, Kind, Result};
+use crate::support::time_scale::Unscaled;
 use crate::topology::{ETCD_PEER_PORT, Group, Machine};
 use crate::transport::{Output, Script};
 
 /// The other members come up, and take in a new one; multiplied by `slowMachines`.
-const LET_IN_WITHIN: Duration = Duration::from_secs(90);
+const LET_IN_WITHIN: Unscaled = Unscaled::from_secs(90);
 /// A member loads a database of some GB; multiplied likewise.
-const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(300);
+const CAUGHT_UP_WITHIN: Unscaled = Unscaled::from_secs(300);
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// What stands between a machine without data and its membership.

@@ -3,7 +3,6 @@
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use crate::artifacts::Installable;
 use crate::bundle::Bundle;
@@ -17,14 +16,15 @@ use crate::kubernetes::{retry, tokens};
 use crate::operations::apply::{Fetched, Runner, lost};
 use crate::support::event::Event;
 use crate::support::failure::{Failure, Kind, Result};
+use crate::support::time_scale::Unscaled;
 use crate::topology::Machine;
 use crate::transport::{Input, LineSink, Output, Script, Transport, TransportError};
 
 /// A file of 100 MB over a slow network; multiplied by `slowMachines`.
-const PUSHED_WITHIN: Duration = Duration::from_secs(300);
+const PUSHED_WITHIN: Unscaled = Unscaled::from_secs(300);
 /// Installing distribution packages is the slowest thing a step does, and what it waits for may
 /// take six times as long as usual on a machine that is slow today; multiplied likewise.
-const APPLIED_WITHIN: Duration = Duration::from_secs(1200);
+const APPLIED_WITHIN: Unscaled = Unscaled::from_secs(1200);
 const TAIL: usize = 20;
 
 impl Runner {

@@ -1,6 +1,6 @@
 //! Restarts of what the cluster counts on: one at a time, and only when it can spare it.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::MutexGuard;
 
@@ -9,13 +9,14 @@ use crate::engine::plan::Task;
 use crate::etcd::quorum_guard::{Members, OVERRIDE, Service};
 use crate::operations::apply::Runner;
 use crate::support::failure::Result;
+use crate::support::time_scale::Unscaled;
 
 /// How often a member whose unit ran is looked at before it is taken not to count: it may be
 /// unhealthy for the moment in which another one restarts, or slow to answer.
 const LOOKS: u32 = 3;
 /// A member that is just coming back is waited for this long; multiplied by `slowMachines`.
-const BACK_WITHIN: Duration = Duration::from_secs(60);
-const PAUSE: Duration = Duration::from_millis(500);
+const BACK_WITHIN: Unscaled = Unscaled::from_secs(60);
+const PAUSE: Unscaled = Unscaled::from_millis(500);
 
 impl Runner {
     /// Waits until the cluster, as it is then, can spare what this work stops on the machine.
@@ -63,7 +64,7 @@ impl Runner {
                 return Err(refusal.in_step(&task.step));
             }
             self.events.progress(&task.id, format!("waiting: {}", refusal.what));
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(self.slowly(PAUSE)).await;
         }
     }
 }

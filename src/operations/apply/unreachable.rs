@@ -2,19 +2,20 @@
 //! what their absence means for the cluster.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::etcd::quorum_guard::{Members, Service, Standing};
 use crate::operations::apply::Runner;
 use crate::support::failure::{Failure, Result};
+use crate::support::time_scale::Unscaled;
 use crate::transport::Transport;
 use crate::transport::target::SshTarget;
 
 /// A machine that boots answers within this; multiplied by `slowMachines`.
-const REACHED_WITHIN: Duration = Duration::from_secs(180);
+const REACHED_WITHIN: Unscaled = Unscaled::from_secs(180);
 /// One that takes longer than this is worth a word; multiplied by `slowMachines`. A machine that
 /// is well answers in a second, one that restarts in half a minute.
-const NAMED_AFTER: Duration = Duration::from_secs(15);
+const NAMED_AFTER: Unscaled = Unscaled::from_secs(15);
 
 struct Late {
     /// Whether it was waited for to the end; else the machine does not want us.

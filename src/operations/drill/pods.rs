@@ -14,12 +14,13 @@ use crate::cluster_context::ClusterContext;
 use crate::operations::drill::measure::{Measure, Observation};
 use crate::operations::drill::workload::{Log, NAMESPACE};
 use crate::support::failure::{Failure, Result, chain};
+use crate::support::time_scale::Unscaled;
 
 const NAME: &str = "kdiy-drill";
 const REPLICAS: usize = 2;
 /// How long these pods tolerate that their node does not answer; the default is 300 s.
 const TOLERATED: Duration = Duration::from_secs(5);
-const STARTED_WITHIN: Duration = Duration::from_secs(60);
+const STARTED_WITHIN: Unscaled = Unscaled::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// Starts them on the machine that is going to be lost, and waits until they run.

@@ -26,6 +26,7 @@ use crate::playbook::format::GateName;
 use crate::session::ClusterHandle;
 use crate::support::event::Events;
 use crate::support::failure::{Failure, Kind, Result};
+use crate::support::time_scale::Unscaled;
 use crate::topology::Group;
 use crate::transport::Script;
 use crate::transport::pool::transport_failure;
@@ -40,13 +41,13 @@ const GATES: [GateName; 5] = [
 ];
 /// How long a cluster may take to be whole again; multiplied by `slowMachines`. A machine that
 /// was switched off has to boot, and its node to be ready.
-const RECOVERED_WITHIN: Duration = Duration::from_secs(180);
+const RECOVERED_WITHIN: Unscaled = Unscaled::from_secs(180);
 /// Clients write undisturbed for this long before something is broken.
 const CALM: Duration = Duration::from_secs(2);
-const CALM_WITHIN: Duration = Duration::from_secs(20);
+const CALM_WITHIN: Unscaled = Unscaled::from_secs(20);
 const COUNTDOWN: u32 = 5;
 /// The machine mends itself this long after kdiy should have done it.
-const DEAD_MAN: Duration = Duration::from_secs(120);
+const DEAD_MAN: Unscaled = Unscaled::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone, Default)]
@@ -366,7 +367,7 @@ impl DrillRun<'_> {
     fn longest(&self, drill: &Drill, ready: &Ready) -> Duration {
         let events = ready.promise.bounds.iter().filter(|(measure, _)| measure.is_event());
         let latest = events.map(|(_, bound)| *bound).max().unwrap_or_default();
-        self.slowly(drill.lasts.get()).max(latest * 3 / 2)
+        self.slowly(Unscaled::of(drill.lasts.get())).max(latest * 3 / 2)
     }
 
     async fn wait(
@@ -377,7 +378,7 @@ impl DrillRun<'_> {
         longest: Duration,
         log: &Log,
     ) {
-        let least = self.slowly(drill.lasts.get());
+        let least = self.slowly(Unscaled::of(drill.lasts.get()));
         let events: Vec<Measure> =
             ready.promise.bounds.keys().copied().filter(|measure| measure.is_event()).collect();
         let mut said = String::new();
@@ -437,8 +438,8 @@ impl DrillRun<'_> {
         transport.run(script).await.map_err(|error| transport_failure("drill", &error))
     }
 
-    fn slowly(&self, duration: Duration) -> Duration {
-        duration * self.context.config.slow_machines
+    fn slowly(&self, ordinary: Unscaled) -> Duration {
+        ordinary * self.context.config.slow_machines
     }
 }
 

@@ -2,7 +2,6 @@
 //! anything is broken, so that a kdiy that was killed leaves behind how to mend.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -11,11 +10,12 @@ use crate::session::ClusterHandle;
 use crate::state::atomic;
 use crate::support::event::Events;
 use crate::support::failure::{Failure, Kind, Result};
+use crate::support::time_scale::Unscaled;
 use crate::transport::Script;
 use crate::transport::pool::transport_failure;
 
 /// A machine that was switched on answers within this; multiplied by `slowMachines`.
-const BOOTS_WITHIN: Duration = Duration::from_secs(120);
+const BOOTS_WITHIN: Unscaled = Unscaled::from_secs(120);
 
 /// What is broken at the moment, or was when kdiy ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

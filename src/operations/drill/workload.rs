@@ -18,6 +18,7 @@ use crate::kubernetes::client::{ApiAccess, ApiPath, Patience};
 use crate::kubernetes::retry::gone;
 use crate::operations::drill::measure::{Answer, History, Observation, Request};
 use crate::support::failure::{Failure, Result, chain};
+use crate::support::time_scale::Unscaled;
 use crate::topology::{Group, Topology};
 
 /// Where everything of a drill is in the cluster.
@@ -32,13 +33,13 @@ const CLIENTS_PER_MASTER: usize = 2;
 const PACE: Duration = Duration::from_millis(250);
 /// A write that takes longer is given up; the client then connects anew. A healthy api answers
 /// within a few milliseconds, one that elects a leader within the election timeout.
-const REQUEST: Duration = Duration::from_secs(1);
+const REQUEST: Unscaled = Unscaled::from_secs(1);
 /// On a network that a cluster would live in, a connection is made or refused at once.
-const CONNECT: Duration = Duration::from_millis(400);
+const CONNECT: Unscaled = Unscaled::from_millis(400);
 const PAGE: u32 = 500;
 /// The objects of a long drill are gone within seconds, its pods within their grace of 30 s;
 /// multiplied by `slowMachines`.
-const LEAVING: Duration = Duration::from_secs(60);
+const LEAVING: Unscaled = Unscaled::from_secs(60);
 
 /// What clients and watchers see, as they see it.
 #[derive(Clone)]

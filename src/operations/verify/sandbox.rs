@@ -18,14 +18,15 @@ use crate::gates::network;
 use crate::kubernetes::retry::{PATIENCE, gone, is_transient, persist, refused};
 use crate::support::event::Evidence;
 use crate::support::failure::{Failure, Kind, Result, chain};
+use crate::support::time_scale::Unscaled;
 
 const PREFIX: &str = "kdiy-verify-";
 const PAUSE: Duration = Duration::from_millis(250);
 /// What a check waits for happens within this, times `slowMachines`: the slowest is a change of a
 /// ConfigMap, which takes up to 90 s to reach a volume.
-const WITHIN: Duration = Duration::from_secs(180);
+const WITHIN: Unscaled = Unscaled::from_secs(180);
 /// Namespaces are gone within this.
-const GONE_WITHIN: Duration = Duration::from_secs(120);
+const GONE_WITHIN: Unscaled = Unscaled::from_secs(120);
 
 /// The namespaces of all checks and of the network gate, of this run and of earlier ones.
 pub struct Namespaces {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::FutureExt as _;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -16,6 +15,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::operations::verify::sandbox::{PORT, Sandbox, get, serve};
 use crate::operations::verify::{Check, CheckError, CheckResult};
 use crate::support::failure::{Failure, Kind, Result};
+use crate::support::time_scale::Unscaled;
 use crate::topology::{Group, Machine};
 
 pub const CHECKS: &[Check] = &[
@@ -250,7 +250,7 @@ async fn pod_access(bench: Arc<Sandbox>) -> CheckResult {
 }
 
 /// Multiplied by `slowMachines`.
-const FORWARDED_WITHIN: Duration = Duration::from_secs(20);
+const FORWARDED_WITHIN: Unscaled = Unscaled::from_secs(20);
 
 /// The body that the pod answers with, through a forwarded port.
 async fn forwarded(bench: &Sandbox) -> Result<String> {

@@ -9,15 +9,16 @@ use crate::bundle::script::quote;
 use crate::providers::Provider;
 use crate::reports::preflight::{Answer, port_between};
 use crate::support::failure::{Failure, Result};
+use crate::support::time_scale::Unscaled;
 use crate::topology::{Group, Machine, Topology};
 use crate::transport::clock_skew::Clock;
 use crate::transport::pool::{ConnectionPool, transport_failure};
 use crate::transport::{Script, Transport, control_sockets};
 
 const SCRIPT: &str = include_str!("probe.sh");
-const REACHED_WITHIN: Duration = Duration::from_secs(10);
+const REACHED_WITHIN: Unscaled = Unscaled::from_secs(10);
 /// 50 writes to a slow disk, and pings of which each waits for 2 s.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(120);
+const ANSWERED_WITHIN: Unscaled = Unscaled::from_secs(120);
 /// How long machines listen to each other, and how long the others leave them to begin.
 const LISTENS_FOR: Duration = Duration::from_secs(6);
 const BEGINS_WITHIN: Duration = Duration::from_secs(1);

@@ -2,7 +2,6 @@
 //! Nothing is changed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -20,12 +19,13 @@ use crate::playbook::format::{Action, Step};
 use crate::playbook::load::Book;
 use crate::session::{ClusterHandle, RenderedCluster};
 use crate::support::failure::{Failure, Result};
+use crate::support::time_scale::Unscaled;
 use crate::topology::facts::Facts;
 use crate::topology::{Machine, architecture};
 use crate::transport::Script;
 
 /// A machine that runs answers within this; multiplied by `slowMachines`.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+const ANSWERS_WITHIN: Unscaled = Unscaled::from_secs(5);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "state")]
@@ -89,8 +89,7 @@ impl CurrentState {
         store: &Store,
         joined: &BTreeSet<String>,
     ) -> Result<Self> {
-        let deadline = ANSWERS_WITHIN * session.rendered.template_context.config.slow_machines;
-        let mut silent = session.connect(deadline).await;
+        let mut silent = session.connect(ANSWERS_WITHIN).await;
         let renderer = &session.rendered.renderer();
         let looked = session.topology().machines.iter().map(|machine| {
             let reason = silent.remove(&machine.name);

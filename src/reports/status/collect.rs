@@ -29,15 +29,16 @@ use crate::reports::status::{
 };
 use crate::session::ClusterHandle;
 use crate::support::failure::chain;
+use crate::support::time_scale::Unscaled;
 use crate::topology::{self, Group};
 use crate::transport::{Script, Transport};
 
 /// A machine that is there answers in a quarter of a second; one that is off never does.
-const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+const CONNECT_WITHIN: Unscaled = Unscaled::from_secs(2);
 /// Of everything that is asked of a machine, once it is connected.
-const MACHINE_WITHIN: Duration = Duration::from_secs(4);
+const MACHINE_WITHIN: Unscaled = Unscaled::from_secs(4);
 /// Of an api-server. Longer than the api takes to say that etcd does not answer it (2 s).
-const API_WITHIN: Duration = Duration::from_secs(3);
+const API_WITHIN: Unscaled = Unscaled::from_secs(3);
 /// Head start of the api's endpoint before single api-servers are asked.
 const HEAD_START: Duration = Duration::from_millis(400);
 
@@ -194,8 +195,8 @@ impl Probe {
         self.session.rendered.template_context.config.network.cni != Cni::None
     }
 
-    fn slowly(&self, duration: Duration) -> Duration {
-        duration * self.session.rendered.template_context.config.slow_machines
+    fn slowly(&self, ordinary: Unscaled) -> Duration {
+        ordinary * self.session.rendered.template_context.config.slow_machines
     }
 
     /// Whether the endpoint answers, and what the first api-server that does says: after a short

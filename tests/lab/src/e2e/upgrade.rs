@@ -94,6 +94,8 @@ fn renewed(cluster: &Cluster) -> Result<String> {
             aged += usize::from(age(&pki, &path)?);
         }
     }
+    // Of masters alone there are more.
+    ensure!(aged > 10 * MASTERS, "only {aged} certificates are due");
     let killed = killed_at_every_boundary(cluster, NEWER)?;
     for number in 1..=MASTERS {
         let master = cluster.machine(&format!("master-{number}"));
@@ -116,7 +118,7 @@ fn age(pki: &Path, certificate: &Path) -> Result<bool> {
         return Ok(false);
     }
     for authority in ["kubernetes", "etcd", "front-proxy"] {
-        let of = |extension: &str| pki.join(format!("{authority}.{extension}"));
+        let of = |extension: &str| pki.join(format!("{authority}-ca.{extension}"));
         let mut verify = Command::new("openssl");
         verify.args(["verify", "-CAfile"]).arg(of("crt")).arg(certificate);
         if host::run(&mut verify).is_err() {
