@@ -21,7 +21,7 @@ pub enum Lane {
     Repair,
     /// Everything that can be broken on such a cluster, broken on purpose; when it is named or there is time
     Drills,
-    /// Attackers, owners and machines as they are found; only when it is named, until it was green once
+    /// Attackers, owners and machines as they are found; only when it is named: it takes 20 minutes
     Hostile,
     /// A cluster by hand: the guide's blocks, carried out without kdiy
     Runbook,
@@ -48,9 +48,9 @@ impl Lane {
             Self::Cluster => 7,
             Self::Runbook => 2,
             Self::Existing => 6,
-            Self::Recovery => 7,
+            Self::Recovery => 8,
             Self::Drills => 9,
-            Self::Repair => 5,
+            Self::Repair => 11,
             // 13 to 40: what is emulated is slowed down most by what else runs on the same hardware.
             Self::Vm => 40,
             Self::Hostile | Self::Upgrade | Self::VmMasters | Self::VmFull => return None,
@@ -215,8 +215,8 @@ mod tests {
         let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
         let lanes = [Lane::Drills, Lane::Repair];
         assert_eq!(more(&lanes, minutes(4)), []);
-        assert_eq!(more(&lanes, minutes(13)), [Lane::Drills]);
-        assert_eq!(more(&lanes, minutes(14)), lanes);
+        assert_eq!(more(&lanes, minutes(19)), [Lane::Drills]);
+        assert_eq!(more(&lanes, minutes(20)), lanes);
         assert_eq!(more(&[Lane::VmFull], minutes(600)), []);
     }
 }

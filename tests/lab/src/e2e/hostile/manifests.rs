@@ -67,10 +67,16 @@ fn tried(cluster: &Cluster) -> Result<String> {
     read_alike(cluster, &corpus)?;
     for name in corpus.keys() {
         let path = manifests().join(name).display().to_string();
-        // Ends with 1 where there is a difference.
-        cluster
-            .kubectl(&["diff", "--server-side", "--field-manager=kdiy", "-f", &path])
-            .with_context(|| format!("kubectl would change what is in {name}"))?;
+        let diff = ["diff", "--server-side", "--field-manager=kdiy", "-f", &path];
+        // Ends with 1 where there is a difference, and says which.
+        let output =
+            cluster.kdiy("kubectl").arg("--").args(diff).output().context("cannot start kdiy")?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        ensure!(
+            output.status.success() || is_order_alone(&said),
+            "kubectl would change what is in {name}:\n{said}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     let again = cluster.run(&mut up(cluster, &file))?;
     ensure!(again.changed().is_empty(), "the next up changed {:?}", again.changed());
@@ -125,6 +131,19 @@ fn read_alike(cluster: &Cluster, corpus: &BTreeMap<String, Vec<Value>>) -> Resul
     Ok(())
 }
 
+/// kubectl sorts keys by an order in which some numbers come before, after or beside each other, so
+/// that the same map may be printed in two ways.
+fn is_order_alone(diff: &str) -> bool {
+    let changed = |mark: char, header: &str| {
+        let lines = diff.lines().filter(|line| line.starts_with(mark) && !line.starts_with(header));
+        let mut lines: Vec<&str> = lines.map(|line| &line[1..]).collect();
+        lines.sort_unstable();
+        lines
+    };
+    let (gone, new) = (changed('-', "--- "), changed('+', "+++ "));
+    !gone.is_empty() && gone == new
+}
+
 fn hook_goes(cluster: &Cluster) -> Result<()> {
     let began = Instant::now();
     while began.elapsed() < READY_WITHIN {
@@ -174,4 +193,17 @@ fn conflict_is_refused(cluster: &Cluster, file: &Path) -> Result<()> {
     ensure!(refused.contains("conflict with") && refused.contains("list-a"), "{refused}");
     ensure!(!refused.contains("Status {"), "an error for programmers: {refused}");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_is_no_difference_but_a_value_is() {
+        let diff = "--- a\n+++ b\n-  \"1\": 2\n   \"2\": 3\n+  \"1\": 2\n";
+        assert!(is_order_alone(diff));
+        assert!(!is_order_alone(&diff.replacen("\"1\": 2", "\"1\": 4", 1)));
+        assert!(!is_order_alone("kubectl: no such file"));
+    }
 }
