@@ -9,7 +9,11 @@ use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
 use crate::host::{self, run};
+use crate::progress::slow;
 
+/// On two cores and a line of 50 Mbit/s, as the other.
+const PACKAGES: Duration = Duration::from_secs(60);
+const IMAGE: Duration = Duration::from_secs(30);
 const STARTS_WITHIN: Duration = Duration::from_secs(30);
 const STOPS_WITHIN: Duration = Duration::from_secs(20);
 
@@ -101,13 +105,16 @@ impl Engine {
         if known.status.success() {
             return Ok(tag);
         }
-        eprintln!("lab: building the machine image {tag}");
-        let base = self.base(cache, &definition, debian)?;
-        run(self
-            .command()
+        eprintln!("lab: building the machine image {tag} (once)");
+        let base = slow("installing the packages of machines", PACKAGES, || {
+            self.base(cache, &definition, debian)
+        })?;
+        let mut build = self.command();
+        build
             .env("DOCKER_BUILDKIT", "0")
             .args(["build", "--build-arg", &format!("BASE={base}"), "--tag", &tag])
-            .arg(&definition))?;
+            .arg(&definition);
+        slow("building the machine image", IMAGE, || run(&mut build))?;
         Ok(tag)
     }
 

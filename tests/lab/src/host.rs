@@ -9,7 +9,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::progress::slow;
+
 /// Debian packages by the program or file that shows that they are there.
+/// On a line of 50 Mbit/s.
+const PACKAGES: Duration = Duration::from_secs(60);
 const NEEDED: &[(&str, &str)] = &[
     ("docker", "docker.io"),
     ("dockerd", "docker.io"),
@@ -88,11 +92,13 @@ pub fn need(needed: &[(&'static str, &'static str)]) -> Result<()> {
         bail!("the lab needs more than is here; run: sudo apt-get install {list}");
     }
     eprintln!("lab: installing {list}");
-    run(Command::new("apt-get").args(["update", "-qq"]))?;
-    run(Command::new("apt-get")
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .args(["install", "-y", "-qq", "--no-install-recommends"])
-        .args(&packages))?;
+    slow("installing packages", PACKAGES, || {
+        run(Command::new("apt-get").args(["update", "-qq"]))?;
+        run(Command::new("apt-get")
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .args(["install", "-y", "-qq", "--no-install-recommends"])
+            .args(&packages))
+    })?;
     // Some releases split a package: what was asked for may have come without the program.
     let still: Vec<&str> = missing().map(|(program, _)| program).collect();
     if !still.is_empty() {

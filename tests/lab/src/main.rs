@@ -8,6 +8,7 @@ mod e2e;
 mod fuzz;
 mod host;
 mod mirror;
+mod progress;
 mod stage;
 mod suite;
 mod tools;
@@ -21,7 +22,11 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use docker::{Debian, Engine};
 use mirror::Mirror;
+use progress::slow;
 use vm::Vms;
+
+/// Of kdiy with all that it uses, on two cores.
+const COMPILED: Duration = Duration::from_secs(240);
 
 /// The lab: real machines, a real cluster, no internet.
 #[derive(Parser)]
@@ -256,7 +261,9 @@ fn build_kdiy(build: Build) -> Result<PathBuf> {
         Build::Release => ("release/kdiy", &["--release"]),
     };
     let arguments = ["build", "--quiet", "--package", "kdiy"];
-    host::show(cargo().current_dir(&root).args(arguments).args(flags))?;
+    slow("compiling kdiy", COMPILED, || {
+        host::show(cargo().current_dir(&root).args(arguments).args(flags))
+    })?;
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     Ok(std::path::absolute(target.join(program))?)

@@ -1,11 +1,12 @@
-//! A mirror of the release servers, built from Go modules that go.sum pins, for places from
-//! which the real ones cannot be reached.
+//! A mirror of the release servers: released files where the real ones answer, and else what is built
+//! from Go modules that go.sum pins.
 //!
 //! Laid out as kdiy's `--mirror` takes it: `<mirror>/<host>/<path>`, images under
 //! `images/<architecture>/`, and a `SHA256SUMS` over everything, because what is rebuilt has other
 //! digests than what was released.
 
 mod busybox;
+mod download;
 mod image;
 mod pack;
 mod record;
@@ -15,15 +16,20 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
-use crate::host::{self, run};
+use crate::host;
+use crate::progress::{parts, slow};
+use download::Origin;
 use pack::Shelf;
 use record::Record;
 use upstream::{OLDER, Source, UPSTREAMS, Upstream};
+
+/// Of the largest, on a line of 50 Mbit/s.
+const MODULES: Duration = Duration::from_secs(60);
 
 pub struct Mirror {
     pub root: PathBuf,
@@ -58,6 +64,7 @@ fn assemble(cache: &Path, upstreams: &[Upstream], list: &'static str) -> Result<
     let _lock = host::lock(cache, "mirror")?;
     let mirror = Mirror { root: cache.join("mirror"), list };
     let shelf = Shelf::open(&mirror.root, &cache.join("partial"))?;
+    let origin = Origin::new(cache, &mirror.root)?;
     let records = cache.join("built");
     fs::create_dir_all(&records)?;
     let mut digests = BTreeMap::new();
@@ -68,7 +75,11 @@ fn assemble(cache: &Path, upstreams: &[Upstream], list: &'static str) -> Result<
         let record = match before {
             Some(record) if record.key == key && record.complete(&mirror.root) => record,
             before => {
-                let record = Record { key, files: make(&shelf, upstream)? };
+                let files = match origin.fetch(&shelf, upstream)? {
+                    Some(files) => files,
+                    None => make(&shelf, upstream)?,
+                };
+                let record = Record { key, files };
                 record.write(&path, &shelf)?;
                 if let Some(before) = before {
                     before.remove_what_is_not_in(&record, &mirror.root)?;
@@ -91,15 +102,26 @@ fn make(shelf: &Shelf, upstream: &Upstream) -> Result<BTreeMap<String, String>> 
     let output = shelf.scratch()?;
     match &upstream.source {
         Source::Go { cgo, tags, ldflags, package } => {
-            let mut go = Command::new("go");
-            go.current_dir(modules().join(upstream.module()))
-                .env("CGO_ENABLED", if *cgo { "1" } else { "0" })
-                .env("GOFLAGS", "-mod=readonly -buildvcs=false")
-                .args(["build", "-trimpath", "-tags", tags, "-ldflags", ldflags])
+            let go = || {
+                let mut go = Command::new("go");
+                go.current_dir(modules().join(upstream.module()))
+                    .env("CGO_ENABLED", if *cgo { "1" } else { "0" })
+                    .env("GOFLAGS", "-mod=readonly -buildvcs=false");
+                go
+            };
+            let what = format!("getting the modules of {}", upstream.name);
+            let list = slow(&what, MODULES, || {
+                host::ask(go().args(["list", "-deps", "-tags", tags, package]))
+            })?;
+            let mut build = go();
+            build
+                .args(["build", "-v", "-trimpath", "-tags", tags, "-ldflags", ldflags])
                 .arg("-o")
                 .arg(format!("{}/", output.path().display()))
                 .arg(package);
-            run(&mut go).with_context(|| format!("cannot build {}", upstream.name))?;
+            let what = format!("building {} {}", upstream.name, upstream.version);
+            parts(&what, list.lines().count(), &mut build)
+                .with_context(|| format!("cannot build {}", upstream.name))?;
         }
         Source::DebianBusybox => busybox::fetch(output.path())?,
     }
