@@ -9,6 +9,7 @@ mod fuzz;
 mod host;
 mod mirror;
 mod progress;
+mod recording;
 mod stage;
 mod suite;
 mod tools;
@@ -80,6 +81,8 @@ enum Lab {
     },
     /// Measure how long a 3+2 cluster takes, and what it waits for
     Bench,
+    /// Make a 3+2 cluster in a terminal, and write what it shows to docs/up.svg
+    Record,
     /// Let a fuzzer think up texts for everything that reads what comes from outside; needs a
     /// nightly Rust
     Fuzz {
@@ -150,6 +153,7 @@ fn carry_out(command: Lab) -> Result<()> {
             suite::run(&cache, &lane, within, seed.unwrap_or_else(chance::seed), keep, matching)
         }
         Lab::Bench => bench::run(&cache),
+        Lab::Record => recording::record(&cache),
         Lab::Fuzz { seconds } => fuzz::run(&cache, seconds),
     }
 }

@@ -42,10 +42,14 @@ fn tried(cluster: &Cluster) -> Result<String> {
     let objects: usize = corpus.values().map(Vec::len).sum();
     let mut files: Vec<PathBuf> = vec![own.join("cni.yaml")];
     files.extend(ordered(&corpus).map(|name| manifests().join(name)));
+    let with_addons = |files: &[PathBuf]| {
+        let addons: String = files.iter().map(|file| format!("- {}\n", file.display())).collect();
+        format!("network: {{cni: none}}\naddons:\n{addons}")
+    };
+    let without_operator = with_addons(&files);
     files.push(own.join("operator.yaml"));
-    let addons: Vec<String> = files.iter().map(|file| format!("- {}\n", file.display())).collect();
     let file = directory.join("cluster.yaml");
-    fs::write(&file, format!("network: {{cni: none}}\naddons:\n{}", addons.concat()))?;
+    fs::write(&file, with_addons(&files))?;
 
     let run = thread::scope(|scope| {
         let run = scope.spawn(|| cluster.run(&mut up(cluster, &file)));
@@ -78,6 +82,8 @@ fn tried(cluster: &Cluster) -> Result<String> {
             String::from_utf8_lossy(&output.stderr)
         );
     }
+    // It would bring its webhook back, which nobody answers for.
+    fs::write(&file, without_operator)?;
     let again = cluster.run(&mut up(cluster, &file))?;
     ensure!(again.changed().is_empty(), "the next up changed {:?}", again.changed());
     conflict_is_refused(cluster, &file)?;
