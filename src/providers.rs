@@ -54,6 +54,12 @@ pub trait Provider: Send + Sync {
         task: &str,
     ) -> Result<Vec<String>>;
 
+    /// Whether it makes machines, and can make one anew. Those that are there already belong to
+    /// somebody else.
+    fn makes_machines(&self) -> bool {
+        true
+    }
+
     /// Why machines cannot be switched off and on, where they cannot.
     fn no_switch(&self) -> Option<&'static str> {
         None

@@ -134,7 +134,7 @@ impl Removal<'_> {
 
     async fn take_away(&self) -> Result<()> {
         let Self { session, machine, .. } = self;
-        let is_given_up = self.force && !self.answers && session.provider.name() == "existing";
+        let is_given_up = self.force && !self.answers && !session.provider.makes_machines();
         if is_given_up {
             self.events
                 .warn(format!("{} is left as it is, with all that kdiy put there", machine.name));

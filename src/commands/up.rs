@@ -306,7 +306,7 @@ async fn check_host(
         });
     }
     let needed = host::disk_for(topology.machines.len());
-    if provider.name() != "existing"
+    if provider.makes_machines()
         && let Some(free) = host::available_disk(&state::cache()?).await
         && free < needed
     {

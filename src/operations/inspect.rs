@@ -75,7 +75,7 @@ pub async fn survey(
         tokio::time::sleep(PAUSE).await;
     };
     // Machines that kdiy makes are its own by the provider's word.
-    if session.provider.name() == "existing"
+    if !session.provider.makes_machines()
         && let TemplateContext { id, topology, .. } = &session.rendered.template_context
         && let Some(owner) = Ownership::judge(&topology.cluster, id, facts::owner(&text))
     {

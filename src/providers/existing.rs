@@ -115,6 +115,10 @@ impl Provider for Existing {
         "existing"
     }
 
+    fn makes_machines(&self) -> bool {
+        false
+    }
+
     async fn check_host(&self, _: &Topology) -> Vec<Finding> {
         Vec::new()
     }

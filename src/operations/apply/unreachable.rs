@@ -83,13 +83,14 @@ impl Runner {
     }
 
     fn replacement(&self, machine: &str) -> String {
-        match self.session.provider.name() {
-            "existing" => format!("if {machine} is gone for good, put another in its place"),
-            maker => format!(
-                "if {machine} is gone for good, delete it with {maker}'s own tool: `kdiy up` makes \
-                 it anew"
-            ),
+        let provider = &self.session.provider;
+        if !provider.makes_machines() {
+            return format!("if {machine} is gone for good, put another in its place");
         }
+        let maker = provider.name();
+        format!(
+            "if {machine} is gone for good, delete it with {maker}'s own tool: `kdiy up` makes it anew"
+        )
     }
 }
 
