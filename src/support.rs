@@ -2,6 +2,7 @@
 
 pub mod event;
 pub mod failure;
+pub mod poll;
 pub mod printable;
 pub mod redact;
 pub mod time_scale;

@@ -474,6 +474,20 @@ fn commands_on_a_cluster_that_is_not_there_say_which_there_are() {
 }
 
 #[test]
+fn a_cluster_keeps_its_version_where_the_file_names_none() {
+    let user = User::with_docker();
+    user.made(&ClusterConfig { kubernetes: "1.35.4".into(), ..ClusterConfig::default() });
+    let shown = |file: &str| {
+        fs::write(user.path("work/cluster.yaml"), file).unwrap();
+        let run = user.kdiy(&["config", "show", "--output", "json"]).assert().success();
+        let config: serde_json::Value = serde_json::from_slice(&run.get_output().stdout).unwrap();
+        config["kubernetes"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(shown("workers: 1\n"), "1.35.4");
+    assert_eq!(shown("kubernetes: 1.36.4\n"), "1.36.4");
+}
+
+#[test]
 fn playbooks_are_not_left_out_because_nobody_named_them() {
     let user = User::with_docker();
     let root = user.made(&ClusterConfig::default());
