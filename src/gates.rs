@@ -106,3 +106,19 @@ impl ClusterContext {
         verdict.record(Some(machine), what, wanted, saw.unwrap_or_else(|error| error), ok);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn red_evidence_never_reads_as_if_all_were_well() {
+        let mut verdict = Verdict::default();
+        verdict.record(None, "exec", "works", "works", false);
+        verdict.record(None, "exec", "works", "works", true);
+        assert_ne!(verdict.evidence[0].saw, verdict.evidence[0].expected);
+        assert_eq!(verdict.evidence[1].saw, verdict.evidence[1].expected);
+        assert!(!verdict.passed());
+        assert!(!Verdict::default().passed(), "nothing was looked at");
+    }
+}

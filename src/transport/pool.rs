@@ -244,28 +244,71 @@ pub fn transport_failure(step: &str, error: &TransportError) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
     use crate::transport::target::Root;
 
-    #[tokio::test(start_paused = true)]
-    async fn who_refuses_again_and_again_is_asked_until_the_deadline() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let closed = listener.local_addr().unwrap();
-        drop(listener);
-        let target = SshTarget {
+    fn target(at: std::net::SocketAddr) -> SshTarget {
+        SshTarget {
             machine: "master-1".into(),
-            host: closed.ip().to_string(),
-            port: Some(closed.port()),
+            host: at.ip().to_string(),
+            port: Some(at.port()),
             user: None,
             keys: Vec::new(),
             known_hosts: None,
             accept_new_host_key: false,
             config_file: None,
             jump: None,
-            knock_at: Some(closed),
+            knock_at: Some(at),
             slow_machines: 1,
             root: Root::Sudo,
-        };
+        }
+    }
+
+    #[tokio::test]
+    async fn one_connection_is_made_at_a_time() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = target(listener.local_addr().unwrap());
+        let (open, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (now, peak) = (open.clone(), most.clone());
+        // It takes connections, says nothing for a while, and hangs up.
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                peak.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                let now = now.clone();
+                tokio::spawn(async move {
+                    let hangs_up = Duration::from_millis(100);
+                    let _ = tokio::time::timeout(hangs_up, stream.read(&mut [0; 1])).await;
+                    now.fetch_sub(1, Ordering::SeqCst);
+                });
+            }
+        });
+        let pool = ConnectionPool::default();
+        let within = Duration::from_millis(100);
+        let asked = (0..4).map(|_| pool.connect(&target, within));
+        let failed = futures::future::join_all(asked).await;
+        assert!(failed.iter().all(Result::is_err));
+        assert_eq!(most.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn a_socket_path_that_is_too_long_is_no_matter_of_keys() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = SshTarget { knock_at: None, ..target(listener.local_addr().unwrap()) };
+        let pool = ConnectionPool::new(PathBuf::from("/tmp").join("x".repeat(100)));
+        let failure = pool.connect(&target, Duration::ZERO).await.err().unwrap();
+        let said = failure.to_string();
+        assert!(said.contains("too long"), "{said}");
+        assert!(!said.contains("key"), "{said}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_refuses_again_and_again_is_asked_until_the_deadline() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let closed = listener.local_addr().unwrap();
+        drop(listener);
+        let target = target(closed);
         // Time between attempts is skipped, so these are hundreds.
         let failure =
             ConnectionPool::default().connect(&target, Duration::from_millis(300)).await.err();

@@ -118,3 +118,19 @@ fn is_ready(pod: &Pod) -> bool {
         conditions.into_iter().flatten().any(|it| it.type_ == "Ready" && it.status == "True");
     ready && pod.metadata.deletion_timestamp.is_none()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_watch_ends_with_the_drill() {
+        let (held, gone) = tokio::sync::oneshot::channel::<()>();
+        let watch = Watch(tokio::spawn(async move {
+            let _held = held;
+            std::future::pending::<()>().await;
+        }));
+        drop(watch);
+        assert!(gone.await.is_err(), "the task still runs");
+    }
+}
