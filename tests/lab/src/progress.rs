@@ -76,7 +76,7 @@ fn watched<T>(
 /// How much is left is said once some of it was done.
 #[expect(clippy::cast_precision_loss, reason = "counts of packages are small numbers")]
 fn of_all(done: usize, all: usize, elapsed: Duration) -> String {
-    let text = format!("{done} of at most {all} packages, {} so far", spoken(elapsed));
+    let text = format!("compiled {done} of at most {all} packages, {} so far", spoken(elapsed));
     if done * 20 < all {
         return text;
     }
@@ -99,10 +99,10 @@ mod tests {
     #[test]
     fn what_is_left_is_said_once_it_can_be_known() {
         let minute = Duration::from_secs(60);
-        assert_eq!(of_all(1, 100, minute), "1 of at most 100 packages, 60 s so far");
+        assert_eq!(of_all(1, 100, minute), "compiled 1 of at most 100 packages, 60 s so far");
         assert_eq!(
             of_all(25, 100, minute),
-            "25 of at most 100 packages, 60 s so far, about 3 min more"
+            "compiled 25 of at most 100 packages, 60 s so far, about 3 min more"
         );
     }
 

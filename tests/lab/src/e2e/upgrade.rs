@@ -24,9 +24,6 @@ const NEWER: &str = "1.36.4";
 /// What ends a process that aborts (signal(7)).
 const SIGABRT: i32 = 6;
 
-/// Of a certificate that is due; kdiy renews what has less than a third of its year left.
-const DAYS_LEFT: &str = "3";
-
 /// Units whose program is Kubernetes' own, on masters and on every machine.
 const OF_MASTERS: [&str; 3] = ["kube-apiserver", "kube-controller-manager", "kube-scheduler"];
 const OF_NODES: [&str; 2] = ["kubelet", "kube-proxy"];
@@ -124,22 +121,42 @@ fn age(pki: &Path, certificate: &Path) -> Result<bool> {
         if host::run(&mut verify).is_err() {
             continue;
         }
-        // By a request: what is no authority's own cannot be signed anew as it is.
-        let request = pki.join("aged.csr");
-        let copied = ["-copy_extensions", "copyall"];
-        let mut ask = Command::new("openssl");
-        ask.args(["x509", "-x509toreq"]).args(copied).arg("-in").arg(certificate);
-        ask.arg("-signkey").arg(certificate.with_extension("key")).arg("-out").arg(&request);
-        host::run(&mut ask)?;
-        let mut sign = Command::new("openssl");
-        sign.args(["x509", "-req", "-days", DAYS_LEFT]).args(copied).arg("-in").arg(&request);
-        sign.arg("-CA").arg(of("crt")).arg("-CAkey").arg(of("key"));
-        let signed = host::ask(sign.args(["-set_serial", "4711"]))?;
-        fs::remove_file(request)?;
-        fs::write(certificate, signed)?;
+        sign_with_days_left(certificate, &of("crt"), &of("key"))?;
         return Ok(true);
     }
     Ok(false)
+}
+
+/// Signs it anew, by a request: what is no authority's own cannot be signed as it is.
+fn sign_with_days_left(certificate: &Path, authority: &Path, key: &Path) -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let at = |name: &str| directory.path().join(name);
+    fs::write(at("index.txt"), "")?;
+    let home = directory.path().display();
+    fs::write(
+        at("ca.cnf"),
+        format!(
+            "[ca]\ndefault_ca=it\n[it]\ndatabase={home}/index.txt\nnew_certs_dir={home}\n\
+             rand_serial=yes\ndefault_md=sha256\npolicy=names\ncopy_extensions=copyall\n\
+             preserve=yes\nemail_in_dn=no\n[names]\norganizationName=optional\n\
+             commonName=supplied\n"
+        ),
+    )?;
+    let mut ask = Command::new("openssl");
+    ask.args(["x509", "-x509toreq", "-copy_extensions", "copyall", "-in"]).arg(certificate);
+    ask.arg("-signkey").arg(certificate.with_extension("key")).arg("-out").arg(at("csr"));
+    host::run(&mut ask)?;
+    let day = |from_now: &str| {
+        host::ask(Command::new("date").args(["-u", "+%Y%m%d%H%M%SZ", "-d", from_now]))
+    };
+    let (began, ends) = (day("-362 days")?, day("+3 days")?);
+    let mut sign = Command::new("openssl");
+    sign.args(["ca", "-batch", "-notext", "-config"]).arg(at("ca.cnf"));
+    sign.arg("-cert").arg(authority).arg("-keyfile").arg(key);
+    sign.args(["-startdate", began.trim(), "-enddate", ends.trim()]);
+    host::run(sign.arg("-in").arg(at("csr")).arg("-out").arg(at("crt")))?;
+    fs::write(certificate, fs::read(at("crt"))?)?;
+    Ok(())
 }
 
 /// How many boundaries there were: the end of each of [`CHANGING`] on each machine, in the order of
