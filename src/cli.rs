@@ -11,23 +11,23 @@ use crate::config::{Cni, ProviderChoice};
 use crate::reports::preview::graph::Notation;
 use crate::ui::Format;
 
-/// A highly available Kubernetes cluster, the hard way and in the open.
+/// Build a highly available Kubernetes cluster the hard way, and show every step.
 ///
 /// Examples:
 ///   kdiy up                            3 masters, 2 workers
-///   kdiy up --masters 1 --workers 1    the smallest that teaches something
+///   kdiy up --masters 1 --workers 1    the smallest cluster worth learning on
 ///   kdiy kubectl -- get nodes
 ///   kdiy destroy
 #[derive(Debug, Parser)]
 #[command(name = "kdiy", version, verbatim_doc_comment)]
 pub struct Cli {
-    /// How to say what happens
+    /// Output format
     #[arg(long, global = true, value_enum, default_value_t)]
     pub output: Format,
-    /// Show the machines' own output as well
+    /// Also print the output of the commands that run on the machines
     #[arg(long, short, global = true)]
     pub verbose: bool,
-    /// Playbooks laid over the built-in ones
+    /// Directory of playbooks that override the built-in ones
     #[arg(long, global = true, value_name = "DIR")]
     pub playbooks: Option<PathBuf>,
     #[command(subcommand)]
@@ -36,7 +36,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make the cluster, or make it right again
+    /// Create or repair the cluster
     #[command(after_help = examples::UP)]
     Up(Box<Up>),
     Plan(Box<Plan>),
@@ -45,54 +45,54 @@ pub enum Command {
     Remove(Remove),
     Explain(Explain),
     Guide(Box<Guide>),
-    /// Take the cluster away without a trace
+    /// Remove the cluster and everything that kdiy created for it
     #[command(after_help = examples::DESTROY)]
     Destroy(Destroy),
-    /// How the cluster is: machines, etcd, api, leases, nodes, DNS, certificates, drift
+    /// Show the health of machines, etcd, the API, leases, Nodes, DNS and certificates, and drift
     #[command(after_help = STATUS_HELP)]
     Status(Status),
-    /// Ask what one should ask before building a cluster, and write a commented cluster file
+    /// Interview you about the cluster you want and write a commented cluster file
     #[command(after_help = examples::INIT)]
     Init(Box<Init>),
-    /// Look at this computer: what is missing, and the command that mends it
+    /// Check this computer, and show the command that installs what is missing
     #[command(after_help = examples::DOCTOR)]
     Doctor(Doctor),
-    /// Break something on purpose, measure what comes of it, and mend it
+    /// Cause a failure on purpose, measure the recovery, and repair it
     #[command(after_help = examples::DRILL)]
     Drill(Drill),
-    /// Prove the whole cluster again, and try out what people do with one
+    /// Run every gate again, and test what users do with a cluster
     #[command(after_help = examples::VERIFY)]
     Verify(Verify),
-    /// The cluster file: write one, its schema, what is in force
+    /// Write a cluster file, print its schema, or print the settings in effect
     #[command(subcommand, after_help = examples::CONFIG)]
     Config(Config),
-    /// Print the kubeconfig, or merge it into yours
+    /// Print the kubeconfig, or merge it into your own
     #[command(after_help = examples::KUBECONFIG)]
     Kubeconfig(Kubeconfig),
     /// Run kubectl against the cluster
     #[command(after_help = examples::KUBECTL)]
     Kubectl(Passed),
-    /// Log in to a machine, or run a command there
+    /// Log in to a machine over SSH, or run a command on it
     #[command(after_help = examples::SSH)]
     Ssh(Ssh),
     Preflight(Box<Preflight>),
-    /// Where the time of a run went
+    /// Show how long the steps of a run took, and its critical path
     #[command(after_help = examples::TIMINGS)]
     Timings(Timings),
-    /// Hold the live cluster against the CIS Kubernetes Benchmark
+    /// Check the running cluster against the CIS Kubernetes Benchmark
     ///
-    /// Looks at the flags of running processes, at files and their modes, at the kubelets' settings
-    /// in force and at what the api allows and refuses. Changes nothing. Ends with 1 when something
-    /// fails that is not waived; each waiver is shown with its reason.
+    /// Checks the flags of running processes, files and their modes, the kubelets' settings in
+    /// effect, and what the API allows and refuses. Changes nothing. Exits with 1 if a check fails
+    /// that is not waived; each waiver is shown with its reason.
     #[command(after_help = CIS_EXAMPLES)]
     Cis(Cis),
-    /// The clusters of this computer
+    /// List the clusters that this computer manages
     #[command(after_help = examples::LIST)]
     List,
-    /// What a machine said while kdiy worked on it
+    /// Show a machine's log
     #[command(after_help = examples::LOGS)]
     Logs(Logs),
-    /// Print the completions of a shell
+    /// Print the completion script of a shell
     #[command(after_help = examples::COMPLETIONS)]
     Completions {
         #[arg(value_enum)]
@@ -103,7 +103,7 @@ pub enum Command {
     Man {
         directory: PathBuf,
     },
-    /// Play the display of an `up` that does not happen
+    /// Show the display of a simulated `up`
     #[command(hide = true)]
     Demo(Box<Demo>),
 }
@@ -114,16 +114,16 @@ const PARALLEL: u16 = 32;
 pub struct Up {
     #[command(flatten)]
     pub flags: UpFlags,
-    /// Steps that change machines at the same time
+    /// How many steps may change machines at the same time
     #[arg(long, value_name = "N", default_value_t = PARALLEL)]
     pub parallel: u16,
-    /// Only these steps, with commas between them; `machines` makes machines and installs nothing
+    /// Run only these steps, separated by commas; `machines` creates machines and installs nothing
     #[arg(long, value_name = "STEP", value_delimiter = ',')]
     pub only: Vec<String>,
-    /// Restart etcd and api-servers even where the cluster cannot spare them
+    /// Restart etcd and API servers even if the cluster loses its quorum or its API
     #[arg(long)]
     pub beyond_quorum: bool,
-    /// Draw where the time went, as one HTML page [default FILE: kdiy-timings.html]
+    /// Write a timeline of the run as one HTML page [default FILE: kdiy-timings.html]
     #[arg(
         long,
         value_name = "FILE",
@@ -132,7 +132,7 @@ pub struct Up {
         default_missing_value = "kdiy-timings.html"
     )]
     pub timings: Option<PathBuf>,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     pub yes: bool,
 }
@@ -151,59 +151,61 @@ impl Up {
     }
 }
 
-/// Show what `up` would do, and why; changes nothing
+/// Show what `up` would change, and why; changes nothing
 ///
-/// Takes the flags of `up`. A cluster that was never begun is drawn on paper; one that was begun
-/// is looked at. Ends with 2 when there is something to do, with 0 when there is nothing.
+/// Takes the flags of `up`. If the cluster exists, `plan` reads the state of its machines; if it
+/// does not, `plan` shows the whole installation. Exits with 2 when `up` would change something,
+/// with 0 when nothing would change.
 ///
 /// Examples:
 ///   kdiy plan                                what the next `up` would change
-///   kdiy plan --masters 1 --workers 1 --full  a whole install, with what is in every file
+///   kdiy plan --masters 1 --workers 1 --full  a whole installation, with the content of every file
 ///   kdiy plan --show etcd                    the files and the script of one step
-///   kdiy plan --graph mermaid                what waits for what
+///   kdiy plan --graph mermaid                the dependencies between steps
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Plan {
     #[command(flatten)]
     pub flags: UpFlags,
-    /// Print the steps and what they wait for as a graph
+    /// Print the steps and their dependencies as a graph
     #[arg(long, value_enum, conflicts_with_all = ["show", "full"])]
     pub graph: Option<Notation>,
-    /// Print the files and the script of one step as they go to each machine
+    /// Print the files and the script of one step, as each machine gets them
     #[arg(long, value_name = "STEP", conflicts_with = "full")]
     pub show: Option<String>,
-    /// Each machine on its own, with what is in new files
+    /// Show each machine separately, with the content of new files
     #[arg(long)]
     pub full: bool,
 }
 
-/// Explain a step of the install, or how a part of the cluster works
+/// Explain a step of the installation, or how a part of the cluster works
 ///
-/// Told with the machines of the cluster of this name, or with an example when there is none.
-/// Each has the commands that do it by hand, and something to break.
+/// Uses the machines of the cluster with this name, or an example if there is none. Each text has
+/// the commands that do the same by hand, and an exercise that breaks something.
 ///
 /// Examples:
-///   kdiy explain                   what can be explained
+///   kdiy explain                   list the topics and the steps
 ///   kdiy explain quorum            which machines of this cluster may fail
 ///   kdiy explain etcd              every file and flag of a step, and why
-///   kdiy explain etcd --markdown   the same, to keep
+///   kdiy explain etcd --markdown   the same as Markdown
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Explain {
     #[command(flatten)]
     pub which: Which,
-    /// A topic or a step; without one, the list of them
+    /// A topic or a step; without it, kdiy lists them
     #[arg(value_name = "TOPIC|STEP")]
     pub what: Option<String>,
-    /// Markdown, also on a terminal
+    /// Print Markdown even on a terminal
     #[arg(long)]
     pub markdown: bool,
 }
 
-/// Write the runbook: the whole cluster by hand, for this cluster's machines
+/// Write a runbook that builds this cluster by hand
 ///
-/// One document with every file, every command in order, every check, and the reasons. It needs
-/// no kdiy and holds no secret: you make keys of your own. Takes the flags of `up`.
+/// One document with every file, every command in order, every check, and the reasons. You can
+/// follow it without kdiy. It contains no secret: you generate your own keys. Takes the flags of
+/// `up`.
 ///
 /// Examples:
 ///   kdiy guide --masters 3 --workers 2 --out by-hand.md
@@ -213,21 +215,21 @@ pub struct Explain {
 pub struct Guide {
     #[command(flatten)]
     pub flags: UpFlags,
-    /// One HTML document that needs nothing else, instead of Markdown
+    /// Write one self-contained HTML page instead of Markdown
     #[arg(long)]
     pub html: bool,
-    /// Write it there instead of printing it
+    /// Write the guide to this file instead of printing it
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
 }
 
-/// Look whether machines that exist can become the cluster; changes nothing.
+/// Check whether existing machines can become the cluster; changes nothing.
 ///
 /// Examples:
 ///   kdiy preflight                      the machines of ./cluster.yaml
 ///   kdiy preflight --config homelab.yaml --output json
 ///
-/// Exit status: 0 when nothing is in the way, 1 when something is.
+/// Exit status: 0 when there is no problem, 1 when there is one.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Preflight {
@@ -242,9 +244,9 @@ pub struct Which {
     pub name: String,
 }
 
-/// Switch machines on, and prove the cluster again
+/// Power on machines, and check the cluster with every gate
 ///
-/// Changes nothing on the machines: what was installed starts by itself.
+/// Changes nothing on the machines: systemd starts the cluster's units.
 ///
 /// Examples:
 ///   kdiy start              the whole cluster
@@ -254,14 +256,14 @@ pub struct Which {
 pub struct Start {
     #[command(flatten)]
     pub which: Which,
-    /// Only these, with or without the cluster's name: kdiy-worker-1 or worker-1
+    /// Only these machines, with or without the cluster's name: kdiy-worker-1 or worker-1
     pub machines: Vec<String>,
 }
 
-/// Switch machines off, so that nothing is lost
+/// Shut down machines in an order that loses no data
 ///
-/// Workers go first and etcd last. Some machines of a cluster are switched off only if the others
-/// can do without them.
+/// Shuts down workers first and etcd last. If you name machines, kdiy shuts them down only if the
+/// others keep the quorum and the API.
 ///
 /// Examples:
 ///   kdiy stop               the whole cluster
@@ -271,35 +273,35 @@ pub struct Start {
 pub struct Stop {
     #[command(flatten)]
     pub which: Which,
-    /// Only these, with or without the cluster's name: kdiy-worker-1 or worker-1
+    /// Only these machines, with or without the cluster's name: kdiy-worker-1 or worker-1
     pub machines: Vec<String>,
-    /// Also if the cluster stops answering without them
+    /// Shut them down even if the cluster loses its quorum or its API
     #[arg(long)]
     pub beyond_quorum: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     pub yes: bool,
 }
 
-/// Take a worker out of the cluster, and its machine away
+/// Drain a worker, remove it from the cluster, and delete its machine
 ///
-/// Its pods are moved to other machines first. The others keep their names, addresses and pods'
-/// networks. `kdiy up --workers N` adds workers.
+/// The other workers keep their names, addresses and pod networks. `kdiy up --workers N` adds
+/// workers.
 ///
 /// Examples:
-///   kdiy remove worker-2           of a cluster with three workers; worker-3 stays worker-3
+///   kdiy remove worker-2           worker-3 keeps its name
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Remove {
     #[command(flatten)]
     pub which: Which,
-    /// With or without the cluster's name: kdiy-worker-3 or worker-3
+    /// The worker, with or without the cluster's name: kdiy-worker-3 or worker-3
     pub machine: String,
-    /// Also when something is lost with it: pods that nobody starts anew, volumes on its disk; and a
-    /// machine that exists without kdiy and no longer answers is left as it is
+    /// Remove it even if data is lost: pods without a controller, volumes on its disk. An existing
+    /// machine that does not answer stays as it is
     #[arg(long)]
     pub force: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     pub yes: bool,
 }
@@ -308,16 +310,16 @@ pub struct Remove {
 pub struct Destroy {
     #[command(flatten)]
     pub which: Which,
-    /// Give up on a machine that exists without kdiy and no longer answers; may be repeated
+    /// Leave an existing machine that does not answer as it is; may be repeated
     #[arg(long, value_name = "MACHINE")]
     pub forget: Vec<String>,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     pub yes: bool,
 }
 
 const STATUS_HELP: &str = "\
-Exit code: 0 healthy, 3 degraded, 4 down (1: it could not be looked at)
+Exit code: 0 healthy, 3 degraded, 4 down (1: the check itself failed)
 
 Examples:
   kdiy status
@@ -328,10 +330,10 @@ Examples:
 pub struct Status {
     #[command(flatten)]
     pub which: Which,
-    /// Keep looking, on a screen of its own; without a terminal one look after the other
+    /// Refresh continuously, full-screen on a terminal
     #[arg(long, short)]
     pub watch: bool,
-    /// Seconds between the beginnings of two looks
+    /// Seconds between the starts of two refreshes
     #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub every: u64,
 }
@@ -340,25 +342,25 @@ pub struct Status {
 pub struct Drill {
     #[command(flatten)]
     pub which: Which,
-    /// What to break: a name that `kdiy drill list` shows, or `all`
+    /// The drill: a name that `kdiy drill list` shows, or `all`
     #[arg(required_unless_present = "undo", conflicts_with = "undo")]
     pub drill: Option<String>,
-    /// Mend what an earlier drill left broken
+    /// Repair what an interrupted drill left broken
     #[arg(long)]
     pub undo: bool,
-    /// The machine to hit, where there is a choice
+    /// The machine to break, if the drill allows a choice
     #[arg(long, value_name = "MACHINE", conflicts_with = "undo")]
     pub on: Option<String>,
-    /// Stop it cleanly instead of killing it
+    /// Stop the program cleanly instead of killing it
     #[arg(long, conflicts_with = "undo")]
     pub graceful: bool,
-    /// Break one more than the cluster can lose, to see what that looks like
+    /// Break one more than the cluster tolerates, and watch the loss of the quorum
     #[arg(long, conflicts_with = "undo")]
     pub beyond_quorum: bool,
-    /// Write the report to this file as well, as Markdown
+    /// Also write the report to this file, as Markdown
     #[arg(long, value_name = "FILE", conflicts_with = "undo")]
     pub report: Option<PathBuf>,
-    /// Do not count down; given twice, do not ask about --beyond-quorum either
+    /// Skip the countdown; given twice, also skip the question about --beyond-quorum
     #[arg(long, short, action = clap::ArgAction::Count)]
     pub yes: u8,
 }
@@ -367,33 +369,33 @@ pub struct Drill {
 pub struct Verify {
     #[command(flatten)]
     pub which: Which,
-    /// Also the behaviour that Kubernetes promises: Jobs, StatefulSets, quotas, RBAC and more
+    /// Also test Jobs, StatefulSets, quotas, RBAC and other features of Kubernetes
     #[arg(long)]
     pub deep: bool,
-    /// Write a report: all forms into a directory, or one by its ending .md, .json or .xml
+    /// Write a report: one file (.md, .json or .xml), or all three into a directory
     #[arg(long, value_name = "PATH")]
     pub report: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Config {
-    /// Write a commented cluster file to start from
+    /// Write a commented cluster file
     #[command(after_help = examples::CONFIG_INIT)]
     Init {
         #[arg(default_value = "cluster.yaml")]
         path: PathBuf,
-        /// Replace a file that is there
+        /// Overwrite an existing file
         #[arg(long)]
         force: bool,
     },
     /// Print the JSON schema of the cluster file, for editors
     #[command(after_help = examples::CONFIG_SCHEMA)]
     Schema {
-        /// Of playbooks instead
+        /// Print the schema of playbooks instead
         #[arg(long)]
         playbook: bool,
     },
-    /// Print the cluster file with every default and flag in it
+    /// Print the cluster file with all defaults and flags applied
     #[command(after_help = examples::CONFIG_SHOW)]
     Show(Box<UpFlags>),
 }
@@ -431,24 +433,24 @@ pub struct Ssh {
 pub struct Timings {
     #[command(flatten)]
     pub which: Which,
-    /// The run: the beginning of its journal's name [default: the last one that did something]
+    /// The run, as the beginning of its journal's name [default: the last run that changed something]
     pub run: Option<String>,
-    /// Draw it as one HTML page
+    /// Write a timeline as one HTML page
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
 }
 
 const CIS_EXAMPLES: &str = "\
 Examples:
-  kdiy cis                   what fails, what is waived and why, what is left to you
-  kdiy cis --all             what passes as well
-  kdiy --output json cis     for a script";
+  kdiy cis                   failed and waived checks, and those to do by hand
+  kdiy cis --all             passed checks as well
+  kdiy --output json cis     for scripts";
 
 #[derive(Debug, clap::Args)]
 pub struct Cis {
     #[command(flatten)]
     pub which: Which,
-    /// Show what passes as well
+    /// Also show the checks that pass
     #[arg(long)]
     pub all: bool,
 }
@@ -457,53 +459,53 @@ pub struct Cis {
 pub struct Logs {
     #[command(flatten)]
     pub which: Which,
-    /// The machine, with or without the cluster's name, or `vagrant`; absent: list the logs
+    /// The machine, with or without the cluster's name, or `vagrant`; without it, kdiy lists the logs
     pub machine: Option<String>,
-    /// How many of the last lines
+    /// How many lines to show, from the end
     #[arg(long, short = 'n', value_name = "N", default_value_t = 50)]
     pub lines: usize,
 }
 
-/// Each question of the wizard has its flag; what is given is not asked.
+/// Each question has a flag; kdiy does not ask what a flag answers.
 #[derive(Debug, clap::Args)]
 pub struct Init {
     /// The file to write
     #[arg(default_value = crate::operations::request::DEFAULT_FILE)]
     pub path: PathBuf,
-    /// What the cluster is for; decides what is proposed for the rest
+    /// What the cluster is for; sets the defaults of the other questions
     #[arg(long, value_enum)]
     pub purpose: Option<Purpose>,
-    /// Where machines come from
+    /// What creates the machines
     #[arg(long, value_enum)]
     pub provider: Option<ProviderChoice>,
-    /// A machine that exists, as ROLE:[USER@]ADDRESS; once for each
+    /// An existing machine, as ROLE:[USER@]ADDRESS; may be repeated
     #[arg(long, value_name = "HOST", conflicts_with_all = ["may_fail", "workers"])]
     pub host: Vec<HostFlag>,
     /// How many masters may fail at the same time: 0 to 3
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=3))]
     pub may_fail: Option<u32>,
-    /// Machines that run workloads only
+    /// Number of workers
     #[arg(long, value_name = "M")]
     pub workers: Option<u32>,
-    /// etcd on the masters or on machines of its own: stacked, external or external:N
+    /// etcd on the masters or on separate machines: stacked, external or external:N
     #[arg(long, value_name = "TOPOLOGY")]
     pub etcd: Option<EtcdFlag>,
-    /// In front of the api-servers: stacked, dedicated, dedicated:N, external:HOST:PORT or none
+    /// Load balancer of the API: stacked, dedicated, dedicated:N, external:HOST:PORT or none
     #[arg(long, value_name = "MODE")]
     pub lb: Option<LbFlag>,
-    /// Where volumes live
+    /// Storage for volumes
     #[arg(long, value_enum)]
     pub storage: Option<Storage>,
-    /// How pods of different machines reach each other
+    /// Pod network
     #[arg(long, value_enum)]
     pub cni: Option<Cni>,
     /// Name of the cluster
     #[arg(long)]
     pub name: Option<String>,
-    /// Replace a file that is there
+    /// Overwrite an existing file
     #[arg(long)]
     pub force: bool,
-    /// Ask nothing: take what the purpose proposes
+    /// Ask nothing, and use the defaults of the purpose
     #[arg(long, short)]
     pub yes: bool,
 }
@@ -523,10 +525,10 @@ pub enum Storage {
 
 #[derive(Debug, clap::Args)]
 pub struct Doctor {
-    /// Install what the package manager can, after asking
+    /// Install what is missing with the package manager, after asking
     #[arg(long)]
     pub fix: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     pub yes: bool,
 }
@@ -542,7 +544,7 @@ pub enum Shell {
 pub struct Demo {
     #[command(flatten)]
     pub flags: UpFlags,
-    /// How many times as fast as life
+    /// Speed, as a multiple of real time
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
     pub faster: f64,
 }

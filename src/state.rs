@@ -1,5 +1,5 @@
-//! A cluster's directory on this computer. Everything kdiy remembers is in here, and nothing of
-//! it is readable by others.
+//! A cluster's directory on this computer. It holds everything that kdiy records, and other users
+//! cannot read it.
 
 pub mod atomic;
 pub mod durations;
@@ -90,7 +90,11 @@ impl StateDir {
         for path in [self.root.clone(), self.ssh(), self.vagrant(), self.logs(), self.runs()] {
             atomic::private_directory(&path)?;
             fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).map_err(|error| {
-                Failure::host(format!("cannot close {} to others", path.display())).because(error)
+                Failure::host(format!(
+                    "cannot remove the access of other users to {}",
+                    path.display()
+                ))
+                .because(error)
             })?;
         }
         Ok(())
@@ -163,12 +167,12 @@ impl StateDir {
             }
         };
         serde_json::from_str(&text).map(Some).map_err(|error| {
-            Failure::host(format!("{} is not what kdiy wrote there", path.display()))
+            Failure::host(format!("{} is damaged: kdiy cannot parse it", path.display()))
                 .because(error)
-                .hint("bring it back from a backup")
+                .hint("restore it from a backup")
                 .hint(format!(
-                    "or give the cluster up: `kdiy destroy --name {}` finds machines that kdiy made \
-                     without it",
+                    "or remove the cluster: `kdiy destroy --name {}` finds the machines that kdiy \
+                    created without this file",
                     self.root.file_name().unwrap_or_default().display()
                 ))
         })
@@ -191,11 +195,11 @@ impl StateDir {
         let Layout { topology: laid_out } = atomic::read_json(&self.record_file())?;
         if laid_out.is_some_and(|laid_out| laid_out != record::fingerprint(&topology)) {
             return Err(Failure::input(format!(
-                "kdiy {} laid the machines of {} out in another way than this kdiy would",
+                "kdiy {} assigned names and addresses of {} differently than this version does",
                 record.kdiy, wanted.name
             ))
-            .hint(format!("go on with kdiy {}", record.kdiy))
-            .hint(format!("or make the cluster anew: kdiy destroy --name {}", wanted.name)));
+            .hint(format!("continue with kdiy {}", record.kdiy))
+            .hint(format!("or create the cluster again: kdiy destroy --name {}", wanted.name)));
         }
         Ok(Some(record))
     }
@@ -251,7 +255,7 @@ mod tests {
         document["topology"] = "0".repeat(64).into();
         atomic::write_json(&state.record_file(), &document).unwrap();
         let refused = state.same_cluster(&record.config).unwrap_err().to_string();
-        assert!(refused.contains("kdiy 0.1.0 laid"), "{refused}");
+        assert!(refused.contains("kdiy 0.1.0 assigned"), "{refused}");
     }
 
     #[test]

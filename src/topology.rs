@@ -347,10 +347,8 @@ fn made_machines(config: &ClusterConfig, site: &Site) -> Result<Vec<Machine>> {
         let mut taken: Vec<u32> = seated.into_iter().chain(free).collect();
         if wanted > count(taken.len()) {
             let role = role.as_str();
-            return Err(Failure::input(format!(
-                "{wanted} machines of the role {role} are too many"
-            ))
-            .hint(format!("there are addresses for {}", taken.len())));
+            return Err(Failure::input(format!("too many machines of the role {role}: {wanted}"))
+                .hint(format!("the network has addresses for {}", taken.len())));
         }
         taken.truncate(wanted as usize);
         for offset in taken {
@@ -402,9 +400,9 @@ fn host_address(host: &Host) -> Result<Ipv4Addr> {
     match host.address {
         std::net::IpAddr::V4(address) => Ok(address),
         std::net::IpAddr::V6(address) => Err(Failure::input(format!(
-            "hosts: {address} is an IPv6 address; clusters are IPv4 for now"
+            "hosts: {address} is an IPv6 address; kdiy supports only IPv4"
         ))
-        .hint("give the machine's IPv4 address")),
+        .hint("set the IPv4 address of the machine")),
     }
 }
 
@@ -477,7 +475,9 @@ fn nth(network: Ipv4Net, n: u32) -> Result<Ipv4Addr> {
         .checked_add(n)
         .map(Ipv4Addr::from)
         .filter(|address| network.contains(address))
-        .ok_or_else(|| Failure::input(format!("{network} has no address number {n}: too small")))
+        .ok_or_else(|| {
+            Failure::input(format!("{network} is too small: it has no address number {n}"))
+        })
 }
 
 fn count(n: usize) -> u32 {
@@ -551,7 +551,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_machines_are_laid_out_than_there_are_addresses_for() {
+    fn the_network_must_have_an_address_for_every_machine() {
         let config = ClusterConfig { workers: u32::MAX, ..Default::default() };
         let failure = Topology::build(&config, Ipv4Net::default()).unwrap_err().to_string();
         assert!(failure.contains("4294967295") && failure.contains("204"), "{failure}");
@@ -596,7 +596,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_later_comes_after_all_others() {
+    fn later_machines_come_after_all_others() {
         let site = Site::from("192.168.56.0/24".parse::<Ipv4Net>().unwrap());
         let wanted = |masters, workers| ClusterConfig { masters, workers, ..Default::default() };
         let before = Topology::at(&site, &wanted(3, 3)).unwrap();
@@ -622,7 +622,7 @@ mod tests {
     }
 
     #[test]
-    fn places_at_the_end_are_taken_again() {
+    fn free_places_at_the_end_are_reused() {
         let site = Site::from("192.168.56.0/24".parse::<Ipv4Net>().unwrap());
         let workers = |workers| ClusterConfig { workers, ..Default::default() };
         let before = Topology::at(&site, &workers(2)).unwrap();

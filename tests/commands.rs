@@ -148,18 +148,21 @@ fn counts_that_make_no_quorum_are_refused() {
             &["--masters", "4"][..],
             &["masters: 4 is even", "4 tolerate the failure of 1", "exactly as 3 do"][..],
         ),
-        (&["--masters", "2"], &["masters: 2 is even", "take 1 or 3"]),
+        (&["--masters", "2"], &["masters: 2 is even", "use 1 or 3"]),
         (&["--masters", "0"], &["masters: a cluster needs at least one"]),
         (&["--masters", "-3"], &["--masters: -3 is not a number of machines"]),
         (&["--masters", "9"], &["masters: 9 is too many", "7 tolerate 3"]),
         (&["--masters", "99999999999"], &["--masters: 99999999999 is not a number of machines"]),
         (&["--workers", "-1"], &["--workers: -1 is not a number of machines"]),
         (&["--workers", "100000"], &["workers: 100000 is too many"]),
-        (&["--etcd", "external:1"], &["etcd.members: 1 cannot be", "3, 5 or 7"]),
-        (&["--etcd", "external:2"], &["etcd.members: 2 cannot be", "2 tolerate the failure of 0"]),
-        (&["--etcd", "external:4"], &["etcd.members: 4 cannot be"]),
-        (&["--lb", "dedicated:3"], &["loadBalancer.machines: 3 cannot be"]),
-        (&["--lb", "none"], &["loadBalancer.mode: none leaves all clients with one"]),
+        (&["--etcd", "external:1"], &["etcd.members: 1 is not possible", "3, 5 or 7"]),
+        (
+            &["--etcd", "external:2"],
+            &["etcd.members: 2 is not possible", "2 tolerate the failure of 0"],
+        ),
+        (&["--etcd", "external:4"], &["etcd.members: 4 is not possible"]),
+        (&["--lb", "dedicated:3"], &["loadBalancer.machines: 3 is not possible"]),
+        (&["--lb", "none"], &["loadBalancer.mode: none would send all clients to one"]),
     ] {
         user.is_refused(&[&["up"], arguments].concat(), parts);
     }
@@ -194,13 +197,12 @@ fn a_file_that_says_what_cannot_be_is_refused() {
         ),
         (
             "{loadBalancer: {vip: 192.168.57.11}, network: {machines: 192.168.57.0/24}}".to_owned(),
-            &["loadBalancer.vip: 192.168.57.11 is kdiy-master-1's address"],
+            &["loadBalancer.vip: 192.168.57.11 is the address of kdiy-master-1"],
         ),
         (
             format!("{lease}{{leaseDuration: 10s}}}}"),
-            &[
-                "controlPlane.leaderElection.leaseDuration: 10s is not longer than renewDeadline 10s",
-            ],
+            &["controlPlane.leaderElection.leaseDuration: 10s is not longer than renewDeadline \
+                10s"],
         ),
         (
             format!("{lease}{{retryPeriod: 9s}}}}"),
@@ -213,10 +215,13 @@ fn a_file_that_says_what_cannot_be_is_refused() {
         ("mastres: 3".to_owned(), &["unknown field `mastres`", "did you mean `masters`?"]),
         ("masters: three".to_owned(), &["cluster.yaml is not a cluster file"]),
         ("kubernetes: 1.20.2".to_owned(), &["kubernetes: 1.20.2 is not supported", "1.36"]),
-        ("kubernetes: v1.36.4".to_owned(), &["`v1.36.4` is no version", "without the v: 1.36.4"]),
-        ("name: Home_Lab".to_owned(), &["name: `Home_Lab` cannot be part of a host name"]),
-        ("provider: existing".to_owned(), &["hosts: none are named"]),
-        ("addons: [http://a.b/c.yaml]".to_owned(), &["fetched over https only"]),
+        (
+            "kubernetes: v1.36.4".to_owned(),
+            &["`v1.36.4` is not a version", "without the v: 1.36.4"],
+        ),
+        ("name: Home_Lab".to_owned(), &["name: `Home_Lab` is not valid in a host name"]),
+        ("provider: existing".to_owned(), &["hosts: the list is empty"]),
+        ("addons: [http://a.b/c.yaml]".to_owned(), &["manifests over https only"]),
         ("masters: 2\nworkers: 999".to_owned(), &["masters: 2 is even", "workers: 999"]),
     ] {
         user.file(&file);
@@ -231,7 +236,7 @@ fn what_does_not_fit_the_chosen_network_is_refused() {
     for (file, part) in [
         (
             "loadBalancer: {vip: 192.168.56.51}",
-            "loadBalancer.vip: 192.168.56.51 is kdiy-worker-1's address",
+            "loadBalancer.vip: 192.168.56.51 is the address of kdiy-worker-1",
         ),
         ("loadBalancer: {vip: 10.1.1.1}", "10.1.1.1 is not in the machines' network"),
         ("network: {pods: 192.168.0.0/16}", "network.pods: 192.168.0.0/16 overlaps"),
@@ -262,7 +267,7 @@ fn a_mirror_that_lacks_files_is_refused_with_all_of_them() {
     );
     user.is_refused(
         &["up", "--provider", "docker", "--mirror", "nowhere"],
-        &["artifacts.mirror: nowhere is no directory"],
+        &["artifacts.mirror: nowhere is not a directory"],
     );
 }
 
@@ -292,7 +297,7 @@ fn a_missing_vagrant_or_provider_is_named_with_what_installs_it() {
     let bare = User::with(&[]);
     let vagrant = ["Vagrant is not installed", "apt-get install vagrant"];
     bare.is_refused(&["up", "--provider", "docker"], &vagrant);
-    bare.is_refused(&["up"], &[&["there is no way to make machines"], &vagrant[..]].concat());
+    bare.is_refused(&["up"], &[&["this computer cannot create machines"], &vagrant[..]].concat());
 
     let user = User::with(&[("vagrant", "")]);
     for (provider, program) in [
@@ -329,13 +334,13 @@ fn a_computer_that_cannot_carry_the_machines_is_refused() {
     user.file("machines: {worker: {cpus: 2, memoryMebibytes: 100000000}}");
     user.is_refused(
         &["up", "--provider", "libvirt"],
-        &["the machines take 200006144 MiB of memory", "make fewer or smaller ones"],
+        &["the machines need 200006144 MiB of memory", "use fewer or smaller machines"],
     );
     let user = User::with_docker();
     user.program("df", "echo Header; echo /dev/sda 9 9 2048000 9% /");
     user.is_refused(
         &["up", "--provider", "docker"],
-        &["of disk, 2000 MiB are free", "make room, or make fewer machines"],
+        &["of disk; 2000 MiB are free", "free disk space, or use fewer machines"],
     );
 }
 
@@ -345,7 +350,7 @@ fn a_virtual_address_that_answers_already_is_refused() {
     user.program("ping", "");
     user.is_refused(
         &["up", "--provider", "docker"],
-        &["loadBalancer.vip: something answers at 192.168.56.10 already"],
+        &["loadBalancer.vip: something already answers at 192.168.56.10"],
     );
 }
 
@@ -366,7 +371,7 @@ fn a_second_up_is_refused_while_one_runs() {
     let root = user.made(&ClusterConfig::default());
     let _running = Lock::take(&root.join("lock"), "up").unwrap();
     let process = format!("process {}", std::process::id());
-    let parts = ["this cluster is being worked on already", "`kdiy up`", &process];
+    let parts = ["another kdiy is already working on this cluster", "`kdiy up`", &process];
     user.is_refused(&["up", "--provider", "auto"], &parts);
     user.is_refused(&["destroy", "--yes"], &parts);
 }
@@ -378,7 +383,7 @@ fn another_topology_under_the_same_name_is_refused() {
     user.is_refused(
         &["up", "--masters", "1", "--lb", "dedicated"],
         &[
-            "the cluster kdiy exists with another topology",
+            "the cluster kdiy already exists with another topology",
             "masters: was 3, now 1",
             "loadBalancer.mode: was stacked, now dedicated",
             "kdiy destroy --name kdiy",
@@ -446,7 +451,7 @@ fn a_cluster_without_its_keys_is_left_as_it_is() {
     }
     fs::write(&file, secrets).unwrap();
     fs::copy(root.join("pki/etcd-ca.key"), root.join("pki/kubernetes-ca.key")).unwrap();
-    user.is_refused(&["plan"], &["kubernetes-ca.key is another one", "every master has both"]);
+    user.is_refused(&["plan"], &["kubernetes-ca.key differs from", "every master has both"]);
 }
 
 #[test]
@@ -454,18 +459,18 @@ fn only_workers_are_taken_out() {
     let user = User::with_docker();
     user.made(&ClusterConfig::default());
     user.is_refused(&["up", "--workers", "1"], &["workers: was 2, now 1", "`kdiy remove`"]);
-    user.is_refused(&["remove", "master-3", "--yes"], &["kdiy-master-3 is no worker"]);
+    user.is_refused(&["remove", "master-3", "--yes"], &["kdiy-master-3 is not a worker"]);
     user.is_refused(&["remove", "worker-3", "--yes"], &["there is no machine worker-3"]);
 }
 
 #[test]
 fn commands_on_a_cluster_that_is_not_there_say_which_there_are() {
     let user = User::with_docker();
-    let missing = "there is no cluster kdiy on this computer";
-    user.is_refused(&["kubectl", "--", "get", "nodes"], &[missing, "`kdiy up` makes one"]);
+    let missing = "this computer has no cluster kdiy";
+    user.is_refused(&["kubectl", "--", "get", "nodes"], &[missing, "`kdiy up` creates one"]);
     user.made(&ClusterConfig { name: "homelab".into(), ..ClusterConfig::default() });
     for arguments in [&["kubeconfig"][..], &["kubeconfig", "--merge"], &["ssh", "master-1"]] {
-        user.is_refused(arguments, &[missing, "there are homelab; say --name"]);
+        user.is_refused(arguments, &[missing, "the clusters are homelab; set --name"]);
     }
     user.is_refused(
         &["ssh", "--name", "homelab", "mastre-1"],
@@ -496,7 +501,8 @@ fn playbooks_are_not_left_out_because_nobody_named_them() {
     let mine = user.path("work/mine");
     record.playbooks = Some(mine.clone());
     fs::write(root.join("cluster.json"), serde_json::to_vec(&record).unwrap()).unwrap();
-    let gone = format!("was made with the playbooks in {}, which is not there", mine.display());
+    let gone =
+        format!("was created with the playbooks in {}, which does not exist", mine.display());
     for arguments in [&["plan"][..], &["up"], &["status"], &["kubectl"], &["verify"]] {
         user.is_refused(arguments, &[&gone, "--playbooks none"]);
     }
@@ -532,7 +538,7 @@ fn a_users_own_kubeconfig_stays_what_it_is() {
     let merge = ["kubeconfig", "--name", "bug", "--merge"];
     let run = user.kdiy(&merge).assert().success();
     let said = String::from_utf8_lossy(&run.get_output().stderr).into_owned();
-    assert!(said.contains("called kdiy-bug there"), "{said}");
+    assert!(said.contains("names this one kdiy-bug there"), "{said}");
     assert!(fs::symlink_metadata(user.path(".kube/config")).unwrap().is_symlink());
     let merged = fs::read_to_string(user.path("dotfiles/config")).unwrap();
     for line in theirs.lines().filter(|line| !line.starts_with("current-context")) {
@@ -569,7 +575,7 @@ fn without_somebody_to_ask_destroy_removes_nothing() {
     // The lock is taken before the question; its file is all that comes to be.
     fs::write(root.join("lock"), "").unwrap();
     fs::set_permissions(root.join("lock"), fs::Permissions::from_mode(0o600)).unwrap();
-    user.is_refused(&["destroy"], &["there is nobody to ask", "--yes"]);
+    user.is_refused(&["destroy"], &["kdiy has no terminal to ask for confirmation", "--yes"]);
 }
 
 /// The ledger of a cluster of machines that existed before.
@@ -640,7 +646,7 @@ fn machines_of_docker_are_found_without_record_and_ledger() {
 fn an_existing_cluster_file_is_not_overwritten() {
     let user = User::new();
     user.file("masters: 1\n");
-    user.is_refused(&["config", "init"], &["cluster.yaml is there already", "--force"]);
+    user.is_refused(&["config", "init"], &["cluster.yaml already exists", "--force"]);
     assert_eq!(fs::read_to_string(user.path("work/cluster.yaml")).unwrap(), "masters: 1\n");
 }
 
@@ -676,7 +682,7 @@ fn plan_of_a_cluster_never_begun_shows_it_whole_and_changes_nothing() {
     let flags = ["plan", "--provider", "docker", "--masters", "1", "--workers", "1"];
     let output = user.kdiy(&flags).assert().code(2).get_output().stdout.clone();
     let text = String::from_utf8(output).unwrap();
-    for part in ["make kdiy-master-1", "etcd.service", "2 machines", "nothing was changed"] {
+    for part in ["create kdiy-master-1", "etcd.service", "2 machines", "nothing was changed"] {
         assert!(text.contains(part), "{part} is missing in {text}");
     }
     assert!(user.state().is_empty(), "{:?}", user.state().keys());
@@ -692,16 +698,14 @@ fn plan_in_another_directory_says_that_it_is_about_a_new_cluster() {
         let run = user.kdiy(arguments).assert().code(2);
         String::from_utf8(run.get_output().stderr.clone()).unwrap()
     };
-    assert!(!said(&flags).contains("there is no cluster.yaml"));
+    assert!(!said(&flags).contains("has no cluster.yaml"));
     let config = ClusterConfig { name: "home".into(), provider, masters: 1, ..Default::default() };
     user.made(&config);
     let noted = said(&flags);
-    for part in ["no cluster.yaml in /", "a new cluster, kdiy", "there are home", "--name"] {
+    for part in ["has no cluster.yaml", "a new cluster, kdiy", "the clusters home", "--name"] {
         assert!(noted.contains(part), "no `{part}` in {noted}");
     }
-    assert!(
-        !said(&[&flags[..], &["--name", "kdiy"]].concat()).contains("there is no cluster.yaml")
-    );
+    assert!(!said(&[&flags[..], &["--name", "kdiy"]].concat()).contains("has no cluster.yaml"));
 }
 
 #[test]
@@ -741,9 +745,9 @@ fn init_writes_what_its_flags_say_and_asks_nothing_without_a_terminal() {
         assert!(text.contains(part), "no `{part}` in\n{text}");
     }
     let said = String::from_utf8_lossy(&run.get_output().stdout).into_owned();
-    assert!(said.contains("wrote cluster.yaml; look it over, then: kdiy up"), "{said}");
+    assert!(said.contains("wrote cluster.yaml; check the file, then run: kdiy up"), "{said}");
     user.kdiy(&["config", "show"]).assert().success();
-    user.is_refused(&["init", "--yes"], &["cluster.yaml is there already", "--force"]);
+    user.is_refused(&["init", "--yes"], &["cluster.yaml already exists", "--force"]);
     user.kdiy(&["init", "--yes", "--force"]).assert().success();
     let text = fs::read_to_string(user.path("work/cluster.yaml")).unwrap();
     assert!(text.contains("masters: 3\n"), "{text}");
@@ -797,7 +801,7 @@ fn doctor_says_what_is_missing_and_ends_with_an_error_then() {
     user.program("docker", &format!("case \"$*\" in *ps*) printf '{listed}';; esac"));
     let run = user.kdiy(&["doctor"]).assert().success();
     let said = String::from_utf8_lossy(&run.get_output().stdout).into_owned();
-    for part in ["2.4.9", "docker rm -f -v old-master-1", "clusters can be made"] {
+    for part in ["2.4.9", "docker rm -f -v old-master-1", "can create clusters"] {
         assert!(said.contains(part), "no `{part}` in\n{said}");
     }
     assert!(!said.contains("rm -f -v kdiy-master-1"), "{said}");
@@ -810,7 +814,7 @@ fn doctor_mends_with_the_package_manager_after_asking() {
     user.program("apt-get", &format!("echo \"$*\" >> {}", note.display()));
     user.is_refused(
         &["doctor", "--fix"],
-        &["apt-get install -y vagrant", "there is nobody to ask"],
+        &["apt-get install -y vagrant", "kdiy has no terminal to ask for confirmation"],
     );
     assert!(!note.exists());
     user.kdiy(&["doctor", "--fix", "--yes"]).assert().code(1);
@@ -823,7 +827,10 @@ fn doctor_mends_with_the_package_manager_after_asking() {
 fn clusters_and_logs_are_listed() {
     let user = User::with_docker();
     let nothing = user.kdiy(&["list"]).assert().success();
-    assert!(String::from_utf8_lossy(&nothing.get_output().stdout).contains("there is no cluster"));
+    assert!(
+        String::from_utf8_lossy(&nothing.get_output().stdout)
+            .contains("this computer manages no cluster")
+    );
     let root = user.made(&ClusterConfig::default());
     fs::write(root.join("logs/kdiy-master-1.log"), "one\ntwo\nthree\n").unwrap();
     let run = user.kdiy(&["list", "--output", "json"]).assert().success();
@@ -832,7 +839,7 @@ fn clusters_and_logs_are_listed() {
     assert_eq!(listed[0]["machines"], 5);
     assert_eq!(listed[0]["api"], "https://192.168.56.10:8443");
     user.kdiy(&["logs", "master-1", "-n", "2"]).assert().success().stdout("two\nthree\n");
-    user.is_refused(&["logs", "master-2"], &["kdiy-master-2 has said nothing yet"]);
+    user.is_refused(&["logs", "master-2"], &["kdiy-master-2 has no log yet"]);
 }
 
 #[test]
@@ -854,8 +861,8 @@ fn the_display_plays_without_making_anything() {
     let user = User::new();
     let run = user.kdiy(&["demo", "--faster", "1000"]).assert().success();
     let said = String::from_utf8_lossy(&run.get_output().stderr).into_owned();
-    assert!(said.contains("✔ etcd: 1 thing proven"), "{said}");
-    assert!(said.contains("nothing was made"), "{said}");
+    assert!(said.contains("✔ etcd: 1 check passed"), "{said}");
+    assert!(said.contains("kdiy created nothing"), "{said}");
     assert!(user.state().is_empty());
 }
 

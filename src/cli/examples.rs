@@ -1,43 +1,43 @@
-//! Examples for the help of each command. Each line is a command that is taken as it stands, and
-//! after two blanks what it does.
+//! Examples in the help of each command. Each line is a command that must parse, two blanks, and
+//! what it does.
 
 pub const UP: &str = "\
 Examples:
   kdiy up                               3 masters, 2 workers
-  kdiy up --masters 1 --workers 1       the smallest that teaches something
-  kdiy up --config homelab.yaml         as the file says
+  kdiy up --masters 1 --workers 1       the smallest cluster worth learning on
+  kdiy up --config homelab.yaml         the cluster that this file describes
   kdiy up --etcd external --lb dedicated:2
   kdiy up --mirror /srv/releases        without the internet
-  kdiy up --timings                     and draw where the time went
-The same command goes on after an interruption and repairs what was changed by hand. So does `kdiy up`
-alone: without a cluster file, a cluster that was begun keeps what it was made with.";
+  kdiy up --timings                     also write a timeline of the run
+Run the same command again to resume after an interruption, or to repair what somebody changed by
+hand. Without a cluster file, `kdiy up` keeps the settings that the cluster was created with.";
 
 pub const DESTROY: &str = "\
 Examples:
-  kdiy destroy                          shows what goes, and asks
+  kdiy destroy                          lists what it removes, and asks
   kdiy destroy --name homelab --yes";
 
 pub const VERIFY: &str = "\
 Examples:
-  kdiy verify                           the gates, and a day in the life of a cluster
-  kdiy verify --deep                    and how Kubernetes is to behave
+  kdiy verify                           the gates, and a smoke test
+  kdiy verify --deep                    also tests of Kubernetes' features
   kdiy verify --deep --report out       out/report.md, out/report.json, out/junit.xml
-Everything is tried in namespaces kdiy-verify-*, which are removed afterwards, also after Ctrl-C.
-Exit code: 0 all passed, 1 something failed, 130 stopped";
+The tests run in namespaces kdiy-verify-*, which kdiy removes afterwards, even after Ctrl-C.
+Exit code: 0 all passed, 1 something failed, 130 interrupted";
 
 pub const DRILL: &str = "\
 Examples:
-  kdiy drill list                       what can be broken, and why that should be survived
+  kdiy drill list                       the drills, and why a cluster should survive each one
   kdiy drill etcd-leader                kill the etcd leader
   kdiy drill scheduler --graceful       stop the active scheduler instead of killing it
   kdiy drill all --yes --report drills.md
-  kdiy drill master --beyond-quorum     lose the quorum, and get it back
-  kdiy drill --undo                     mend what a kdiy that was killed left broken
-What was broken is mended also after Ctrl-C, and by the machine itself when kdiy is gone.";
+  kdiy drill master --beyond-quorum     lose the quorum, and restore it
+  kdiy drill --undo                     repair what an interrupted drill left broken
+kdiy repairs the failure even after Ctrl-C; if kdiy is killed, the machine repairs it by itself.";
 
 pub const INIT: &str = "\
 Examples:
-  kdiy init                             asks
+  kdiy init                             asks every question
   kdiy init --purpose learning --yes    asks nothing
   kdiy init --may-fail 2 --workers 3 --etcd external --lb dedicated:2
   kdiy init homelab.yaml --host master:me@10.0.0.11 --host worker:me@10.0.0.12";
@@ -45,14 +45,14 @@ Examples:
 pub const DOCTOR: &str = "\
 Examples:
   kdiy doctor
-  kdiy doctor --fix                     installs what the package manager can
+  kdiy doctor --fix                     installs what is missing with the package manager
   kdiy doctor --output json";
 
 pub const CONFIG: &str = "\
 Examples:
-  kdiy config init                      a commented cluster.yaml
-  kdiy config show --masters 5          what `up` would take
-  kdiy config schema                    for editors";
+  kdiy config init                      writes a commented cluster.yaml
+  kdiy config show --masters 5          the settings that `up` would use
+  kdiy config schema                    the JSON schema, for editors";
 
 pub const CONFIG_INIT: &str = "\
 Examples:
@@ -61,8 +61,8 @@ Examples:
 
 pub const CONFIG_SCHEMA: &str = "\
 Examples:
-  kdiy config schema                    of the cluster file
-  kdiy config schema --playbook         of playbooks of your own";
+  kdiy config schema                    the schema of the cluster file
+  kdiy config schema --playbook         the schema of playbooks";
 
 pub const CONFIG_SHOW: &str = "\
 Examples:
@@ -71,8 +71,8 @@ Examples:
 
 pub const KUBECONFIG: &str = "\
 Examples:
-  kdiy kubeconfig                       print it
-  kdiy kubeconfig --merge               then plain kubectl works";
+  kdiy kubeconfig                       prints it
+  kdiy kubeconfig --merge               lets plain kubectl use the cluster";
 
 pub const KUBECTL: &str = "\
 Examples:
@@ -87,8 +87,8 @@ Examples:
 pub const TIMINGS: &str = "\
 Examples:
   kdiy timings                          the critical path of the last run
-  kdiy timings --html timings.html      all of it, as a picture
-  kdiy timings 20260131                 of an earlier run";
+  kdiy timings --html timings.html      a timeline of every step
+  kdiy timings 20260131                 an earlier run";
 
 pub const LIST: &str = "\
 Examples:
@@ -97,7 +97,7 @@ Examples:
 
 pub const LOGS: &str = "\
 Examples:
-  kdiy logs                             which logs there are
+  kdiy logs                             lists the logs
   kdiy logs master-1 --lines 200
   kdiy logs vagrant";
 
@@ -115,13 +115,13 @@ mod tests {
 
     fn each<'a>(command: &'a Command, see: &mut impl FnMut(&'a Command)) {
         see(command);
-        // `help` has all the others below it once more.
+        // `help` lists every other command again.
         let shown = |it: &&Command| !it.is_hide_set() && it.get_name() != "help";
         command.get_subcommands().filter(shown).for_each(|it| each(it, see));
     }
 
     #[test]
-    fn every_command_has_examples_and_each_is_taken_as_it_stands() {
+    fn every_command_has_examples_and_each_example_parses() {
         let mut cli = Cli::command();
         cli.build();
         let mut without = Vec::new();

@@ -1,4 +1,4 @@
-//! `kdiy cis`: the live cluster, held against the CIS Kubernetes Benchmark.
+//! `kdiy cis`: checks the running cluster against the CIS Kubernetes Benchmark.
 
 use std::path::Path;
 

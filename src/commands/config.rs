@@ -38,8 +38,8 @@ pub fn run(command: Config, ui: Ui) -> Result<u8> {
 /// A file that somebody wrote is only replaced when that is asked for.
 pub fn check_absent(path: &Path, force: bool) -> Result<()> {
     if path.exists() && !force {
-        return Err(Failure::input(format!("{} is there already", path.display()))
-            .hint("--force replaces it"));
+        return Err(Failure::input(format!("{} already exists", path.display()))
+            .hint("--force overwrites it"));
     }
     Ok(())
 }

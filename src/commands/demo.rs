@@ -1,4 +1,4 @@
-//! `kdiy demo`: plays the display of an `up` that does not happen, to look at it. Hidden.
+//! `kdiy demo`: shows the display of a simulated `up`. Hidden.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ pub async fn run(arguments: Demo, overlay: Option<&Path>, ui: Ui) -> Result<u8> 
     engine::run(&plan, player, 16, &events, &CancellationToken::new()).await;
     drop(events);
     let _ = shown.await;
-    ui.note("this was a demonstration; nothing was made");
+    ui.note("this was a demonstration; kdiy created nothing");
     Ok(0)
 }
 
@@ -82,6 +82,6 @@ impl Executor for Player {
             }];
             self.events.send(Event::GateEvidence { task: task.id.clone(), passed: true, evidence });
         }
-        Ok(TaskReport { changes: vec!["nothing, in truth".into()] })
+        Ok(TaskReport { changes: vec!["simulated".into()] })
     }
 }

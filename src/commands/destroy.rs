@@ -1,4 +1,4 @@
-//! `kdiy destroy`: takes everything away that the ledger names, and proves it gone.
+//! `kdiy destroy`: removes everything that the ledger lists, and checks that nothing is left.
 
 use std::fs;
 
@@ -19,7 +19,7 @@ pub async fn run(arguments: Destroy, ui: Ui) -> Result<u8> {
     let state = StateDir::of(name)?;
     if !state.exists() {
         ui.result(
-            &format!("there is no cluster {name}; nothing to remove"),
+            &format!("the cluster {name} does not exist; nothing to remove"),
             &serde_json::json!({"cluster": name, "removed": []}),
         );
         return Ok(0);
@@ -32,7 +32,7 @@ pub async fn run(arguments: Destroy, ui: Ui) -> Result<u8> {
         Ok(Some(record)) => Some((record.topology()?, record.config)),
         Ok(None) => unrecorded(name, &state, &mut ledger, has_given_up).await?,
         Err(failure) => {
-            ui.note(&format!("going on without cluster.json: {failure}"));
+            ui.note(&format!("continuing without cluster.json: {failure}"));
             unrecorded(name, &state, &mut ledger, has_given_up).await?
         }
     };
@@ -40,7 +40,7 @@ pub async fn run(arguments: Destroy, ui: Ui) -> Result<u8> {
         ledger.entries().iter().map(|entry| format!("{} {}", noun(entry.what), entry.id)).collect();
     list.push(format!("directory {}", state.root().display()));
     ui.note(&format!("this removes the cluster {name}:\n  {}", list.join("\n  ")));
-    ui.confirm("remove all of it?", arguments.yes)?;
+    ui.confirm("remove all of this?", arguments.yes)?;
 
     if let Some((topology, config)) = known {
         let provider = providers::provider(&config, &state).await?;
@@ -52,11 +52,11 @@ pub async fn run(arguments: Destroy, ui: Ui) -> Result<u8> {
         result?;
         let left = provider.leftovers(&ledger).await?;
         if !left.is_empty() {
-            return Err(Failure::new(Kind::Step, "something is still there")
+            return Err(Failure::new(Kind::Step, "not everything could be removed")
                 .tail(
                     left.iter().map(|owned| format!("{} {}", noun(owned.what), owned.id)).collect(),
                 )
-                .hint("the same command tries again; nothing else was forgotten"));
+                .hint("run the same command again; kdiy still knows what is left"));
         }
     }
     let removed: Vec<_> =
@@ -71,7 +71,7 @@ pub async fn run(arguments: Destroy, ui: Ui) -> Result<u8> {
     }
     state.remove(lock)?;
     ui.result(
-        &format!("{name} is gone; looked for {}, and none is left", counted(list.len(), "thing")),
+        &format!("removed {name}; checked {}, and none is left", counted(list.len(), "thing")),
         &serde_json::json!({"cluster": name, "removed": list}),
     );
     Ok(0)
@@ -95,10 +95,10 @@ async fn unrecorded(
     if !hosts.is_empty() {
         let forget: Vec<String> = hosts.iter().map(|host| format!("--forget {host}")).collect();
         return Err(Failure::host(format!(
-            "without cluster.json kdiy does not know how to reach {}",
+            "cluster.json is missing, so kdiy does not know how to reach {}",
             hosts.join(", ")
         ))
-        .hint("bring cluster.json back from a backup, and run the same command again")
+        .hint("restore cluster.json from a backup and run the same command again")
         .hint(format!(
             "or leave the machines as they are: kdiy destroy --name {name} {}",
             forget.join(" ")
@@ -119,10 +119,10 @@ async fn unrecorded(
         }
         let directory = state.root().display();
         return Err(Failure::host(format!(
-            "{directory} has the keys of a cluster, and nothing there says where its machines are"
+            "{directory} has the keys of a cluster, but no record of its machines"
         ))
-        .hint("bring cluster.json back from a backup, and run the same command again")
-        .hint(format!("when you know that none of its machines runs: rm -r {directory}")));
+        .hint("restore cluster.json from a backup and run the same command again")
+        .hint(format!("if you know that none of its machines runs: rm -r {directory}")));
     };
     let config = ClusterConfig { name: name.to_owned(), provider, ..ClusterConfig::default() };
     // Where its machines were laid out no longer matters: they are found by name.
@@ -165,14 +165,12 @@ fn forget(arguments: &Destroy, ledger: &mut Ledger, ui: Ui) -> Result<()> {
         ledger.entries().iter().any(|entry| entry.what == ResourceKind::Host && entry.id == **name)
     };
     if let Some(unknown) = arguments.forget.iter().find(|name| !is_host(name)) {
-        return Err(Failure::input(format!("--forget: there is no machine {unknown} to forget"))
-            .hint(
-                "only machines that exist without kdiy can be forgotten; the ledger names them",
-            ));
+        return Err(Failure::input(format!("--forget: the ledger has no machine {unknown}"))
+            .hint("--forget takes existing machines, by the name that the ledger has"));
     }
     for name in &arguments.forget {
         ui.confirm(
-            &format!("leave {name} as it is, with all that kdiy put there?"),
+            &format!("leave {name} as it is, with everything that kdiy installed there?"),
             arguments.yes,
         )?;
         ledger.remove(ResourceKind::Host, name)?;
@@ -183,7 +181,7 @@ fn forget(arguments: &Destroy, ledger: &mut Ledger, ui: Ui) -> Result<()> {
 fn noun(what: ResourceKind) -> &'static str {
     match what {
         ResourceKind::Machine => "machine",
-        ResourceKind::Host => "everything that kdiy put on",
+        ResourceKind::Host => "everything that kdiy installed on",
         ResourceKind::Network => "network",
         ResourceKind::Image => "image",
         ResourceKind::Kubeconfig => "kubeconfig entry in",

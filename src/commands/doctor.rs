@@ -1,4 +1,4 @@
-//! `kdiy doctor [--fix]`: what this computer lacks, and what mends it.
+//! `kdiy doctor [--fix]`: checks this computer, and installs what is missing.
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
@@ -37,12 +37,12 @@ fn render(checks: &[Check]) -> String {
     });
     let count = |state| checks.iter().filter(|check| check.state == state).count();
     let verdict = match count(State::Missing) {
-        0 => "clusters can be made on this computer",
-        _ => "no cluster can be made on this computer yet",
+        0 => "this computer can create clusters",
+        _ => "this computer cannot create a cluster yet",
     };
     format!(
         "{}\n\n{verdict}: {} fine, {} to consider, {} missing",
-        table(["", "what", "as it is", "what mends it"], rows),
+        table(["", "what", "found", "fix"], rows),
         count(State::Fine),
         count(State::Advice),
         count(State::Missing)
@@ -52,15 +52,15 @@ fn render(checks: &[Check]) -> String {
 /// Installs what would make a cluster possible. Whether something was installed.
 async fn fix(checks: &[Check], yes: bool, ui: Ui) -> Result<bool> {
     let Some(manager) = Manager::of_this_computer() else {
-        return Err(Failure::host("there is no package manager here that kdiy knows")
-            .hint("it knows apt, dnf and Homebrew; install what is missing by hand"));
+        return Err(Failure::host("kdiy knows no package manager of this computer")
+            .hint("kdiy supports apt, dnf and Homebrew; install what is missing by hand"));
     };
     let commands: BTreeMap<Package, Vec<&str>> = wanted(checks)
         .into_iter()
         .filter_map(|package| Some((package, manager.install(package)?)))
         .collect();
     if commands.is_empty() {
-        ui.note("there is nothing that the package manager could mend");
+        ui.note("the package manager has nothing to install");
         return Ok(false);
     }
     let commands: Vec<Vec<&str>> = commands
@@ -71,8 +71,8 @@ async fn fix(checks: &[Check], yes: bool, ui: Ui) -> Result<bool> {
         })
         .collect();
     let lines: Vec<String> = commands.iter().map(|command| command.join(" ")).collect();
-    ui.note(&format!("this runs:\n  {}", lines.join("\n  ")));
-    ui.confirm("run all of it?", yes)?;
+    ui.note(&format!("kdiy will run:\n  {}", lines.join("\n  ")));
+    ui.confirm("run these commands?", yes)?;
     for command in &commands {
         install(command).await?;
     }
@@ -103,7 +103,7 @@ fn is_root() -> bool {
 /// What it says goes to standard error; standard output is for the result.
 async fn install(command: &[&str]) -> Result<()> {
     let (program, arguments) =
-        command.split_first().ok_or_else(|| Failure::bug("no command to run"))?;
+        command.split_first().ok_or_else(|| Failure::bug("there is no command to run"))?;
     let status = Command::new(program)
         .args(arguments)
         .env("DEBIAN_FRONTEND", "noninteractive")
@@ -116,7 +116,7 @@ async fn install(command: &[&str]) -> Result<()> {
         true => Ok(()),
         false => Err(Failure::host(format!("`{}` failed", command.join(" ")))
             .cause(status.to_string())
-            .hint("what it said is above; with apt, `apt-get update` may be what is missing")),
+            .hint("its output is above; with apt, try `apt-get update` first")),
     }
 }
 
@@ -125,12 +125,12 @@ mod tests {
     use super::*;
 
     fn check(name: &str, state: State, package: Option<Package>) -> Check {
-        let (saw, mend) = ("as it is".to_owned(), None);
+        let (saw, mend) = ("found".to_owned(), None);
         Check { name: name.into(), state, saw, mend, package }
     }
 
     #[test]
-    fn what_is_missing_is_wanted_and_advice_is_not() {
+    fn missing_packages_are_installed_and_advice_is_not() {
         let checks = [
             check("vagrant", State::Missing, Some(Package::Vagrant)),
             check("a provider", State::Fine, None),

@@ -1,4 +1,4 @@
-//! `kdiy drill`: breaks something on purpose, measures what comes of it, and mends it.
+//! `kdiy drill`: causes a failure, measures the recovery, and repairs it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -62,23 +62,26 @@ async fn exercise(arguments: cli::Drill, overlay: Option<&Path>, ui: Ui) -> Resu
     let items = chosen(&Catalogue::load(&session.rendered.playbooks)?, &arguments)?;
     let _lock = Lock::take(&session.state.lock_file(), "drill")?;
     if let Some(pending) = undo::pending(session.state.root())? {
-        return Err(Failure::input(format!("the drill {} was not undone", pending.drill))
+        return Err(Failure::input(format!("the drill {} has not been undone", pending.drill))
             .hint(format!("kdiy drill --undo --name {}", arguments.which.name)));
     }
     if arguments.beyond_quorum {
         let cluster = &session.topology().cluster;
-        let question = format!("take one etcd member more from {cluster} than it can lose?");
+        let question = format!("break one etcd member more than {cluster} tolerates?");
         ui.confirm(&question, arguments.yes > 0)?;
-        ui.confirm("nothing can be written until it is undone; really?", arguments.yes > 1)?;
+        ui.confirm(
+            "the cluster accepts no writes until the drill is undone; continue?",
+            arguments.yes > 1,
+        )?;
     }
     if let Some((_, failure)) = session.connect(CONNECTED_WITHIN).await.pop_first() {
-        return Err(failure.hint("drills begin with a cluster that is whole: kdiy up"));
+        return Err(failure.hint("a drill needs a healthy cluster: kdiy up"));
     }
 
     let recording = RunContext::begin_with(
         &session,
         "drill",
-        "`kdiy drill --undo` mends what is broken",
+        "`kdiy drill --undo` repairs what is broken",
         ui,
         |_| {},
     )?;
@@ -116,22 +119,22 @@ fn chosen(catalogue: &Catalogue, arguments: &cli::Drill) -> Result<Vec<Item>> {
     let drills = catalogue.chosen(wanted)?;
     let all = wanted == "all";
     if all && (arguments.on.is_some() || arguments.beyond_quorum || arguments.graceful) {
-        return Err(Failure::input("--on, --graceful and --beyond-quorum are about one drill")
-            .hint("name it instead of `all`"));
+        return Err(Failure::input("--on, --graceful and --beyond-quorum need a single drill")
+            .hint("name one drill instead of `all`"));
     }
     let mut items = Vec::new();
     for drill in drills {
         if arguments.graceful && drill.graceful.is_none() {
-            return Err(Failure::input(format!("--graceful: {} knows no clean stop", drill.name))
-                .hint(format!("these do: {}", names(catalogue, |it| it.graceful.is_some()))));
+            return Err(Failure::input(format!("--graceful: {} has no clean stop", drill.name))
+                .hint(format!("these have: {}", names(catalogue, |it| it.graceful.is_some()))));
         }
         if arguments.beyond_quorum && !drill.costs.contains(&Service::Etcd) {
             let costly = names(catalogue, |it| it.costs.contains(&Service::Etcd));
             return Err(Failure::input(format!(
-                "--beyond-quorum: {} takes no etcd member away",
+                "--beyond-quorum: {} breaks no etcd member",
                 drill.name
             ))
-            .hint(format!("these do: {costly}")));
+            .hint(format!("these break one: {costly}")));
         }
         if !arguments.graceful {
             items.push(Item { task: drill.name.clone(), drill: drill.clone(), graceful: false });
@@ -163,7 +166,7 @@ async fn carry_out(
     let whole = exercise.whole(WHOLE, &exercise.stop).await;
     finish(events, WHOLE, if whole.is_ok() { Done::Unchanged } else { Done::Failed }, "", began);
     whole.map_err(|failure| {
-        failure.hint("nothing was broken: drills begin with a cluster that is whole")
+        failure.hint("nothing was broken, because a drill needs a healthy cluster")
     })?;
     let result = in_a_row(exercise, items, arguments, report).await;
     let cleaned = clean_up(&exercise.context).await;
@@ -212,7 +215,10 @@ async fn in_a_row(
         finish(events, task, done, verdict.as_str(), began);
         report.drills.push(Outcome { drill: task.clone(), ..outcome });
         if verdict == Verdict::Interrupted {
-            return Err(Failure::new(Kind::Interrupted, "stopped; what was broken is mended"));
+            return Err(Failure::new(
+                Kind::Interrupted,
+                "interrupted; kdiy repaired what the drill broke",
+            ));
         }
     }
     Ok(())
@@ -229,7 +235,7 @@ fn planned(items: &[Item]) -> Vec<TaskInfo> {
         kind,
         needs: needs.map(str::to_owned).into_iter().collect(),
     };
-    let mut tasks = vec![task(WHOLE, "the cluster is whole", TaskKind::Gate, None)];
+    let mut tasks = vec![task(WHOLE, "the cluster is healthy", TaskKind::Gate, None)];
     for item in items {
         let before = tasks.last().map(|task| task.id.clone());
         tasks.push(task(&item.task, &item.drill.title, TaskKind::Cluster, before.as_deref()));
@@ -262,20 +268,15 @@ async fn mend(name: &str, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
         return Ok(0);
     };
     ui.note(&format!("undoing the drill {} of {:.0}", pending.drill, pending.began));
-    let recording = RunContext::begin_with(
-        &session,
-        "drill",
-        "`kdiy drill --undo` goes on from here",
-        ui,
-        |_| {},
-    )?;
+    let recording =
+        RunContext::begin_with(&session, "drill", "`kdiy drill --undo` resumes", ui, |_| {})?;
     let result = undone(&session, &pending, &recording).await;
     session.close().await;
     recording.end().await;
     result?;
     let machines: Vec<&str> = pending.remedies.iter().map(|it| it.machine.as_str()).collect();
     ui.result(
-        &format!("the drill {} is undone, and the cluster is whole", pending.drill),
+        &format!("undid the drill {}; the cluster is healthy", pending.drill),
         &serde_json::json!({"undone": pending.drill, "machines": machines}),
     );
     Ok(0)
@@ -323,12 +324,12 @@ mod tests {
     }
 
     #[test]
-    fn what_a_drill_cannot_do_is_refused_with_those_that_can() {
+    fn unsupported_options_of_a_drill_name_the_drills_that_support_them() {
         for (line, part) in [
             (vec!["master", "--graceful"], "controller-manager, scheduler"),
             (vec!["scheduler", "--beyond-quorum"], "etcd-leader"),
-            (vec!["all", "--on", "master-1"], "about one drill"),
-            (vec!["earthquake"], "there is no drill earthquake"),
+            (vec!["all", "--on", "master-1"], "need a single drill"),
+            (vec!["earthquake"], "the drill earthquake does not exist"),
         ] {
             let refused = items(&line).unwrap_err().to_string();
             assert!(refused.contains(part), "{line:?}: {refused}");

@@ -1,4 +1,4 @@
-//! `kdiy explain`: why a step is there, or how a part of the cluster works.
+//! `kdiy explain`: explains a step, or how a part of the cluster works.
 
 use std::net::Ipv4Addr;
 use std::path::Path;

@@ -51,7 +51,7 @@ pub async fn run(arguments: Arguments, overlay: Option<&Path>, ui: Ui) -> Result
     std::fs::write(path, &text).map_err(|error| {
         Failure::input(format!("--out: cannot write {}", path.display())).because(error)
     })?;
-    ui.result(&format!("the guide is in {}", path.display()), &json!({ "path": path }));
+    ui.result(&format!("wrote the guide to {}", path.display()), &json!({ "path": path }));
     Ok(0)
 }
 

@@ -29,7 +29,7 @@ pub fn man(directory: &Path, ui: Ui) -> Result<u8> {
     std::fs::create_dir_all(directory).map_err(failed)?;
     clap_mangen::generate_to(Cli::command(), directory).map_err(failed)?;
     ui.result(
-        &format!("wrote the man pages; try `man {}/kdiy.1`", directory.display()),
+        &format!("wrote the man pages; to read one: man {}/kdiy.1", directory.display()),
         &serde_json::json!({"directory": directory}),
     );
     Ok(0)

@@ -1,6 +1,5 @@
-//! `kdiy init`: asks what one should ask before building a cluster, and writes the answers down
-//! as a commented cluster file. What a flag answers is not asked; with nobody to ask, the purpose
-//! decides.
+//! `kdiy init`: interviews the user and writes a commented cluster file. It does not ask what a
+//! flag answers; without a terminal it uses the defaults of the purpose.
 
 use std::path::Path;
 
@@ -44,8 +43,8 @@ pub async fn run(arguments: Init, ui: Ui) -> Result<u8> {
 /// `up` finds a file of the usual name by itself.
 fn next(path: &Path) -> String {
     match path == Path::new(crate::operations::request::DEFAULT_FILE) {
-        true => "look it over, then: kdiy up".into(),
-        false => format!("look it over, then: kdiy up --config {}", path.display()),
+        true => "check the file, then run: kdiy up".into(),
+        false => format!("check the file, then run: kdiy up --config {}", path.display()),
     }
 }
 
@@ -90,7 +89,7 @@ impl HostCapabilities {
         };
         match provider.map(|choice| (choice, self.why_not(choice))) {
             None => warnings.push(
-                "no provider can be used on this computer yet; `kdiy doctor` says what to install"
+                "this computer has no usable provider yet; `kdiy doctor` says what to install"
                     .into(),
             ),
             Some((_, Some(finding))) => {
@@ -104,12 +103,12 @@ impl HostCapabilities {
         let count = topology.machines.len();
         if let Some(free) = self.memory.filter(|free| *free < needed) {
             warnings.push(format!(
-                "{count} machines take about {needed} MiB of memory, and {free} MiB are free here"
+                "{count} machines need about {needed} MiB of memory; {free} MiB are free here"
             ));
         }
         if count > self.cores {
             warnings.push(format!(
-                "{count} machines share {}: it works, and takes its time",
+                "{count} machines share {}: this works, but it is slow",
                 counted(self.cores, "core")
             ));
         }
@@ -177,16 +176,16 @@ impl Wizard<'_> {
         self.choose(
             self.arguments.purpose,
             "What is the cluster for?",
-            "The purpose only decides what is proposed next.",
+            "The purpose sets the defaults of the next questions.",
             &[
                 (
                     Purpose::Learning,
-                    "learning: machines of this computer, made and thrown away".into(),
+                    "learning: machines on this computer, soon deleted again".into(),
                 ),
-                (Purpose::Homelab, "a homelab: machines that exist, kept for years".into()),
+                (Purpose::Homelab, "a homelab: existing machines, kept for years".into()),
                 (
                     Purpose::Serious,
-                    "something serious: one may fail while another is changed".into(),
+                    "production: one machine may fail while another is being changed".into(),
                 ),
             ],
             Purpose::Learning,
@@ -194,16 +193,18 @@ impl Wizard<'_> {
     }
 
     fn provider(&self, purpose: Purpose) -> Result<ProviderChoice> {
-        let mut choices =
-            vec![(ProviderChoice::Auto, "this computer, with the first that works".to_owned())];
+        let mut choices = vec![(
+            ProviderChoice::Auto,
+            "this computer, with the first provider that works".to_owned(),
+        )];
         for (choice, usable) in &self.ground.providers {
             let state = match usable {
                 Ok(()) => "ready".to_owned(),
-                Err(finding) => format!("not yet: {}", finding.what),
+                Err(finding) => format!("not available: {}", finding.what),
             };
             choices.push((*choice, format!("{} ({state})", vagrant::spelled(*choice))));
         }
-        choices.push((ProviderChoice::Existing, "machines that exist already, over SSH".into()));
+        choices.push((ProviderChoice::Existing, "existing machines, over SSH".into()));
         let default = match purpose {
             Purpose::Homelab => ProviderChoice::Existing,
             _ => ProviderChoice::Auto,
@@ -214,9 +215,9 @@ impl Wizard<'_> {
         };
         self.choose(
             given,
-            "Where does it run?",
-            "Virtual machines are the most like real ones; containers start in seconds.\n\
-             Machines that exist are only changed, never made or removed.",
+            "Where does the cluster run?",
+            "Virtual machines behave most like real ones; containers start in seconds.\nkdiy \
+            installs on existing machines, but never creates or deletes them.",
             &choices,
             default,
         )
@@ -234,8 +235,8 @@ impl Wizard<'_> {
         self.choose(
             self.arguments.may_fail,
             "How many masters may fail at the same time?",
-            "A write counts once more than half of the masters, the quorum, have it.\n\
-             So an even number is no better: 4 masters tolerate 1 failure, as 3 do.",
+            "etcd accepts a write once more than half of the masters, the quorum, have it.\nSo an \
+            even number is no better: 4 masters tolerate 1 failure, as 3 do.",
             &choices,
             match purpose {
                 Purpose::Learning | Purpose::Homelab => 1,
@@ -254,8 +255,8 @@ impl Wizard<'_> {
             (None, false) => Ok(default),
             (None, true) => {
                 self.ui.note(
-                    "\nWorkers run what you deploy. With two, one may fail and the other goes on;\n\
-                     with none, the masters would have to run it as well.",
+                    "\nWorkers run what you deploy. With two, one may fail and the other keeps \
+                    running;\nwith none, the masters run your pods as well.",
                 );
                 self.ui.enter("How many workers?", Some(default))
             }
@@ -271,11 +272,12 @@ impl Wizard<'_> {
         config.etcd.topology = self.choose(
             None,
             "Where does etcd run?",
-            "etcd holds all that the cluster knows. On the masters it needs no more machines;\n\
-             on its own it is not disturbed by the api-servers, and fails apart from them.",
+            "etcd stores the whole state of the cluster. On the masters it needs no extra \
+            machines;\non separate machines it shares no disk and no failure with the API \
+            servers.",
             &[
                 (EtcdTopology::Stacked, "on the masters".into()),
-                (EtcdTopology::External, "on three machines of its own".into()),
+                (EtcdTopology::External, "on three separate machines".into()),
             ],
             EtcdTopology::Stacked,
         )?;
@@ -293,17 +295,20 @@ impl Wizard<'_> {
         }
         let (mode, machines) = self.choose(
             None,
-            "What stands in front of the api-servers?",
-            "Clients know one address. haproxy shares requests out among those that are\n\
-             ready, and keepalived moves the address when its machine fails.",
+            "What balances the load of the API servers?",
+            "Clients use one address. haproxy distributes requests among the API servers that\nare \
+            ready, and keepalived moves the address when its machine fails.",
             &[
                 ((LoadBalancerMode::Auto, 1), "haproxy and keepalived on the masters".into()),
-                ((LoadBalancerMode::Dedicated, 2), "the same on two machines of their own".into()),
+                (
+                    (LoadBalancerMode::Dedicated, 2),
+                    "haproxy and keepalived on two separate machines".into(),
+                ),
                 (
                     (LoadBalancerMode::Dedicated, 1),
-                    "one machine of its own; when it is down, so is the api".into(),
+                    "haproxy on one separate machine; if it is down, so is the API".into(),
                 ),
-                ((LoadBalancerMode::External, 1), "something that you have already".into()),
+                ((LoadBalancerMode::External, 1), "a load balancer that you already have".into()),
             ],
             (LoadBalancerMode::Auto, 1),
         )?;
@@ -319,12 +324,12 @@ impl Wizard<'_> {
     fn storage(&self, config: &mut ClusterConfig) -> Result<()> {
         let storage = self.choose(
             self.arguments.storage,
-            "Where do volumes live?",
-            "local-path gives pods a directory of their node's disk: simple and fast, and\n\
-             gone with the node. Without it you install a storage system of your own.",
+            "Where are volumes stored?",
+            "local-path gives pods a directory on their node's disk: simple and fast, but\nlost \
+            with the node. Without it you install your own storage system.",
             &[
                 (Storage::LocalPath, "local-path, the default StorageClass".into()),
-                (Storage::None, "none; I bring my own".into()),
+                (Storage::None, "none; I install my own".into()),
             ],
             Storage::LocalPath,
         )?;
@@ -338,13 +343,13 @@ impl Wizard<'_> {
         self.choose(
             self.arguments.cni,
             "How do pods of different machines reach each other?",
-            "Routes are the simplest, and need all machines on one network.\n\
-             flannel wraps packets (vxlan), which also crosses routers; its releases publish no\n\
-             digest, so you have to give one in artifacts.pins.",
+            "Routes are the simplest, but need all machines on one network.\nflannel encapsulates \
+            packets (VXLAN), which also works across routers; its releases\npublish no digest, so \
+            you have to set one in artifacts.pins.",
             &[
-                (Cni::Bridge, "a bridge on each machine and routes between them".into()),
+                (Cni::Bridge, "a bridge on each machine, and routes between the machines".into()),
                 (Cni::Flannel, "flannel".into()),
-                (Cni::None, "none; I bring my own manifests".into()),
+                (Cni::None, "none; I install my own manifests".into()),
             ],
             Cni::Bridge,
         )
@@ -360,10 +365,10 @@ impl Wizard<'_> {
             (None, false) => Ok(default.into()),
             (None, true) => {
                 self.ui.note(
-                    "\nEvery machine's name begins with the cluster's. Each name is a cluster of\n\
-                     its own, so several can live side by side.",
+                    "\nEvery machine's name begins with the name of the cluster. Clusters with \
+                    different\nnames can run side by side.",
                 );
-                self.ui.enter("What is it called?", Some(default.to_owned()))
+                self.ui.enter("What is the name of the cluster?", Some(default.to_owned()))
             }
         }
     }
@@ -373,7 +378,7 @@ impl Wizard<'_> {
         if !named.is_empty() || !self.asks {
             return Ok(named.iter().map(|host| existing(host.role, &host.at)).collect());
         }
-        self.ui.note("\nNow the machines: where does SSH reach each of them?");
+        self.ui.note("\nAt which address does SSH reach each machine?");
         let etcd =
             if config.etcd.topology == EtcdTopology::External { config.etcd.members } else { 0 };
         let balancers = match config.load_balancer.mode {

@@ -1,4 +1,4 @@
-//! `kdiy kubeconfig`: prints it, or merges it into the user's own.
+//! `kdiy kubeconfig`: prints the kubeconfig, or merges it into the user's own.
 
 mod edit;
 
@@ -22,9 +22,9 @@ pub fn run(arguments: Kubeconfig, ui: Ui) -> Result<u8> {
     let (state, record) = known(&arguments.which.name)?;
     let path = state.kubeconfig();
     let text = std::fs::read_to_string(&path).map_err(|error| {
-        Failure::input("the cluster is not complete: it has no kubeconfig yet")
+        Failure::input("the cluster is not complete and has no kubeconfig yet")
             .because(error)
-            .hint("run `kdiy up` to its end")
+            .hint("run `kdiy up` until it succeeds")
     })?;
     if !arguments.merge {
         ui.result(&text, &serde_json::json!({"path": path, "kubeconfig": text}));
@@ -44,18 +44,18 @@ pub fn run(arguments: Kubeconfig, ui: Ui) -> Result<u8> {
     }
     let names = free_names(&name, &mine, before.as_ref(), &others).ok_or_else(|| {
         Failure::input(format!(
-            "{} has other clusters, users or contexts with the names {name} and kdiy-{name}",
+            "{} already has other clusters, users or contexts named {name} and kdiy-{name}",
             target.display()
         ))
-        .hint("nothing was changed: entries that are not kdiy's are never replaced")
+        .hint("nothing was changed; kdiy never replaces entries of others")
         .hint(format!(
-            "use it by itself: `kdiy kubeconfig --name {name} > {name}.kubeconfig`, and \
+            "use a separate file: `kdiy kubeconfig --name {name} > {name}.kubeconfig`, and \
              KUBECONFIG={name}.kubeconfig"
         ))
     })?;
     if names.cluster != name {
         ui.note(&format!(
-            "{} has an entry for another cluster called {name}, so this one is called {} there",
+            "{} already has an entry for another cluster named {name}; kdiy names this one {} there",
             target.display(),
             names.cluster
         ));
@@ -81,7 +81,10 @@ pub fn run(arguments: Kubeconfig, ui: Ui) -> Result<u8> {
     atomic::write_json(&remembered_file(&state), &remembered)?;
     write(&target, &text)?;
     ui.result(
-        &format!("{} has the context {context}, and it is the current one", target.display()),
+        &format!(
+            "added the context {context} to {}, and made it the current context",
+            target.display()
+        ),
         &serde_json::json!({"path": target, "context": context}),
     );
     Ok(0)
@@ -292,7 +295,7 @@ pub fn take_out(file: &str, text: &str, merged: &Merged) -> Result<(String, Vec<
                 }
             }
             Some(_) => left.push(format!(
-                "{file}: `{name}` in {list} is not what kdiy put there, so it stays"
+                "{file}: kdiy leaves `{name}` in {list}, because somebody changed it"
             )),
         }
     }
@@ -326,9 +329,12 @@ fn read_back(file: &str, text: String, expected: &Value) -> Result<String> {
 }
 
 fn unusual(file: &str) -> Failure {
-    Failure::input(format!("{file} cannot be changed without rewriting what others put there"))
-        .hint("nothing was changed in it")
-        .hint("`kubectl config view --raw` writes it in the usual layout; or edit it by hand")
+    Failure::input(format!("cannot change {file} without rewriting entries of others"))
+        .hint("nothing was changed")
+        .hint(
+            "bring it into kubectl's usual layout (`kubectl config view --raw`), or edit it by \
+            hand",
+        )
 }
 
 /// The files that kubectl reads, absolute: later commands may run in another directory.
@@ -345,7 +351,7 @@ fn user_kubeconfigs() -> Result<Vec<PathBuf>> {
     };
     let absolute = |path: PathBuf| {
         std::path::absolute(&path).map_err(|error| {
-            Failure::input(format!("KUBECONFIG: {} is no path", path.display())).because(error)
+            Failure::input(format!("KUBECONFIG: {} is not a path", path.display())).because(error)
         })
     };
     files.into_iter().map(absolute).collect()
@@ -379,16 +385,16 @@ pub fn parse(name: &str, text: &str) -> Result<Value> {
     if text.trim().is_empty() {
         return Ok(empty());
     }
-    let refused = || Failure::input(format!("{name} is no kubeconfig"));
+    let refused = || Failure::input(format!("{name} is not a kubeconfig"));
     let document: Value = serde_saphyr::from_str(text).map_err(|error| refused().because(error))?;
     if document.is_null() {
         return Ok(empty());
     }
     if !document.is_object() {
-        return Err(refused().hint("it holds no fields"));
+        return Err(refused().hint("it has no fields"));
     }
     match LISTS.into_iter().find(|list| !(document[list].is_null() || document[list].is_array())) {
-        Some(list) => Err(refused().hint(format!("`{list}` is no list"))),
+        Some(list) => Err(refused().hint(format!("`{list}` is not a list"))),
         None => Ok(document),
     }
 }
@@ -434,7 +440,7 @@ mod tests {
                        preferences: {}\n# the end\n";
 
     #[test]
-    fn a_file_is_the_same_to_the_byte_when_all_is_taken_out_again() {
+    fn a_kubeconfig_is_identical_after_its_entries_are_removed() {
         let mut merged = merged("bug");
         merged.before = Some("old".into());
         let flow = "{\"apiVersion\": \"v1\", \"clusters\": [{\"name\": \"old\"}], \
@@ -496,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_user_has_set_in_the_context_stays_and_goes_with_it() {
+    fn settings_of_the_user_in_a_context_stay_until_it_is_removed() {
         let with = merge("x", OWN, &mine(), &merged("bug")).unwrap();
         let with = with.replace("    user: admin@bug\n", "    user: admin@bug\n    namespace: n\n");
         let again = merge("x", &with, &mine(), &merged("bug")).unwrap();

@@ -28,7 +28,7 @@ pub async fn run(arguments: Passed, overlay: Option<&Path>, ui: Ui) -> Result<u8
     let files = store.ensure(&item, &events, "fetch:kubectl").await?;
     drop(events);
     let _ = shown.await;
-    let local = &files.first().ok_or_else(|| Failure::bug("no kubectl"))?.local;
+    let local = &files.first().ok_or_else(|| Failure::bug("cannot find kubectl"))?.local;
     let program = executable(local)?;
     let status = tokio::process::Command::new(&program)
         .env("KUBECONFIG", state.kubeconfig())

@@ -1,4 +1,4 @@
-//! `kdiy list`: the clusters of this computer.
+//! `kdiy list`: lists the clusters that this computer manages.
 
 use serde::Serialize;
 
@@ -45,12 +45,12 @@ pub async fn run(ui: Ui) -> Result<u8> {
             if cluster.complete {
                 "complete".into()
             } else {
-                "not complete: `kdiy up` goes on".into()
+                "not complete: `kdiy up` resumes".into()
             },
         ]
     });
     let text = match listed.is_empty() {
-        true => "there is no cluster on this computer; `kdiy up` makes one".to_owned(),
+        true => "this computer manages no cluster; `kdiy up` creates one".to_owned(),
         false => table(["name", "size", "provider", "kubernetes", "api", "state"], rows),
     };
     ui.result(&text, &listed);

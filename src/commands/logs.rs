@@ -1,4 +1,4 @@
-//! `kdiy logs [MACHINE]`: what a machine said while kdiy worked on it.
+//! `kdiy logs [MACHINE]`: shows a machine's log.
 
 use std::fs;
 use std::path::PathBuf;
@@ -24,10 +24,10 @@ pub fn run(arguments: Logs, ui: Ui) -> Result<u8> {
     };
     let path = state.machine_log(machine);
     let text = fs::read_to_string(&path).map_err(|error| {
-        Failure::input(format!("{machine} has said nothing yet"))
+        Failure::input(format!("{machine} has no log yet"))
             .because(error)
             .log(path.clone())
-            .hint("`kdiy logs` lists the logs that there are")
+            .hint("`kdiy logs` lists the logs")
     })?;
     let lines: Vec<&str> = text.lines().collect();
     let last = &lines[lines.len().saturating_sub(arguments.lines)..];

@@ -1,4 +1,4 @@
-//! `kdiy plan`: what `up` would do, without doing it.
+//! `kdiy plan`: shows what `up` would change, and changes nothing.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -131,7 +131,7 @@ fn show_step(
             write!(text, "# the functions that every script begins with\n\n{LEDGER}\n{LIBRARY}");
     }
     if value.is_empty() {
-        text = format!("{step} does nothing of this kind in this cluster\n");
+        text = format!("{step} changes nothing in this cluster\n");
     }
     ui.result(&text, &value);
     Ok(0)
@@ -139,7 +139,7 @@ fn show_step(
 
 /// What a step does through the api: nothing that could be shown as files.
 fn action_text(step: &Step, look: &ClusterObjects, redactor: &Redactor) -> String {
-    let mut text = format!("# through the api: {}\n# {}\n", step.title, step.why.trim());
+    let mut text = format!("# through the API: {}\n# {}\n", step.title, step.why.trim());
     for action in &look.actions {
         let _ = writeln!(text, "{action}");
     }
@@ -149,7 +149,7 @@ fn action_text(step: &Step, look: &ClusterObjects, redactor: &Redactor) -> Strin
         let _ = write!(text, "\n# {verb} {}\n{after}\n", object.object);
     }
     if look.actions.is_empty() && look.objects.is_empty() {
-        text.push_str("everything is as it should be, so this would change nothing\n");
+        text.push_str("everything is as it should be: nothing to change\n");
     }
     text
 }

@@ -1,4 +1,4 @@
-//! `kdiy preflight`: whether machines that exist can become the cluster. Changes nothing.
+//! `kdiy preflight`: checks whether existing machines can become the cluster. Changes nothing.
 
 use std::collections::BTreeSet;
 
@@ -17,10 +17,10 @@ use crate::ui::{self, Ui};
 pub async fn run(arguments: cli::Preflight, ui: Ui) -> Result<u8> {
     let config = crate::operations::request::effective(&arguments.flags)?;
     if config.provider != ProviderChoice::Existing {
-        return Err(Failure::input(
-            "provider: only machines that exist can be looked at beforehand",
-        )
-        .hint("set provider: existing and name the hosts; others are checked as they are made"));
+        return Err(Failure::input("provider: preflight checks only existing machines").hint(
+            "set provider: existing and list the hosts; `kdiy up` checks the machines that it \
+            creates",
+        ));
     }
     let before = StateDir::of(&config.name)?.same_cluster(&config)?;
     let (site, joined) = crate::operations::request::laid_out(&config, before.as_ref()).await?;
@@ -56,11 +56,9 @@ pub async fn pass(
     let report = look(config, site, joined).await?;
     if report.stops() {
         let lines = ui::preflight::lines(&report);
-        return Err(Failure::host(
-            "the machines cannot become this cluster yet; nothing was changed",
-        )
-        .tail(lines)
-        .hint("mend these, then: kdiy preflight; warnings alone do not stop `kdiy up`"));
+        return Err(Failure::host("preflight found problems; nothing was changed")
+            .tail(lines)
+            .hint("fix them and run `kdiy preflight` again; warnings do not stop `kdiy up`"));
     }
     if !report.problems.is_empty() {
         ui.note(&ui::preflight::render(&report, config.hosts.len()));

@@ -1,4 +1,4 @@
-//! `kdiy remove`: takes a worker out of the cluster, and its machine away.
+//! `kdiy remove`: drains a worker, removes it from the cluster, and deletes its machine.
 
 use std::path::Path;
 
@@ -50,9 +50,9 @@ pub async fn run(arguments: Remove, overlay: Option<&Path>, ui: Ui) -> Result<u8
     if !arguments.force {
         refuse_losses(&machine, &lost)?;
     }
-    let question = format!("take {} out of {name}, and away?", machine.name);
+    let question = format!("remove {} from {name} and delete the machine?", machine.name);
     if !lost.is_empty() {
-        ui.note(&format!("this is lost with it:\n  {}", lost.join("\n  ")));
+        ui.note(&format!("this deletes:\n  {}", lost.join("\n  ")));
     }
     ui.confirm(&question, arguments.yes)?;
 
@@ -77,11 +77,11 @@ pub async fn run(arguments: Remove, overlay: Option<&Path>, ui: Ui) -> Result<u8
     let name = &machine.name;
     ui.note(&match smaller.config.hosts.is_empty() {
         true => format!(
-            "{name} is gone; the cluster has {}: where a cluster file says otherwise, `kdiy up` \
-             adds another",
+            "removed {name}; the cluster has {} now. If your cluster file says more, `kdiy up` \
+            adds another",
             counted(smaller.config.workers, "worker")
         ),
-        false => format!("{name} is gone; take it out of hosts: in the cluster file"),
+        false => format!("removed {name}; now remove it from hosts: in the cluster file"),
     });
     // The others still have ways to it.
     let design = ResolvedCluster::of(smaller.config, overlay)?;
@@ -93,9 +93,9 @@ fn refuse_losses(machine: &Machine, lost: &[String]) -> Result<()> {
         return Ok(());
     }
     let things = counted(lost.len(), "thing");
-    Err(Failure::input(format!("{things} would be lost for good with {}", machine.name))
+    Err(Failure::input(format!("removing {} would delete {things}", machine.name))
         .tail(lost.to_vec())
-        .hint("move what you need, or give it up: --force"))
+        .hint("move what you need, or delete it with --force"))
 }
 
 struct Removal<'a> {
@@ -118,9 +118,9 @@ impl Removal<'_> {
                 moved = self.drain() => moved?,
                 () = self.stop.cancelled() => return Err(interrupted(name)),
             };
-            self.events.note(format!("moved away from {name}: {}", counted(moved, "pod")));
+            self.events.note(format!("drained {name}: {} evicted", counted(moved, "pod")));
         } else {
-            self.events.warn(format!("{name} does not answer; its pods start elsewhere"));
+            self.events.warn(format!("{name} does not answer; its pods start on other nodes"));
         }
         self.take_away().await?;
         let patience = PATIENCE * self.session.rendered.template_context.config.slow_machines;
@@ -136,22 +136,28 @@ impl Removal<'_> {
         let Self { session, machine, .. } = self;
         let is_given_up = self.force && !self.answers && !session.provider.makes_machines();
         if is_given_up {
-            self.events
-                .warn(format!("{} is left as it is, with all that kdiy put there", machine.name));
+            self.events.warn(format!(
+                "kdiy leaves {} as it is, with everything that it installed there",
+                machine.name
+            ));
         } else {
             let removed =
                 session.provider.remove(session.topology(), machine, &self.events, TASK).await;
             removed.map_err(|failure| {
-                if self.answers { failure } else { failure.hint("or give the machine up: --force") }
+                if self.answers {
+                    failure
+                } else {
+                    failure.hint("or leave the machine as it is: --force")
+                }
             })?;
         }
         let mut ledger = Ledger::open(session.state.root())?;
         let is_left =
             |owned: &Resource| owned.what == ResourceKind::Machine && owned.id == machine.name;
         if session.provider.leftovers(&ledger).await?.iter().any(is_left) {
-            return Err(Failure::new(Kind::Step, "it is still there")
+            return Err(Failure::new(Kind::Step, "the machine still exists")
                 .on(&machine.name)
-                .hint("the same command tries again"));
+                .hint("run the same command again"));
         }
         for what in [ResourceKind::Machine, ResourceKind::Host] {
             ledger.remove(what, &machine.name)?;
@@ -161,6 +167,6 @@ impl Removal<'_> {
 }
 
 fn interrupted(node: &str) -> Failure {
-    Failure::new(Kind::Interrupted, "stopped; the same command goes on from here")
-        .hint(format!("or let pods onto the node again: kdiy kubectl -- uncordon {node}"))
+    Failure::new(Kind::Interrupted, "interrupted; run the same command again to resume")
+        .hint(format!("or let the node accept pods again: kdiy kubectl -- uncordon {node}"))
 }

@@ -1,5 +1,5 @@
-//! What every command has in common that works on a cluster: its events go to the terminal and
-//! to the journal, and Ctrl-C is heard.
+//! What every command that works on a cluster needs: its events go to the terminal and to the
+//! journal, and it handles Ctrl-C.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -35,7 +35,7 @@ impl RunContext {
         ui: Ui,
         see: impl FnMut(&Stamped) + Send + 'static,
     ) -> Result<Self> {
-        Self::begin_with(session, command, &format!("`kdiy {command}` goes on from here"), ui, see)
+        Self::begin_with(session, command, &format!("`kdiy {command}` resumes"), ui, see)
     }
 
     /// `next` is what to do after the second Ctrl-C, where that is not the same command again.
@@ -87,12 +87,12 @@ async fn listen(stop: CancellationToken, events: Events, next: String) {
         return;
     }
     stop.cancel();
-    events.note("finishing what is under way; Ctrl-C again stops at once");
+    events.note("letting running steps finish; press Ctrl-C again to stop at once");
     if tokio::signal::ctrl_c().await.is_ok() {
-        events.note(format!("stopped; {next}"));
+        events.note(format!("interrupted; {next}"));
         // The display has its own task; give it a moment to show the line.
         tokio::time::sleep(Duration::from_millis(200)).await;
-        #[expect(clippy::exit, reason = "the second Ctrl-C means now, whatever is under way")]
+        #[expect(clippy::exit, reason = "the second Ctrl-C stops at once, whatever is running")]
         std::process::exit(130);
     }
 }

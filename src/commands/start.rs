@@ -1,4 +1,4 @@
-//! `kdiy start`: switches machines on and proves the cluster again, without changing it.
+//! `kdiy start`: powers on machines and checks the cluster again, without changing it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,8 +27,8 @@ const ANSWERS_WITHIN: Unscaled = Unscaled::from_secs(5);
 pub async fn run(arguments: Start, overlay: Option<&Path>, ui: Ui) -> Result<u8> {
     let (state, record) = known(&arguments.which.name)?;
     if !record.complete {
-        return Err(Failure::input(format!("{} is not finished", record.config.name))
-            .hint("`kdiy up` goes on with it, and starts what is off"));
+        return Err(Failure::input(format!("{} is not complete", record.config.name))
+            .hint("run `kdiy up`: it completes the cluster and powers on what is off"));
     }
     let session = ClusterHandle::open(&arguments.which.name, overlay).await?;
     let _lock = Lock::take(&state.lock_file(), "start")?;
@@ -91,12 +91,12 @@ pub async fn run(arguments: Start, overlay: Option<&Path>, ui: Ui) -> Result<u8>
 }
 
 fn text(topology: &Topology, started: bool, gates: usize, off: &[String]) -> String {
-    let verb = if started { "is on again" } else { "was on already" };
+    let verb = if started { "is running again" } else { "was already running" };
     if off.is_empty() {
-        return format!("{} {verb}, and all {gates} gates are green", topology.cluster);
+        return format!("{} {verb}, and all {gates} gates passed", topology.cluster);
     }
     format!(
-        "what you named {verb}; nothing is proven of the cluster while these are off: {}",
+        "the machines that you named: {verb}; kdiy cannot check the cluster while these are off: {}",
         off.join(", ")
     )
 }
@@ -122,11 +122,8 @@ async fn all_are_there(session: &ClusterHandle, wanted: &[&Machine]) -> Result<(
     if gone.is_empty() {
         return Ok(());
     }
-    Err(Failure::machine(format!(
-        "there is no machine any more by the name of {}",
-        gone.join(", ")
-    ))
-    .hint("`kdiy up` makes it again and takes it into the cluster"))
+    Err(Failure::machine(format!("these machines no longer exist: {}", gone.join(", ")))
+        .hint("run `kdiy up`: it creates them again and adds them to the cluster"))
 }
 
 /// They are asked the way that kdiy always takes to them, which may lead through a bastion or to

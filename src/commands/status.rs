@@ -1,4 +1,4 @@
-//! `kdiy status`: how the cluster is, once or again and again.
+//! `kdiy status`: shows the health of the cluster, once or continuously.
 
 use std::path::Path;
 use std::sync::Arc;

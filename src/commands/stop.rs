@@ -1,4 +1,4 @@
-//! `kdiy stop`: switches machines off, in an order in which nothing is lost.
+//! `kdiy stop`: shuts down machines, in an order that loses no data.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -40,8 +40,8 @@ pub async fn run(arguments: Stop, overlay: Option<&Path>, ui: Ui) -> Result<u8> 
     let session = ClusterHandle::open(&arguments.which.name, overlay).await?;
     if let Some(why) = session.provider.no_switch() {
         return Err(Failure::input(why)
-            .hint("do it yourself, workers first: kdiy ssh MACHINE -- sudo poweroff")
-            .hint("once all are on again, `kdiy start` proves the cluster"));
+            .hint("power them off yourself, workers first: kdiy ssh MACHINE -- sudo poweroff")
+            .hint("when all of them run again, check the cluster: kdiy start"));
     }
     let _lock = Lock::take(&session.state.lock_file(), "stop")?;
     let topology = session.topology().clone();
@@ -53,9 +53,9 @@ pub async fn run(arguments: Stop, overlay: Option<&Path>, ui: Ui) -> Result<u8> 
         Standing::of(&session.cluster_context()).await.allows_loss_of(&names)?;
     }
     let question = if whole {
-        format!("switch off {}, all of {}?", counted(names.len(), "machine"), topology.cluster)
+        format!("shut down {}, all of {}?", counted(names.len(), "machine"), topology.cluster)
     } else {
-        format!("switch off {}?", names.join(", "))
+        format!("shut down {}?", names.join(", "))
     };
     ui.confirm(&question, arguments.yes)?;
 
@@ -79,8 +79,8 @@ pub async fn run(arguments: Stop, overlay: Option<&Path>, ui: Ui) -> Result<u8> 
         .filter_map(|task| task.machine.as_deref())
         .collect();
     let text = match stopped.as_slice() {
-        [] => "they are off already".to_owned(),
-        stopped => format!("switched off {}; `kdiy start` brings them back", stopped.join(", ")),
+        [] => "the machines are already off".to_owned(),
+        stopped => format!("shut down {}; `kdiy start` powers them on again", stopped.join(", ")),
     };
     ui.result(
         &text,
@@ -123,7 +123,7 @@ fn plan(topology: &Topology, wanted: &[&Machine]) -> Plan {
 }
 
 fn title(step: &str) -> &'static str {
-    if step == QUIET { "end what writes to etcd" } else { "switch off" }
+    if step == QUIET { "stop the control plane" } else { "shut down" }
 }
 
 struct Stopping {
@@ -156,10 +156,10 @@ impl Executor for Stopping {
             return Err(Failure::new(Kind::Step, "the control plane did not stop")
                 .on(name)
                 .tail(output.tail(10))
-                .hint(format!("look at the machine: kdiy ssh {name}"))
+                .hint(format!("log in to find out why: kdiy ssh {name}"))
                 .into());
         }
-        Ok(TaskReport { changes: vec![format!("ended what writes to etcd on {name}")] })
+        Ok(TaskReport { changes: vec![format!("stopped the control plane on {name}")] })
     }
 }
 
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_cluster_goes_from_the_workers_to_etcd() {
+    fn a_cluster_shuts_down_from_workers_to_etcd() {
         let mut config = ClusterConfig { masters: 1, workers: 1, ..ClusterConfig::default() };
         assert_eq!(
             seen(&order(&config, &[])),
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn masters_of_a_whole_cluster_go_at_the_same_time() {
+    fn masters_of_a_whole_cluster_shut_down_together() {
         let order = order(&ClusterConfig::default(), &[]);
         let masters: Vec<_> = order.iter().filter(|it| it.0.starts_with("off@kdiy-m")).collect();
         assert_eq!(masters.len(), 3);

@@ -1,4 +1,4 @@
-//! `kdiy timings`: where the time of a run went.
+//! `kdiy timings`: shows how long the steps of a run took.
 
 use std::path::{Path, PathBuf};
 
@@ -12,14 +12,13 @@ use crate::ui::{self, Ui};
 pub fn run(arguments: cli::Timings, ui: Ui) -> Result<u8> {
     let (state, _) = known(&arguments.which.name)?;
     let journals = journal::files(&state.runs());
-    let timings = match &arguments.run {
-        Some(beginning) => named(&journals, beginning)?,
-        None => journals
-            .iter()
-            .rev()
-            .find_map(|path| of(path))
-            .ok_or_else(|| Failure::input("no run of this cluster has done anything yet"))?,
-    };
+    let timings =
+        match &arguments.run {
+            Some(beginning) => named(&journals, beginning)?,
+            None => journals.iter().rev().find_map(|path| of(path)).ok_or_else(|| {
+                Failure::input("no run of this cluster has changed a machine yet")
+            })?,
+        };
     if let Some(path) = &arguments.html {
         draw(&timings, path)?;
     }
@@ -42,14 +41,13 @@ fn named(journals: &[PathBuf], beginning: &str) -> Result<Timings> {
     let matching: Vec<&PathBuf> =
         journals.iter().filter(|path| name(path).starts_with(beginning)).collect();
     match matching.as_slice() {
-        [one] => of(one).ok_or_else(|| {
-            Failure::input(format!("the run {} did nothing on machines", name(one)))
-        }),
-        [] => Err(Failure::input(format!("there is no run {beginning}"))
+        [one] => of(one)
+            .ok_or_else(|| Failure::input(format!("the run {} changed no machine", name(one)))),
+        [] => Err(Failure::input(format!("no run begins with {beginning}"))
             .tail(journals.iter().map(name).collect())
-            .hint("give the beginning of one of these")),
-        several => Err(Failure::input(format!("{beginning} begins several runs"))
+            .hint("name one of the runs above by the beginning of its name")),
+        several => Err(Failure::input(format!("several runs begin with {beginning}"))
             .tail(several.iter().map(|path| name(path)).collect())
-            .hint("give more of the name")),
+            .hint("write more of the name")),
     }
 }

@@ -1,4 +1,4 @@
-//! `kdiy up`: makes the cluster, or makes it right again.
+//! `kdiy up`: creates or repairs the cluster.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -131,17 +131,16 @@ pub(super) async fn bring(wanted: ClusterRequest, arguments: &Up, ui: Ui) -> Res
     let journal = recording.journal.clone();
     for advisory in advisories::affecting(&session.rendered.playbooks, &versions)? {
         let Advisory { component, .. } = &advisory;
-        recording
-            .events
-            .note(format!("{component} {} has a known hole: {advisory}", versions[component]));
+        recording.events.note(format!(
+            "{component} {} has a known vulnerability: {advisory}",
+            versions[component]
+        ));
     }
     if let Some(note) = overlay {
         recording.events.note(note);
     }
     if let Some(owner) = &lock.left_by {
-        recording
-            .events
-            .note(format!("an earlier run ended without a word ({owner}); going on from there"));
+        recording.events.note(format!("the previous run was killed ({owner}); resuming"));
     }
     if before.is_some() && !added.machines.is_empty() {
         let names: Vec<&str> = added.machines.iter().map(|machine| machine.name.as_str()).collect();
@@ -150,7 +149,7 @@ pub(super) async fn bring(wanted: ClusterRequest, arguments: &Up, ui: Ui) -> Res
         if joining > 0 {
             let now = Quorum { members: then.members - joining };
             recording.events.note(format!(
-                "etcd grows from {} to {} members: {} may fail then, {} now",
+                "etcd grows from {} to {} members: {} may fail afterwards, {} now",
                 now.members,
                 then.members,
                 then.tolerance(),
@@ -190,7 +189,7 @@ pub(super) async fn bring(wanted: ClusterRequest, arguments: &Up, ui: Ui) -> Res
     let timings = Timings::of(&events);
     if let (Some(path), Some(timings)) = (&arguments.timings, &timings) {
         crate::commands::timings::draw(timings, path)?;
-        ui.note(&format!("where the time went: {}", path.display()));
+        ui.note(&format!("wrote the timeline to {}", path.display()));
     }
 
     if let Some(failure) = report.failure {
@@ -198,7 +197,7 @@ pub(super) async fn bring(wanted: ClusterRequest, arguments: &Up, ui: Ui) -> Res
     }
     if !is_whole {
         let done = arguments.only.join(", ");
-        let text = format!("done: {done}; `kdiy up` without --only goes on from here");
+        let text = format!("done: {done}; run `kdiy up` without --only for the remaining steps");
         ui.result(&text, &serde_json::json!({ "only": arguments.only, "changed": report.changed }));
         return Ok(0);
     }
@@ -229,7 +228,7 @@ fn starts_etcd(plan: &Plan, playbooks: &Playbooks) -> bool {
 async fn mend_drill(session: &ClusterHandle, events: &Events) -> Result<()> {
     if let Some(pending) = undo::pending(session.state.root())? {
         let Pending { drill, began, .. } = &pending;
-        events.note(format!("the drill {drill} of {began:.0} did not end; undoing it first"));
+        events.note(format!("the drill {drill} of {began:.0} was interrupted; undoing it first"));
         if let Err(failure) = undo::undo(session, &pending, events).await {
             events.warn(failure.to_string());
         }
@@ -301,8 +300,8 @@ async fn check_host(
         && host::answers(vip).await
     {
         findings.push(providers::Finding {
-            what: format!("loadBalancer.vip: something answers at {vip} already"),
-            mend: "take another with loadBalancer.vip".into(),
+            what: format!("loadBalancer.vip: something already answers at {vip}"),
+            mend: "set loadBalancer.vip to a free address".into(),
         });
     }
     let needed = host::disk_for(topology.machines.len());
@@ -311,8 +310,8 @@ async fn check_host(
         && free < needed
     {
         findings.push(providers::Finding {
-            what: format!("the machines take about {needed} MiB of disk, {free} MiB are free"),
-            mend: "make room, or make fewer machines".into(),
+            what: format!("the machines need about {needed} MiB of disk; {free} MiB are free"),
+            mend: "free disk space, or use fewer machines".into(),
         });
     }
     let mut findings = findings.into_iter();

@@ -1,4 +1,4 @@
-//! `kdiy verify`: proves the whole cluster again, and tries out what people do with one.
+//! `kdiy verify`: runs every gate again, and tests what users do with a cluster.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -68,7 +68,7 @@ impl Targets {
                 (parent.unwrap_or(Path::new(".")), vec![path.to_owned()])
             }
             Some(other) => {
-                return Err(Failure::input(format!("--report: there are no .{other} reports"))
+                return Err(Failure::input(format!("--report: kdiy writes no .{other} reports"))
                     .hint("give a directory, or a file that ends in .md, .json or .xml"));
             }
             None => {
@@ -77,10 +77,11 @@ impl Targets {
             }
         };
         std::fs::create_dir_all(directory).map_err(|error| {
-            Failure::input(format!("--report: cannot make {}", directory.display())).because(error)
+            Failure::input(format!("--report: cannot create {}", directory.display()))
+                .because(error)
         })?;
         tempfile::tempfile_in(directory).map_err(|error| {
-            Failure::input(format!("--report: cannot write in {}", directory.display()))
+            Failure::input(format!("--report: cannot write into {}", directory.display()))
                 .because(error)
         })?;
         Ok(Self(files))
@@ -123,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_form_that_there_is_not_is_refused_beforehand() {
+    fn an_unknown_report_format_is_refused_before_the_checks() {
         let refused = Targets::prepare(Path::new("report.pdf")).err().unwrap().to_string();
         assert!(refused.contains(".pdf") && refused.contains(".json"), "{refused}");
     }

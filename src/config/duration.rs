@@ -40,10 +40,12 @@ impl FromStr for Span {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let parsed: SignedDuration = SpanParser::new().parse_duration(text).map_err(|_| {
-            format!("`{text}` is not a duration; write a number and a unit, like 15s, 100ms or 1h")
+            format!(
+                "`{text}` is not a duration; write a number and a unit, such as 15s, 100ms or 1h"
+            )
         })?;
         let duration = Duration::try_from(parsed)
-            .map_err(|_| format!("`{text}` is negative; durations here run forwards"))?;
+            .map_err(|_| format!("`{text}` is negative; a duration must be positive"))?;
         if duration > LONGEST {
             return Err(format!("`{text}` is more than a year"));
         }

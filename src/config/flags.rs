@@ -13,35 +13,35 @@ use crate::support::failure::{Failure, Result};
 /// What to build, where it differs from the cluster file.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct UpFlags {
-    /// The cluster file [default: ./cluster.yaml, if there is one; else what the cluster was made
-    /// with]
+    /// The cluster file [default: ./cluster.yaml if it exists, else the settings that the cluster
+    /// was created with]
     #[arg(long, short, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Name of the cluster [default: kdiy]
     #[arg(long)]
     pub name: Option<String>,
-    /// Control-plane machines: 1, 3, 5 or 7 [default: 3]
+    /// Number of masters: 1, 3, 5 or 7 [default: 3]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub masters: Option<i64>,
-    /// Machines that run workloads only [default: 2]
+    /// Number of workers [default: 2]
     #[arg(long, value_name = "M", allow_negative_numbers = true)]
     pub workers: Option<i64>,
-    /// Where machines come from [default: auto]
+    /// What creates the machines [default: auto]
     #[arg(long, value_enum)]
     pub provider: Option<ProviderChoice>,
-    /// etcd on the masters or on machines of its own: stacked, external or external:N
+    /// etcd on the masters or on separate machines: stacked, external or external:N
     #[arg(long, value_name = "TOPOLOGY")]
     pub etcd: Option<EtcdFlag>,
-    /// In front of the api-servers: stacked, dedicated, dedicated:N, external:HOST:PORT or none
+    /// Load balancer of the API: stacked, dedicated, dedicated:N, external:HOST:PORT or none
     #[arg(long, value_name = "MODE")]
     pub lb: Option<LbFlag>,
     /// Kubernetes version, such as 1.36.4
     #[arg(long, value_name = "VERSION")]
     pub kubernetes: Option<String>,
-    /// Directory or URL laid out like the release servers: <mirror>/<host>/<path>
+    /// Directory or URL with the release files: <mirror>/<host>/<path>
     #[arg(long, value_name = "URL|DIR")]
     pub mirror: Option<String>,
-    /// sha256sum-style list that replaces the pinned digests, for a mirror of rebuilt files
+    /// List in the format of sha256sum that replaces the pinned digests, for rebuilt files
     #[arg(long, value_name = "FILE")]
     pub digests: Option<PathBuf>,
     /// Image of the machines, for the docker provider
@@ -91,7 +91,7 @@ impl FromStr for LbFlag {
                 "stacked" => plain(LoadBalancerMode::Stacked),
                 "dedicated" => plain(LoadBalancerMode::Dedicated),
                 "none" => plain(LoadBalancerMode::None),
-                "external" => Err("say where it is: external:HOST:PORT".into()),
+                "external" => Err("external needs an address: external:HOST:PORT".into()),
                 _ => {
                     Err("write stacked, dedicated, dedicated:N, external:HOST:PORT or none".into())
                 }
@@ -130,7 +130,7 @@ impl FromStr for HostAddress {
             None => (None, text),
         };
         address.parse().map(|address| Self { user, address }).map_err(|_| {
-            format!("`{address}` is no address; write [user@]address, such as me@10.0.0.11")
+            format!("`{address}` is not an IP address; write [user@]address, such as me@10.0.0.11")
         })
     }
 }
@@ -161,7 +161,7 @@ impl FromStr for HostFlag {
             "worker" => HostRole::Worker,
             "etcd" => HostRole::Etcd,
             "load-balancer" => HostRole::LoadBalancer,
-            _ => return Err("begin with master:, worker:, etcd: or load-balancer:".into()),
+            _ => return Err("it must begin with master:, worker:, etcd: or load-balancer:".into()),
         };
         Ok(Self { role, at: at.parse()? })
     }
@@ -218,7 +218,7 @@ impl UpFlags {
             ] {
                 if given.is_some_and(|given| given != i64::from(counted)) {
                     return Err(Failure::input(format!(
-                        "{flag}: the cluster file's hosts are {counted} of that role"
+                        "{flag}: hosts in the cluster file has {counted} of that role"
                     ))
                     .hint("with provider: existing, add or remove hosts in the cluster file"));
                 }
@@ -228,7 +228,7 @@ impl UpFlags {
     }
 }
 
-/// How many machines of each role there are is what the list of hosts says.
+/// The list of hosts says how many machines of each role there are.
 fn count_hosts(config: &mut ClusterConfig) {
     let of = |role| {
         let count = config.hosts.iter().filter(|host| host.role == role).count();
@@ -243,7 +243,7 @@ fn count_hosts(config: &mut ClusterConfig) {
     }
 }
 
-/// Later commands may run in another directory. `~` is left to whoever knows the home.
+/// Later commands may run in another directory. ssh expands `~`.
 fn hold_paths(config: &mut ClusterConfig) -> Result<()> {
     for ssh in config.hosts.iter_mut().map(|host| &mut host.ssh) {
         let paths = [&mut ssh.key, &mut ssh.config].into_iter().flatten();
@@ -254,7 +254,7 @@ fn hold_paths(config: &mut ClusterConfig) -> Result<()> {
     if let Some(digests) = &mut config.artifacts.digests {
         *digests = absolute("artifacts.digests", digests)?;
     }
-    // Where nothing is, it is a URL, or a mistake that is shown as it was written.
+    // A path that does not exist is a URL or a mistake; the error shows it as it was written.
     let addons = config.addons.iter_mut().filter(|addon| *addon != LOCAL_PATH);
     let places = config.artifacts.mirror.iter_mut().chain(addons);
     for place in places.filter(|place| Path::new(place).exists()) {
@@ -265,7 +265,7 @@ fn hold_paths(config: &mut ClusterConfig) -> Result<()> {
 
 fn absolute(key: &str, path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|error| {
-        Failure::input(format!("{key}: {} is no path", path.display())).because(error)
+        Failure::input(format!("{key}: {} is not a path", path.display())).because(error)
     })
 }
 
@@ -281,7 +281,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn compound_flags_are_read() {
+    fn flags_with_a_colon_are_parsed() {
         assert_eq!("external:5".parse(), Ok(EtcdFlag(EtcdTopology::External, Some(5))));
         let lb: LbFlag = "external:10.0.0.1:6443".parse().unwrap();
         assert_eq!(lb.address.as_deref(), Some("10.0.0.1:6443"));
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_are_read_with_their_role_and_user() {
+    fn hosts_are_parsed_with_role_and_user() {
         let host: HostFlag = "master:me@10.0.0.11".parse().unwrap();
         assert_eq!((host.role, host.at.to_string().as_str()), (HostRole::Master, "me@10.0.0.11"));
         assert_eq!("worker:fd00::1".parse::<HostFlag>().unwrap().at.user, None);
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn of_machines_that_exist_there_are_as_many_as_are_named() {
+    fn counts_of_existing_machines_come_from_the_list_of_hosts() {
         let text = "provider: existing\nhosts:\n- {role: master, address: 10.0.0.1}\n";
         let file = crate::config::parse::parse("test", text).unwrap();
         let config = UpFlags::default().over(file.clone()).unwrap();
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_win_over_the_file_and_negative_counts_are_refused() {
+    fn flags_override_the_file_and_negative_counts_are_refused() {
         let flags = UpFlags { masters: Some(5), ..UpFlags::default() };
         let config = flags.over(ClusterConfig::default()).unwrap();
         assert_eq!((config.masters, config.workers), (5, 2));

@@ -34,12 +34,12 @@ fn text(path: &Path) -> Result<String> {
     let unreadable = |error: std::io::Error| {
         Failure::input(format!("cannot read the cluster file {}", path.display()))
             .because(error)
-            .hint("`kdiy config init` writes one to start from")
+            .hint("`kdiy config init` writes one")
     };
     let size = std::fs::metadata(path).map_err(unreadable)?.len();
     if size > LARGEST {
-        return Err(Failure::input(format!("{} is {size} bytes large", path.display()))
-            .hint("a cluster file is about a page; is this the right file?"));
+        return Err(Failure::input(format!("{} has {size} bytes", path.display()))
+            .hint("a cluster file is about a page long; check that this is the right file"));
     }
     std::fs::read_to_string(path).map_err(unreadable)
 }
@@ -68,7 +68,7 @@ pub fn parse(name: &str, text: &str) -> Result<ClusterConfig> {
         let failure = Failure::input(format!("{name} is not a cluster file"));
         let failure = match suggestion(&message) {
             Some(suggestion) => failure.hint(format!("did you mean `{suggestion}`?")),
-            None => failure.hint("`kdiy config schema` says what may be in it"),
+            None => failure.hint("`kdiy config schema` prints the fields that it may have"),
         };
         failure.tail(message.lines().map(str::to_owned).collect())
     })
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_reads_back() {
+    fn a_written_file_parses_to_the_same_values() {
         let config = ClusterConfig { masters: 5, ..ClusterConfig::default() };
         let text = serde_saphyr::to_string(&config).unwrap();
         assert_eq!(parse("x", &text).unwrap(), config);

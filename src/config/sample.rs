@@ -173,7 +173,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_filled_in_reads_back(
+        fn every_filled_value_parses_to_the_same_value(
             name in "[a-z0-9][a-z0-9.:# -]{0,12}", masters in 0_u32..9, image in "\\PC{0,20}",
         ) {
             let mut config = ClusterConfig { name, masters, ..ClusterConfig::default() };

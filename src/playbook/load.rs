@@ -1,4 +1,4 @@
-//! Reading playbooks: the embedded ones, or those with a directory laid over them.
+//! Loads playbooks: the embedded ones, overridden by those in a directory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -110,7 +110,7 @@ impl Playbooks {
     /// Text of a template that a step of `book` names.
     pub fn template(&self, book: &Book, name: &str) -> Result<&str> {
         self.file(&format!("{}/{name}", book.directory)).ok_or_else(|| {
-            Failure::input(format!("playbooks/{}: there is no file {name}", book.directory))
+            Failure::input(format!("playbooks/{}: the file {name} does not exist", book.directory))
         })
     }
 
@@ -123,19 +123,19 @@ impl Playbooks {
                 problems.push(format!("{}/{}: {problem}", book.directory, step.name))
             };
             if !seen.insert(step.name.as_str()) {
-                report("there is another step of this name".into());
+                report("another step has this name".into());
             }
             for need in step.needs.iter().filter(|need| !names.contains(need.as_str())) {
-                report(format!("needs `{need}`, which is no step"));
+                report(format!("needs `{need}`, which is not a step"));
             }
             let with = step.ready.iter().filter_map(|ready| ready.with.as_ref());
             for with in with.filter(|with| !names.contains(with.as_str())) {
-                report(format!("is ready with `{with}`, which is no step"));
+                report(format!("is ready with `{with}`, which is not a step"));
             }
             check_step(step, &mut report);
             for template in templates_of(step) {
                 if self.file(&format!("{}/{template}", book.directory)).is_none() {
-                    report(format!("there is no file {template}"));
+                    report(format!("the file {template} does not exist"));
                 }
             }
         }

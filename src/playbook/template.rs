@@ -46,7 +46,7 @@ impl Templates {
             return Ok(text.to_owned());
         }
         self.0.render_template(text, context).map_err(|error| {
-            Failure::input(format!("the template {name} does not render")).because(error)
+            Failure::input(format!("cannot render the template {name}")).because(error)
         })
     }
 }
@@ -68,10 +68,12 @@ fn ruby(
 ) -> Result<(), RenderError> {
     let value = helper.param(0).map(handlebars::PathAndJson::value);
     let Some(text) = value.and_then(Value::as_str) else {
-        return Err(RenderErrorReason::Other("`ruby` takes one string".into()).into());
+        return Err(RenderErrorReason::Other("`ruby` takes exactly one string".into()).into());
     };
     if text.chars().any(char::is_control) {
-        return Err(RenderErrorReason::Other(format!("{text:?} holds a control character")).into());
+        return Err(
+            RenderErrorReason::Other(format!("{text:?} contains a control character")).into()
+        );
     }
     let quoted = text.replace('\\', "\\\\").replace('\'', "\\'");
     out.write(&format!("'{quoted}'"))?;

@@ -1,4 +1,4 @@
-//! Files that are either the old ones or the new ones, whatever happens.
+//! Files that are always either the old or the new version.
 
 use std::fs;
 use std::io::Write;
@@ -26,7 +26,7 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let failed = |error: std::io::Error| {
         Failure::host(format!("cannot write {}", path.display()))
             .because(error)
-            .hint("is the disk full, or the directory read-only?")
+            .hint("check whether the disk is full or the directory is read-only")
     };
     // Of a bare file name the parent is there, and empty.
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -63,7 +63,8 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
 pub fn read_json<T: DeserializeOwned + Default>(path: &Path) -> Result<T> {
     match fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
-            Failure::host(format!("{} is not what kdiy wrote there", path.display())).because(error)
+            Failure::host(format!("{} is damaged: kdiy cannot parse it", path.display()))
+                .because(error)
         }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(T::default()),
         Err(error) => Err(Failure::host(format!("cannot read {}", path.display())).because(error)),
@@ -122,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_stays_one_and_leads_to_what_was_written() {
+    fn a_symbolic_link_stays_and_points_to_the_new_file() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         fs::create_dir(at("dotfiles")).unwrap();

@@ -1,5 +1,5 @@
-//! Everything kdiy created outside its own directory, so that `destroy` can take it away and
-//! prove that it is gone.
+//! Everything that kdiy created outside its own directory, so that `destroy` can remove it and
+//! check that it is gone.
 
 use std::path::{Path, PathBuf};
 
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_process_entered_is_not_forgotten() {
+    fn entries_of_another_process_are_kept() {
         let directory = tempfile::tempdir().unwrap();
         let mut up = Ledger::open(directory.path()).unwrap();
         let mut merge = Ledger::open(directory.path()).unwrap();

@@ -47,8 +47,8 @@ impl Lock {
                 .map_err(failed)?;
             return Ok(Self { file, left_by });
         }
-        Err(Failure::host(format!("the lock {} goes away again and again", path.display()))
-            .hint("is a `kdiy destroy` running? wait until it is done"))
+        Err(Failure::host(format!("the lock {} keeps disappearing", path.display()))
+            .hint("if a `kdiy destroy` is running, wait until it is done"))
     }
 }
 
@@ -85,7 +85,7 @@ pub fn wait_for(file: &File, limit: Duration) -> io::Result<()> {
 
 fn taken(file: &mut File) -> Failure {
     let owner = note(file).unwrap_or_else(|| "another kdiy".into());
-    Failure::host("this cluster is being worked on already")
+    Failure::host("another kdiy is already working on this cluster")
         .cause(owner)
         .hint("wait until it is done, or stop it with Ctrl-C where it runs")
 }
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_whose_owner_died_is_taken_and_named() {
+    fn the_lock_of_a_dead_owner_is_taken_over_and_its_owner_named() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("lock");
         fs::write(&path, "`kdiy up`, process 1, since then").unwrap();
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_on_a_file_that_was_removed_keeps_nobody_out() {
+    fn a_lock_on_a_removed_file_locks_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("lock");
         let before = open(&path).unwrap();

@@ -1,4 +1,5 @@
-//! What a cluster was made with, and whether what is wanted now is the same cluster.
+//! The settings that a cluster was created with, and whether the wanted settings are the same
+//! cluster.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -127,8 +128,8 @@ impl Record {
     pub fn without(&self, machine: &Machine) -> Result<Self> {
         let name = &machine.name;
         if machine.role != Role::Worker {
-            return Err(Failure::input(format!("{name} is no worker")).hint(
-                "only workers are taken out; a machine of another role that is lost is replaced by `kdiy up`",
+            return Err(Failure::input(format!("{name} is not a worker")).hint(
+                "kdiy removes only workers; `kdiy up` replaces a lost machine of another role",
             ));
         }
         let before = self.topology()?;
@@ -159,23 +160,26 @@ impl Record {
             return Ok(());
         }
         let name = &wanted.name;
-        let failure = Failure::input(format!("the cluster {name} exists with another topology"))
-            .tail(differences.iter().map(Difference::to_string).collect());
+        let failure =
+            Failure::input(format!("the cluster {name} already exists with another topology"))
+                .tail(differences.iter().map(Difference::to_string).collect());
         let failure = if wanted.workers < self.config.workers {
-            failure.hint("`kdiy remove` takes a worker out of a cluster")
+            failure.hint("`kdiy remove` removes a worker")
         } else if wanted.masters > self.config.masters && !self.complete {
-            failure.hint("masters join a cluster that is complete: `kdiy up` as it was begun first")
+            failure.hint(
+                "to add masters, first complete the cluster: `kdiy up` with its original settings",
+            )
         } else if wanted.masters > self.config.masters {
             failure.hint(
-                "masters can be added where the address of the api stays: with a single one, to a \
-                 cluster that was begun with --lb stacked",
+                "to add masters, the address of the API must stay the same: a cluster with a \
+                single master must have been created with --lb stacked",
             )
         } else {
             failure
         };
         Err(failure
-            .hint("take another --name for another cluster")
-            .hint(format!("or take this one away first: kdiy destroy --name {name}")))
+            .hint("use another --name for another cluster")
+            .hint(format!("or remove this one first: kdiy destroy --name {name}")))
     }
 
     /// With what kdiy chooses made explicit, and what the chosen modes leave without meaning
@@ -300,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_rolled_out_is_no_other_cluster() {
+    fn settings_that_can_be_rolled_out_keep_the_cluster() {
         let mut wanted = ClusterConfig { kubernetes: "1.36.3".into(), ..Default::default() };
         wanted.etcd.quota_mebibytes = 4096;
         wanted.addons.clear();
@@ -308,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn workers_may_be_added_and_not_taken_away() {
+    fn workers_may_be_added_but_not_dropped() {
         let workers = |workers| ClusterConfig { workers, ..Default::default() };
         assert!(fields(&record(workers(2)), &workers(3)).is_empty());
         assert_eq!(fields(&record(workers(2)), &workers(1)), ["workers: was 2, now 1"]);
@@ -325,11 +329,11 @@ mod tests {
         stacked.load_balancer.mode = LoadBalancerMode::Stacked;
         assert!(fields(&record(stacked), &masters(3)).is_empty());
         let refused = record(masters(1)).check_same(&masters(3)).unwrap_err().to_string();
-        assert!(refused.contains("the address of the api"), "{refused}");
+        assert!(refused.contains("the address of the API"), "{refused}");
     }
 
     #[test]
-    fn workers_alone_can_be_taken_out() {
+    fn only_workers_can_be_removed() {
         let record = record(ClusterConfig::default());
         let without = |name: &str| record.without(record.topology().unwrap().named(name).unwrap());
         let smaller = without("worker-1").unwrap();
@@ -368,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn saying_what_kdiy_chose_is_no_difference() {
+    fn setting_a_value_that_kdiy_chose_is_no_difference() {
         let mut wanted = ClusterConfig::default();
         wanted.network.machines = Some("192.168.56.0/24".parse().unwrap());
         wanted.load_balancer.mode = LoadBalancerMode::Stacked;

@@ -1,5 +1,5 @@
-//! What happened, as data. The terminal, `--output json` and the journal all read this stream
-//! and nothing else.
+//! Everything that happens, as data. The terminal, `--output json` and the journal all read this
+//! stream and nothing else.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -97,7 +97,7 @@ impl TaskInfo {
             (_, Some(machine)) => machine.clone(),
             (TaskKind::Fetch, None) => "files".into(),
             (TaskKind::Machine, None) => "machines".into(),
-            (TaskKind::Gate, None) => "proofs".into(),
+            (TaskKind::Gate, None) => "gates".into(),
             _ => "cluster".into(),
         }
     }
@@ -145,7 +145,7 @@ impl Evidence {
     /// What is wrong, of one that is not as expected.
     pub fn difference(&self) -> String {
         let Self { asked, expected, saw, .. } = self;
-        format!("{asked}: expected {expected}, saw {saw}")
+        format!("{asked}: expected {expected}, observed {saw}")
     }
 
     /// The same as a line that stands for itself: with the place.
@@ -189,7 +189,7 @@ impl Events {
             return event;
         }
         serde_json::from_value(document).unwrap_or_else(|_| Event::Warning {
-            message: "something was left out here, because it held a secret".into(),
+            message: "redacted, because this contained a secret".into(),
         })
     }
 
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn no_reader_of_the_stream_sees_what_a_terminal_acts_upon() {
+    fn terminal_control_characters_are_removed_from_the_stream() {
         let (events, mut reader) = Events::channel();
         events.send(Event::Output {
             machine: "m".into(),
@@ -271,6 +271,6 @@ mod tests {
         let (events, mut reader) = Events::redacted(Redactor::new(["note"]).unwrap());
         events.note("a note");
         let told = reader.try_recv().unwrap().event;
-        assert!(matches!(&told, Event::Warning { message } if message.contains("left out")));
+        assert!(matches!(&told, Event::Warning { message } if message.contains("redacted")));
     }
 }

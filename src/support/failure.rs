@@ -1,4 +1,4 @@
-//! What users see when something goes wrong.
+//! Errors that users see.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -261,7 +261,7 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
             Said::Nothing => continue,
         };
         if line.starts_with(UNEXPECTED_EOF) {
-            add(&mut text, "the other side closed the connection");
+            add(&mut text, "the server closed the connection");
             return text;
         }
         let is_general = next.is_some() && GENERAL.iter().any(|start| line.starts_with(start));
@@ -308,7 +308,7 @@ fn said(error: &(dyn std::error::Error + 'static)) -> Said {
 /// What the api answered.
 fn refusal(status: &kube::core::Status) -> String {
     match (status.message.trim(), status.reason.as_str()) {
-        ("", "") => format!("the api answered {}", status.code),
+        ("", "") => format!("the API answered {}", status.code),
         ("", reason) => reason.to_owned(),
         (message, _) => message.to_owned(),
     }
@@ -320,10 +320,10 @@ fn undiscovered(error: &kube::error::DiscoveryError) -> String {
         // The library shows its own type here, which holds the kind in quotes.
         E::MissingKind(kind) => {
             let kind = kind.split('"').skip(1).step_by(2).collect::<Vec<_>>();
-            format!("the api knows no kind {}", kind.join(" "))
+            format!("the API has no kind {}", kind.join(" "))
         }
         E::MissingApiGroup(group) | E::EmptyApiGroup(group) => {
-            format!("the api has no group {group}")
+            format!("the API has no group {group}")
         }
         error => error.to_string(),
     }
@@ -350,10 +350,10 @@ mod tests {
     }
 
     #[test]
-    fn causes_stand_once_each_and_without_what_is_for_programmers() {
+    fn each_cause_appears_once_without_programmers_details() {
         assert_eq!(chain(&links(&["a: b", "b", "c"])), "a: b: c");
         let eof = format!("{UNEXPECTED_EOF}: https://docs.rs/rustls");
-        assert_eq!(chain(&links(&["a", &eof])), "a: the other side closed the connection");
+        assert_eq!(chain(&links(&["a", &eof])), "a: the server closed the connection");
         let request = links(&["sending failed", "client error (Connect)", "refused"]);
         assert_eq!(chain(&request), "sending failed: refused");
     }
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_api_answered_is_told_once_and_in_its_own_words() {
+    fn the_error_of_the_api_appears_once_and_unchanged() {
         let status = kube::core::Status {
             message: "pods \"a\" is forbidden: no".into(),
             reason: "Forbidden".into(),
@@ -390,14 +390,14 @@ mod tests {
         let failure = Failure::host("cannot apply Pod a").because(error);
         assert_eq!(failure.to_string(), "cannot apply Pod a: pods \"a\" is forbidden: no");
         let silent = kube::core::Status { code: 502, ..Default::default() };
-        assert_eq!(chain(&kube::Error::Api(Box::new(silent))), "the api answered 502");
+        assert_eq!(chain(&kube::Error::Api(Box::new(silent))), "the API answered 502");
         let kind = "GroupVersionKind { group: \"a.b\", version: \"v1\", kind: \"C\" }";
         let error = kube::error::DiscoveryError::MissingKind(kind.into());
-        assert_eq!(chain(&kube::Error::Discovery(error)), "the api knows no kind a.b v1 C");
+        assert_eq!(chain(&kube::Error::Discovery(error)), "the API has no kind a.b v1 C");
     }
 
     #[test]
-    fn a_mistake_in_yaml_is_told_to_its_author() {
+    fn a_yaml_error_is_readable() {
         let error = serde_saphyr::from_str::<serde_json::Value>("a: 1\na: 2\n").unwrap_err();
         let said = chain(&error);
         assert!(said.contains("duplicate") && said.contains('2'), "{said}");

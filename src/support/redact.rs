@@ -1,4 +1,4 @@
-//! Keeps known secrets out of whatever is shown, logged or recorded.
+//! Masks known secrets in everything that is shown, logged or recorded.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -37,7 +37,7 @@ impl Redactor {
             .build(patterns)
             .map(|automaton| Self(Some(Arc::new(automaton))))
             // The cause could quote a pattern, which is a secret.
-            .map_err(|_| Failure::bug("the secrets of this cluster cannot be searched for"))
+            .map_err(|_| Failure::bug("cannot search for the secrets of this cluster"))
     }
 
     /// `text` without any of the secrets.
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_masked_and_what_is_around_it_stays() {
+    fn a_secret_is_masked_and_its_context_stays() {
         let redactor = redactor(&["hunter22", "07401b.f395accd246ae52d"]);
         assert_eq!(
             redactor.text("--token=07401b.f395accd246ae52d --password hunter22!"),

@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_machine_that_nobody_asked_has_this_computers() {
+    fn an_unknown_architecture_defaults_to_this_computers() {
         assert_eq!(Architectures::default().of("kdiy-master-1"), HERE);
     }
 }

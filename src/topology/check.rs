@@ -1,4 +1,4 @@
-//! The rules between the fields of a cluster file. All that is wrong is reported at once.
+//! The rules between the fields of a cluster file. All problems are reported at once.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -87,7 +87,7 @@ fn is_label(text: &str) -> bool {
 fn names(config: &ClusterConfig, problems: &mut Problems) {
     if !is_label(&config.name) || config.name.len() > LONGEST_NAME {
         problems.add(
-            format!("name: `{}` cannot be part of a host name", config.name),
+            format!("name: `{}` is not valid in a host name", config.name),
             format!(
                 "use up to {LONGEST_NAME} lower-case letters, digits and hyphens, such as homelab"
             ),
@@ -95,7 +95,7 @@ fn names(config: &ClusterConfig, problems: &mut Problems) {
     }
     if !config.network.dns_domain.split('.').all(is_label) {
         problems.add(
-            format!("network.dnsDomain: `{}` is no domain", config.network.dns_domain),
+            format!("network.dnsDomain: `{}` is not a domain", config.network.dns_domain),
             "for example cluster.local",
         );
     }
@@ -109,12 +109,13 @@ fn quorum_sentence(members: u32) -> String {
 fn counts(config: &ClusterConfig, problems: &mut Problems) {
     let masters = config.masters;
     if masters == 0 {
-        problems.add("masters: a cluster needs at least one", "1 to learn, 3 to survive a failure");
+        problems
+            .add("masters: a cluster needs at least one", "use 1 to learn, 3 to survive a failure");
     } else if masters.is_multiple_of(2) {
         problems.add(
             format!("masters: {masters} is even"),
             format!(
-                "{}, exactly as {} do, and one more machine can fail; take {} or {}",
+                "{}, exactly as {} do, and one more machine can fail; use {} or {}",
                 quorum_sentence(masters),
                 masters - 1,
                 masters - 1,
@@ -135,7 +136,7 @@ fn counts(config: &ClusterConfig, problems: &mut Problems) {
     }
     if config.etcd.topology == EtcdTopology::External && ![3, 5, 7].contains(&config.etcd.members) {
         problems.add(
-            format!("etcd.members: {} cannot be", config.etcd.members),
+            format!("etcd.members: {} is not possible", config.etcd.members),
             format!(
                 "external etcd has 3, 5 or 7 members; {}, {}",
                 quorum_sentence(2),
@@ -149,12 +150,12 @@ fn load_balancer(config: &ClusterConfig, problems: &mut Problems) {
     let settings = &config.load_balancer;
     match resolved_load_balancer(config) {
         LoadBalancerMode::Dedicated if !(1..=2).contains(&settings.machines) => problems.add(
-            format!("loadBalancer.machines: {} cannot be", settings.machines),
-            "one machine, or two that share a virtual address",
+            format!("loadBalancer.machines: {} is not possible", settings.machines),
+            "use one machine, or two that share a virtual address",
         ),
         LoadBalancerMode::None if config.masters > 1 => problems.add(
-            "loadBalancer.mode: none leaves all clients with one of several masters",
-            "take stacked, dedicated or external; none is for one master",
+            "loadBalancer.mode: none would send all clients to one of several masters",
+            "use stacked, dedicated or external; none is for one master",
         ),
         LoadBalancerMode::External => {
             let address = settings.address.as_deref().unwrap_or_default();
@@ -173,8 +174,8 @@ fn load_balancer(config: &ClusterConfig, problems: &mut Problems) {
     }
     if settings.address.is_some() && settings.mode != LoadBalancerMode::External {
         problems.add(
-            "loadBalancer.address: only an external load balancer has one",
-            "set loadBalancer.mode: external, or give a vip",
+            "loadBalancer.address: only an external load balancer has an address",
+            "set loadBalancer.mode: external, or set loadBalancer.vip instead",
         );
     }
 }
@@ -186,8 +187,8 @@ fn timings(config: &ClusterConfig, problems: &mut Problems) {
         election.renew_deadline.get().as_secs_f64(),
         election.retry_period.get().as_secs_f64(),
     );
-    let hint = "lease duration > renew deadline > retry period × 1.2, as in 15s, 10s, 2s: \
-                a holder must give up before anybody may take its lease";
+    let hint = "lease duration > renew deadline > retry period × 1.2, such as 15s, 10s, 2s: a \
+        holder must give up before another may take its lease";
     if lease <= renew {
         problems.add(
             format!(
@@ -243,12 +244,15 @@ fn networks(config: &ClusterConfig, problems: &mut Problems) {
             if net.contains(other) || other.contains(net) {
                 problems.add(
                     format!("{name}: {net} overlaps {other_name} {other}"),
-                    "the three networks must be apart, or packets go astray",
+                    "the three networks must not overlap, or packets are misrouted",
                 );
             }
         }
         if net.addr() != net.network() {
-            problems.add(format!("{name}: {net} names a host"), format!("write {}", net.trunc()));
+            problems.add(
+                format!("{name}: {net} is the address of a host, not of a network"),
+                format!("write {}", net.trunc()),
+            );
         }
     }
     let services = network.services.prefix_len();
@@ -258,7 +262,7 @@ fn networks(config: &ClusterConfig, problems: &mut Problems) {
                 "network.services: /{services} is too {}",
                 if services < LARGEST_SERVICES { "large" } else { "small" }
             ),
-            format!("from /{LARGEST_SERVICES} to /{SMALLEST_SERVICES}"),
+            format!("use /{LARGEST_SERVICES} to /{SMALLEST_SERVICES}"),
         );
     }
     let nodes = u64::from(config.masters) + u64::from(config.workers);
@@ -281,14 +285,14 @@ fn machine_network(config: &ClusterConfig, machines: Ipv4Net, problems: &mut Pro
     if machines.prefix_len() > SMALLEST_MACHINES {
         problems.add(
             format!("network.machines: {machines} is too small"),
-            format!("a /{SMALLEST_MACHINES} or larger"),
+            format!("use a /{SMALLEST_MACHINES} or larger"),
         );
         return;
     }
     if !machines.addr().is_private() {
         problems.add(
             format!("network.machines: {machines} is not private"),
-            "take one of 10.0.0.0/8, 172.16.0.0/12 and 192.168.0.0/16",
+            "use one of 10.0.0.0/8, 172.16.0.0/12 and 192.168.0.0/16",
         );
     }
     let allowed: Ipv4Net = VIRTUALBOX_RANGE.parse().unwrap_or_default();
@@ -307,10 +311,10 @@ fn machine_network(config: &ClusterConfig, machines: Ipv4Net, problems: &mut Pro
 
 fn virtual_address(topology: &Topology, vip: Ipv4Addr, problems: &mut Problems) {
     let network = topology.machine_network;
-    let hint = "take another address of the network that is free";
+    let hint = "use another address of the network that is free";
     let gateway = Ipv4Addr::from(u32::from(network.network()) + 1);
     if let Some(machine) = topology.machines.iter().find(|machine| machine.address == vip) {
-        problems.add(format!("loadBalancer.vip: {vip} is {}'s address", machine.name), hint);
+        problems.add(format!("loadBalancer.vip: {vip} is the address of {}", machine.name), hint);
     } else if !network.contains(&vip) {
         problems.add(
             format!("loadBalancer.vip: {vip} is not in the machines' network {network}"),
@@ -318,7 +322,7 @@ fn virtual_address(topology: &Topology, vip: Ipv4Addr, problems: &mut Problems) 
         );
     } else if vip == network.network() || vip == network.broadcast() || vip == gateway {
         problems.add(
-            format!("loadBalancer.vip: {vip} is not free: network, gateway or broadcast"),
+            format!("loadBalancer.vip: {vip} is reserved: network, gateway or broadcast"),
             hint,
         );
     }
@@ -330,14 +334,14 @@ fn versions(config: &ClusterConfig, problems: &mut Problems) {
     for (field, version) in given {
         if field == "kubernetes" && semver::Version::parse(version).is_err() {
             let hint = match version.strip_prefix('v') {
-                Some(rest) => format!("without the v: {rest}"),
-                None => "three numbers, such as 1.36.4".into(),
+                Some(rest) => format!("write it without the v: {rest}"),
+                None => "write three numbers, such as 1.36.4".into(),
             };
-            problems.add(format!("{field}: `{version}` is no version"), hint);
+            problems.add(format!("{field}: `{version}` is not a version"), hint);
         } else if !is_version(version) {
             problems.add(
-                format!("{field}: `{version}` is no version"),
-                "numbers and dots, such as 3.6.14",
+                format!("{field}: `{version}` is not a version"),
+                "write numbers and dots, such as 3.6.14",
             );
         }
     }
@@ -354,10 +358,10 @@ fn machines(config: &ClusterConfig, problems: &mut Problems) {
         if size.memory_mebibytes < least || size.cpus == 0 || size.cpus > 256 {
             problems.add(
                 format!(
-                    "machines.{name}: {} CPUs and {} MiB cannot be",
+                    "machines.{name}: {} CPUs and {} MiB are not enough",
                     size.cpus, size.memory_mebibytes
                 ),
-                format!("at least 1 CPU and {least} MiB"),
+                format!("use at least 1 CPU and {least} MiB"),
             );
         }
     }
@@ -366,8 +370,10 @@ fn machines(config: &ClusterConfig, problems: &mut Problems) {
     };
     for (name, value) in [("box", &sizes.r#box), ("image", &sizes.image)] {
         if let Some(value) = value.as_ref().filter(|value| !safe(value)) {
-            problems
-                .add(format!("machines.{name}: `{value}` is no name"), "such as bento/debian-12");
+            problems.add(
+                format!("machines.{name}: `{value}` is not a name"),
+                "such as bento/debian-12",
+            );
         }
     }
 }
@@ -377,14 +383,11 @@ fn hosts(config: &ClusterConfig, problems: &mut Problems) {
     if existing == config.hosts.is_empty() {
         let (what, hint) = if existing {
             (
-                "hosts: none are named",
-                "provider: existing needs the machines: role and address of each",
+                "hosts: the list is empty",
+                "provider: existing needs the role and the address of each machine",
             )
         } else {
-            (
-                "hosts: only provider: existing has them",
-                "set provider: existing, or leave hosts out",
-            )
+            ("hosts: they need provider: existing", "set provider: existing, or remove hosts")
         };
         problems.add(what, hint);
         return;
@@ -392,7 +395,8 @@ fn hosts(config: &ClusterConfig, problems: &mut Problems) {
     let mut seen = BTreeSet::new();
     for host in &config.hosts {
         if !seen.insert(host.address.to_string()) {
-            problems.add(format!("hosts: {} is named twice", host.address), "each machine once");
+            problems
+                .add(format!("hosts: {} is listed twice", host.address), "list each machine once");
         }
         if let Some(name) = &host.name {
             node_name(name, problems);
@@ -409,8 +413,8 @@ fn hosts(config: &ClusterConfig, problems: &mut Problems) {
         };
         if !fits {
             problems.add(
-                format!("hosts: {} has a role that this cluster has no use for", host.address),
-                format!("set {hint}, or give it another role"),
+                format!("hosts: {} has a role that this cluster does not use", host.address),
+                format!("set {hint}, or set another role"),
             );
         }
     }
@@ -422,15 +426,15 @@ fn hosts(config: &ClusterConfig, problems: &mut Problems) {
 fn node_name(name: &str, problems: &mut Problems) {
     if !is_label(name) {
         problems.add(
-            format!("hosts: `{name}` is no host name"),
-            "lower-case letters, digits and hyphens",
+            format!("hosts: `{name}` is not a host name"),
+            "use lower-case letters, digits and hyphens",
         );
     } else if name.len() > LONGEST_NODE_NAME {
         problems.add(
             format!("hosts: the name {name} has {} letters", name.len()),
             format!(
                 "use at most {LONGEST_NODE_NAME}: with `system:node:` before it, it is the common \
-                 name of the node's certificate, which has room for 64"
+                name of the node's certificate, which may have 64 characters"
             ),
         );
     }
@@ -449,20 +453,24 @@ fn hosts_network(config: &ClusterConfig, network: Ipv4Net, problems: &mut Proble
     let Ok(topology) = Topology::build(config, network) else { return };
     for machine in &topology.machines {
         if topology.machines.iter().filter(|other| other.name == machine.name).count() > 1 {
-            problems.add(format!("hosts: two are called {}", machine.name), "each its own name");
+            problems.add(
+                format!("hosts: two have the name {}", machine.name),
+                "use a unique name for each",
+            );
         }
         if config.network.cni == Cni::Bridge && !network.contains(&machine.address) {
             problems.add(
                 format!("hosts: {} is not in the machines' network {network}", machine.address),
-                "set network.machines to the network that all share, or network.cni: flannel where they share none",
+                "set network.machines to the network that all of them share, or network.cni: \
+                flannel if they share none",
             );
         }
     }
     let Some(vip) = topology.vip else { return };
     if config.load_balancer.vip.is_none() {
         problems.add(
-            "loadBalancer.vip: several load balancers on machines that exist need one",
-            format!("name an address of {network} that nobody has and DHCP does not give out"),
+            "loadBalancer.vip: several load balancers on existing machines need a virtual address",
+            format!("set an address of {network} that is free and that DHCP does not assign"),
         );
     } else {
         virtual_address(&topology, vip, problems);
@@ -484,11 +492,11 @@ fn ssh(config: &ClusterConfig, problems: &mut Problems) {
             if let Some(value) = value.as_ref().filter(|value| !plain(value)) {
                 problems.add(
                     format!(
-                        "hosts: {}: ssh.{name}: `{}` is no name",
+                        "hosts: {}: ssh.{name}: `{}` is not a name",
                         host.address,
                         value.escape_debug()
                     ),
-                    "as ssh takes it: a host or user name, for jump also user@host:port",
+                    "write it as for ssh: a host or user name, for jump also user@host:port",
                 );
             }
         }
@@ -505,20 +513,19 @@ fn addons(config: &ClusterConfig, problems: &mut Problems) {
         }
         let scheme = addon.split_once("://").map(|(scheme, _)| scheme);
         let (what, hint) = match scheme {
-            Some("http") => (
-                format!("`{addon}` is nothing to apply"),
-                "what is applied to a cluster is fetched over https only",
-            ),
+            Some("http") => {
+                (format!("`{addon}` is not an add-on"), "kdiy downloads manifests over https only")
+            }
             Some(_) => (
-                format!("`{addon}` is nothing to apply"),
-                "an https URL, or the path of a manifest",
+                format!("`{addon}` is not an add-on"),
+                "write an https URL, or the path of a manifest",
             ),
             None => {
                 let at = std::path::absolute(addon).unwrap_or_else(|_| addon.into());
                 (
                     format!("there is no file {}", at.display()),
-                    "local-path, an https URL, or the path of a manifest, relative to the cluster \
-                     file",
+                    "write local-path, an https URL, or the path of a manifest, relative to the \
+                    cluster file",
                 )
             }
         };
@@ -532,21 +539,23 @@ fn pins(config: &ClusterConfig, problems: &mut Problems) {
         let field = format!("artifacts.pins.{name}");
         if !is_version(&pin.version) {
             problems.add(
-                format!("{field}.version: `{}` is no version", pin.version),
-                "numbers and dots, such as 3.6.14",
+                format!("{field}.version: `{}` is not a version", pin.version),
+                "write numbers and dots, such as 3.6.14",
             );
         }
         if config.versions.get(name).is_some_and(|version| *version != pin.version) {
             problems.add(
-                format!("{field}.version: {} is not versions.{name}", pin.version),
-                "say the version in one of the two places",
+                format!("{field}.version: {} differs from versions.{name}", pin.version),
+                "set the version in one of the two places",
             );
         }
         for (arch, digest) in &pin.sha256 {
             if !["amd64", "arm64"].contains(&arch.as_str()) || !is_sha256(digest) {
                 problems.add(
-                    format!("{field}.sha256: `{arch}: {digest}` is no digest of a release file"),
-                    "amd64 or arm64, and the 64 hex digits that `sha256sum` prints",
+                    format!(
+                        "{field}.sha256: `{arch}: {digest}` is not the digest of a release file"
+                    ),
+                    "write amd64 or arm64, and the 64 hex digits that `sha256sum` prints",
                 );
             }
         }
@@ -554,8 +563,8 @@ fn pins(config: &ClusterConfig, problems: &mut Problems) {
             && !digest.strip_prefix("sha256:").is_some_and(is_sha256)
         {
             problems.add(
-                format!("{field}.digest: `{digest}` is no digest of an image"),
-                "`sha256:` and 64 hex digits, as the registry has it",
+                format!("{field}.digest: `{digest}` is not the digest of an image"),
+                "write `sha256:` and 64 hex digits, as the registry shows it",
             );
         }
     }
@@ -646,7 +655,7 @@ mod tests {
                 c.provider = ProviderChoice::Virtualbox;
                 c.network.machines = "10.0.0.0/24".parse().ok();
             }),
-            ("kdiy-master-1's address", |c| {
+            ("address of kdiy-master-1", |c| {
                 c.network.machines = "192.168.56.0/24".parse().ok();
                 c.load_balancer.vip = "192.168.56.11".parse().ok();
             }),
@@ -658,7 +667,7 @@ mod tests {
             ("renewDeadline:", |c| {
                 c.control_plane.leader_election.retry_period = Span::from_secs(9);
             }),
-            ("kubernetes: `v1.36.4` is no version; hint", |c| c.kubernetes = "v1.36.4".into()),
+            ("kubernetes: `v1.36.4` is not a version; hint", |c| c.kubernetes = "v1.36.4".into()),
             ("hosts:", |c| c.provider = ProviderChoice::Existing),
             ("addons:", |c| c.addons = vec!["http://example.com/a.yaml".into()]),
             ("artifacts.pins.etcd.sha256:", |c| pin(c, "amd64", "12")),
@@ -689,7 +698,7 @@ mod tests {
         assert_eq!(complaint(&format!("{masters}{vip}")), "fine");
         for (more, expected) in [
             ("", "loadBalancer.vip: several"),
-            ("loadBalancer: {vip: 10.0.0.2}\n", "kdiy-master-2's address"),
+            ("loadBalancer: {vip: 10.0.0.2}\n", "address of kdiy-master-2"),
             ("loadBalancer: {vip: 10.0.1.9}\n", "not in the machines' network 10.0.0.0/24"),
             ("- {role: etcd, address: 10.0.0.4}\n", "etcd.topology: external"),
             ("- {role: load-balancer, address: 10.0.0.4}\n", "loadBalancer.mode: dedicated"),
@@ -699,8 +708,8 @@ mod tests {
                  name: a2345678901234567890123456789012345678901234567890123}\n",
                 "has 53 letters",
             ),
-            ("- {role: worker, name: kdiy-master-1, address: 10.0.0.4}\n", "two are called"),
-            ("- {role: worker, address: 10.0.0.1}\n", "named twice"),
+            ("- {role: worker, name: kdiy-master-1, address: 10.0.0.4}\n", "two have the name"),
+            ("- {role: worker, address: 10.0.0.1}\n", "listed twice"),
         ] {
             let text = complaint(&format!("{masters}{more}"));
             assert!(text.contains(expected), "{more}: {text}");

@@ -1,4 +1,4 @@
-//! What a machine is, read once when it first answers.
+//! Facts about a machine, read once when it first answers.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -107,7 +107,7 @@ pub fn parse(machine: &str, address: Ipv4Addr, text: &str) -> Result<Facts> {
         text.lines().filter_map(|line| line.trim().split_once('=')).collect();
     let field = |name: &str| {
         fields.get(name).copied().filter(|value| !value.is_empty()).ok_or_else(|| {
-            Failure::machine(format!("the machine did not say its {name}"))
+            Failure::machine(format!("the machine did not report its {name}"))
                 .on(machine)
                 .tail(text.lines().map(str::to_owned).collect())
         })
@@ -116,7 +116,10 @@ pub fn parse(machine: &str, address: Ipv4Addr, text: &str) -> Result<Facts> {
     if interface.is_empty() {
         return Err(Failure::machine(format!("no network interface has the address {address}"))
             .on(machine)
-            .hint("check the address in the cluster file, or the machine's network set-up"));
+            .hint(
+                "check the address in the cluster file and the network configuration of the \
+                machine",
+            ));
     }
     let cpu = field("arch")?;
     let arch = architecture::named(cpu).ok_or_else(|| {

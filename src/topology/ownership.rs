@@ -1,5 +1,6 @@
-//! Whose a machine is, as it says itself: the name and the id of a cluster, in a file that the
-//! first playbook writes. A name alone proves nothing: two computers may each have a `kdiy`.
+//! The owner of a machine, as the machine records it: the name and the id of a cluster, in a file
+//! that the first playbook writes. A name alone proves nothing: two computers may each have a
+//! `kdiy`.
 
 use crate::support::failure::{Failure, Kind};
 
@@ -40,13 +41,14 @@ impl Ownership {
         };
         Some(match id {
             Some(id) if name == cluster => (
-                format!("{found}, not to this {cluster}"),
+                format!("{found}, not to this cluster {cluster}"),
                 format!(
-                    "destroy that cluster on the computer that made it; if it is this one, whose \
-                     cluster.json was lost or is an old copy, set \"id\": \"{id}\" in cluster.json"
+                    "destroy that cluster on the computer that created it; if it is this cluster, \
+                    and its cluster.json was lost or is an old copy, set \"id\": \"{id}\" in \
+                    cluster.json"
                 ),
             ),
-            _ => (found, format!("kdiy destroy --name {name}, on the computer that made it")),
+            _ => (found, format!("kdiy destroy --name {name}, on the computer that created it")),
         })
     }
 

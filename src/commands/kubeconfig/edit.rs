@@ -1,6 +1,6 @@
-//! Changing a kubeconfig in its own text: comments, order, quotes and everything of other tools
-//! stay as they are, byte for byte. What this makes is read again by whoever asked for it; where
-//! the text is too unusual to be changed in place, that shows there.
+//! Changes a kubeconfig as text: comments, order, quotes and entries of other tools stay as they
+//! are, byte for byte. The caller parses the result again; if the layout is too unusual to be
+//! changed in place, that parse finds it.
 
 use std::ops::Range;
 
