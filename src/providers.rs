@@ -1,4 +1,4 @@
-//! Where machines come from: Vagrant with one of its providers, or they exist already.
+//! Providers of machines: Vagrant with one of its providers, Docker, or existing machines.
 
 pub mod docker;
 pub mod existing;
@@ -135,14 +135,16 @@ pub async fn chosen(config: &ClusterConfig, state: &StateDir) -> Result<Provider
     for choice in host::PROVIDERS {
         match host::usable(choice).await {
             Ok(()) if host::emulated(choice) => {
-                reasons
-                    .push("libvirt could only emulate machines; name it to have it do so".into());
+                reasons.push(
+                    "libvirt could only emulate machines; set it explicitly if you want that"
+                        .into(),
+                );
             }
             Ok(()) => return Ok(choice),
             Err(finding) => reasons.push(format!("{}; {}", finding.what, finding.mend)),
         }
     }
-    Err(Failure::host("there is no way to make machines on this computer")
+    Err(Failure::host("this computer cannot create machines")
         .tail(reasons)
-        .hint("install one of these, or name machines that exist: provider: existing, hosts: …"))
+        .hint("install one of these, or list existing machines: provider: existing, hosts: …"))
 }

@@ -98,13 +98,13 @@ pub enum TransportError {
     #[error("the host key of {machine} is unknown: {reason}")]
     HostKeyUnknown { machine: String, reason: String },
     /// Nothing was asked of the machine: sockets have short names (unix(7)).
-    #[error("the directory for ssh's control sockets has too long a path: {}", path.display())]
+    #[error("the path of the directory for ssh's control sockets is too long: {}", path.display())]
     SocketPath { machine: String, path: PathBuf },
     /// The machine lets us in, but not become root; trying again will not help.
     #[error("cannot become root on {machine}: {reason}")]
     NotRoot { machine: String, reason: String },
     /// The account answered with something else: a forced command, a shell that lets nobody in.
-    #[error("{machine} did not run what it was asked to: {said}")]
+    #[error("{machine} did not run the script: {said}")]
     NotRun { machine: String, said: String },
     #[error("no answer from {machine} within {}s", after.as_secs())]
     Timeout { machine: String, after: Duration },

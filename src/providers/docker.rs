@@ -117,7 +117,7 @@ impl Docker {
             .await
             .map(drop)
             .map_err(|failure| {
-                failure.hint("does another network have these addresses? set network.machines")
+                failure.hint("perhaps another network uses these addresses: set network.machines")
             })
     }
 
@@ -147,7 +147,7 @@ impl Docker {
         }
         events.progress(task, "building the image of the machines (once)");
         let context = tempfile::tempdir()
-            .map_err(|error| Failure::host("cannot make a directory").because(error))?;
+            .map_err(|error| Failure::host("cannot create a directory").because(error))?;
         DEFINITION
             .extract(context.path())
             .map_err(|error| Failure::host("cannot write the image's files").because(error))?;
@@ -162,9 +162,9 @@ impl Docker {
         }
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         let lines: Vec<String> = text.lines().map(str::to_owned).collect();
-        Err(Failure::host("docker build of the machines' image failed")
+        Err(Failure::host("docker cannot build the machines' image")
             .tail(lines[lines.len().saturating_sub(15)..].to_vec())
-            .hint("without internet, name an image that is here: --image"))
+            .hint("without internet access, set an image that Docker already has: --image"))
     }
 
     /// Whether this engine may give containers every right.
@@ -231,8 +231,8 @@ impl Provider for Docker {
         }
         for name in self.strangers(topology).await.unwrap_or_default() {
             findings.push(Finding {
-                what: format!("there is a container named {name} that is not this cluster's"),
-                mend: format!("docker rm -f -v {name}, or take another name with --name"),
+                what: format!("the container {name} does not belong to this cluster"),
+                mend: format!("docker rm -f -v {name}, or set another name with --name"),
             });
         }
         let there = self.containers().await.unwrap_or_default();
@@ -243,9 +243,9 @@ impl Provider for Docker {
         {
             findings.push(Finding {
                 what: format!(
-                    "the machines take about {needed} MiB of memory, {free} MiB are free"
+                    "the machines need about {needed} MiB of memory; {free} MiB are free"
                 ),
-                mend: "close something, or make fewer machines".into(),
+                mend: "close other programs, or use fewer machines".into(),
             });
         }
         if let Some(image) = &self.config.machines.image
@@ -253,7 +253,7 @@ impl Provider for Docker {
         {
             findings.push(Finding {
                 what: format!("machines.image: Docker has no image {image}"),
-                mend: "leave it out to have kdiy build one".into(),
+                mend: "leave it out, and kdiy builds one".into(),
             });
         }
         findings
@@ -334,7 +334,7 @@ impl Provider for Docker {
         };
         host::ask("docker", &["stop", "--time", STOPS_WITHIN, &container.id]).await?;
         if self.containers().await?.get(&machine.name).is_some_and(|it| it.state == "running") {
-            return Err(Failure::host("Docker stopped it, and it runs").on(&machine.name));
+            return Err(Failure::host("docker stop succeeded, but it still runs").on(&machine.name));
         }
         Ok(vec![format!("stopped {}", machine.name)])
     }

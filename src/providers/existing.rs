@@ -1,4 +1,4 @@
-//! Machines that exist already: they are only reached, and left as they were found.
+//! Existing machines: kdiy only connects to them, and leaves them as it found them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -24,8 +24,7 @@ use crate::transport::{Script, Transport, control_sockets};
 const REACHED_WITHIN: Unscaled = Unscaled::from_secs(10);
 /// Stopping every unit, with room for pods that do not want to end and for packages.
 const CLEANED_WITHIN: Unscaled = Unscaled::from_secs(600);
-const NO_SWITCH: &str =
-    "kdiy has no switch for machines that exist already: it could not turn one on again";
+const NO_SWITCH: &str = "kdiy cannot power existing machines on or off";
 
 pub struct Existing {
     config: ClusterConfig,
@@ -62,7 +61,7 @@ impl Existing {
             Line::Did(what) | Line::Doing(what) => {
                 events.progress("destroy", format!("{machine}: {what}"));
             }
-            Line::Saw(what) => events.note(format!("{machine} was looked at: {what}")),
+            Line::Saw(what) => events.note(format!("{machine}: checked again: {what}")),
             Line::Fail(what) => {
                 if let Ok(mut troubles) = troubles.lock() {
                     troubles.push(what.to_owned());
@@ -81,7 +80,7 @@ impl Existing {
             return Ok(());
         }
         let troubles = troubles.into_inner().unwrap_or_default();
-        Err(Failure::new(Kind::Step, "not everything could be taken away")
+        Err(Failure::new(Kind::Step, "not everything could be removed")
             .on(machine)
             .tail(if troubles.is_empty() { output.tail(10) } else { troubles }))
     }
@@ -220,9 +219,9 @@ impl Provider for Existing {
         }
         let Some((name, first)) = failures.first().cloned() else { return Ok(()) };
         let cluster = &topology.cluster;
-        let mut failure = first
-            .hint("mend that and run the same command again")
-            .hint(format!("or give the machine up: kdiy destroy --name {cluster} --forget {name}"));
+        let mut failure = first.hint("fix this and run the same command again").hint(format!(
+            "or leave the machine as it is: kdiy destroy --name {cluster} --forget {name}"
+        ));
         failure.tail.extend(failures[1..].iter().map(|(_, other)| other.to_string()));
         Err(failure)
     }

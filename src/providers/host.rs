@@ -1,4 +1,4 @@
-//! Looking at this computer before anything is fetched or made.
+//! Checks this computer before kdiy downloads or creates anything.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -153,7 +153,7 @@ fn virtualises(cpuinfo: &str) -> bool {
         .is_none_or(|line| line.split_whitespace().any(|flag| flag == "vmx" || flag == "svm"))
 }
 
-/// Memory that programs can still have, in MiB; `None` where the system does not say.
+/// Memory that programs can still have, in MiB; `None` where the system does not report it.
 pub fn available_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;

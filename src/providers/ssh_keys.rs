@@ -48,7 +48,7 @@ pub async fn forget(state: &StateDir, addresses: &[Ipv4Addr]) -> Result<()> {
             .await
             .map_err(|error| Failure::host("cannot run ssh-keygen").because(error))?;
         if !output.status.success() {
-            return Err(Failure::host(format!("cannot forget the host key of {address}"))
+            return Err(Failure::host(format!("cannot remove the host key of {address}"))
                 .cause(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
         }
     }
@@ -77,7 +77,7 @@ pub async fn ensure(state: &StateDir, emulated: bool) -> Result<()> {
     if output.status.success() {
         Ok(())
     } else {
-        Err(Failure::host("ssh-keygen made no key")
+        Err(Failure::host("ssh-keygen created no key")
             .cause(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
     }
 }

@@ -1,4 +1,4 @@
-//! The password that sudo wants on machines that exist already. It is held in memory only.
+//! The password that sudo requires on existing machines. It stays in memory only.
 
 use std::fs;
 use std::io::Write as _;
@@ -48,8 +48,9 @@ pub fn hide() -> Result<()> {
     }
     let Ok(password) = std::env::var(VARIABLE) else { return Ok(()) };
     let failed = |error: std::io::Error| {
-        Failure::host(format!("cannot keep ${VARIABLE} to itself")).because(error).hint(format!(
-            "use ${FILE_VARIABLE}, or have the password asked for: `hosts[].ssh.sudoPassword: true`"
+        Failure::host(format!("cannot hide ${VARIABLE} from other programs")).because(error).hint(format!(
+            "use ${FILE_VARIABLE}, or let kdiy ask for the password: `hosts[].ssh.sudoPassword: \
+            true`"
         ))
     };
     let file = hidden_file(&password).map_err(failed)?;
@@ -85,8 +86,10 @@ pub fn obtain(config: &ClusterConfig) -> Result<()> {
         None if wanted => {
             let asked = ASK.get().and_then(|ask| ask("sudo password of the machines: "));
             Some(asked.ok_or_else(|| {
-                Failure::input("hosts: sudo wants a password, and there is nobody to ask")
-                    .hint(format!("set ${VARIABLE}, or ${FILE_VARIABLE} to a file with mode 0600"))
+                Failure::input(
+                    "hosts: sudo wants a password, and kdiy has no terminal to ask for it",
+                )
+                .hint(format!("set ${VARIABLE}, or ${FILE_VARIABLE} to a file with mode 0600"))
             })?)
         }
         None => None,
@@ -113,7 +116,7 @@ fn read(path: &Path) -> Result<String> {
     let metadata = fs::metadata(path).map_err(|error| failed("cannot read").because(error))?;
     let mode = metadata.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
-        return Err(failed(&format!("others may read (mode {mode:04o})"))
+        return Err(failed(&format!("others may read it (mode {mode:04o})"))
             .hint(format!("chmod 600 {}", path.display())));
     }
     let text = fs::read_to_string(path).map_err(|error| failed("cannot read").because(error))?;

@@ -105,7 +105,7 @@ impl Vagrant {
     async fn has_power(&self, machine: &str, events: &Events, task: &str) -> Result<bool> {
         let lines = self.told("--machine-readable", &["status", machine], events, task).await?;
         power(&lines, machine).ok_or_else(|| {
-            Failure::host(format!("vagrant does not say whether {machine} is on"))
+            Failure::host(format!("vagrant does not report whether {machine} is on"))
                 .tail(lines)
                 .log(self.state.machine_log("vagrant"))
         })
@@ -177,14 +177,14 @@ impl Vagrant {
         let status = child
             .wait()
             .await
-            .map_err(|error| Failure::host("vagrant went away").because(error))?;
+            .map_err(|error| Failure::host("lost the vagrant process").because(error))?;
         if status.success() {
             return Ok(tail);
         }
         Err(Failure::host(format!("vagrant {} failed", arguments.join(" ")))
             .tail(tail)
             .log(log_path)
-            .hint("the same command tries again and keeps the machines that are there"))
+            .hint("run the same command again; it keeps the machines that exist"))
     }
 }
 
@@ -210,9 +210,9 @@ async fn alone(path: &Path, limit: Duration, events: &Events, task: &str) -> Res
             Ok(()) => return Ok(file),
             Err(TryLockError::Error(error)) => return Err(failed(error)),
             Err(TryLockError::WouldBlock) if began.elapsed() >= limit => {
-                return Err(Failure::host("Vagrant is still at work for a run that was killed")
+                return Err(Failure::host("Vagrant is still running for a run that was killed")
                     .cause(format!("{} s have passed", limit.as_secs()))
-                    .hint("wait until it is done, or end it: pgrep -af vagrant"));
+                    .hint("wait until it is done, or find and stop it: pgrep -af vagrant"));
             }
             Err(TryLockError::WouldBlock) => {
                 events.progress(task, "waiting for the Vagrant of a run that was killed");
@@ -370,8 +370,8 @@ pub fn default_box(provider: &str, arch: &str) -> Result<String> {
         serde_saphyr::from_str(BOXES)
             .map_err(|error| Failure::bug("vagrant/boxes.yaml").because(error))?;
     boxes.get(provider).and_then(|by_arch| by_arch.get(arch)).cloned().ok_or_else(|| {
-        Failure::host(format!("no box is known for {provider} on {arch}"))
-            .hint("name one with machines.box (--box), or take another provider")
+        Failure::host(format!("kdiy knows no box for {provider} on {arch}"))
+            .hint("set one with machines.box (--box), or use another provider")
     })
 }
 
@@ -413,7 +413,7 @@ impl Provider for Virtual {
         ssh_keys::forget(&self.state, &addresses).await?;
         let off = silent(&there).await;
         let mut touched: Vec<String> =
-            new.iter().map(|machine| format!("made {}", machine.name)).collect();
+            new.iter().map(|machine| format!("created {}", machine.name)).collect();
         touched.extend(off.iter().map(|machine| format!("started {}", machine.name)));
         if touched.is_empty() {
             return Ok(touched);
@@ -433,7 +433,9 @@ impl Provider for Virtual {
         }
         self.vagrant.run(&["halt", &machine.name], events, task).await?;
         if self.vagrant.has_power(&machine.name, events, task).await? {
-            return Err(Failure::host("Vagrant halted it, and it is on").on(&machine.name));
+            return Err(
+                Failure::host("vagrant halt succeeded, but it is still on").on(&machine.name)
+            );
         }
         Ok(vec![format!("stopped {}", machine.name)])
     }
@@ -467,7 +469,7 @@ impl Provider for Virtual {
             && !ledger.entries().is_empty()
             && let Err(failure) = self.vagrant.run(&["destroy", "--force"], events, "destroy").await
         {
-            events.note(format!("going on without Vagrant: {}", failure.what));
+            events.note(format!("continuing without Vagrant: {}", failure.what));
         }
         for owned in self.leftovers(ledger).await? {
             self.remove(&owned).await?;
@@ -582,7 +584,7 @@ mod tests {
         let at_work = alone(Duration::ZERO).await.unwrap();
         let mut left = Command::new("sleep").arg("1").stdin(Stdio::from(at_work)).spawn().unwrap();
         let late = alone(Duration::ZERO).await.unwrap_err();
-        assert!(late.what.contains("still at work"), "{late}");
+        assert!(late.what.contains("still running"), "{late}");
         alone(LEFT_ENDS_WITHIN).await.unwrap();
         assert!(left.try_wait().unwrap().is_some(), "it was not waited for");
     }
@@ -659,7 +661,7 @@ mod tests {
     /// Providers whose tool or plugin is not here are read as far as Vagrant goes without them.
     #[test]
     #[ignore = "needs Vagrant with vagrant-libvirt, libvirt, and a Docker engine"]
-    fn vagrant_takes_every_vagrantfile() {
+    fn vagrant_accepts_every_vagrantfile() {
         let directory = tempfile::tempdir().unwrap();
         let key = directory.path().join("key");
         std::fs::write(&key, "").unwrap();

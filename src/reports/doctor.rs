@@ -1,4 +1,4 @@
-//! What this computer has and lacks for making clusters. Changes nothing.
+//! Checks whether this computer can create clusters. Changes nothing.
 
 mod leftovers;
 pub mod packages;
@@ -103,7 +103,7 @@ async fn vagrant_check() -> Check {
         .with(packages::Package::Vagrant);
     }
     match host::ask("vagrant", &["--version"]).await {
-        Err(failure) => Check::missing(name, failure.what, "install it anew"),
+        Err(failure) => Check::missing(name, failure.what, "reinstall it"),
         Ok(text) => match version(&text) {
             Some(version) if version >= OLDEST_VAGRANT => Check::fine(name, version.to_string()),
             Some(version) => Check::advice(
@@ -111,7 +111,11 @@ async fn vagrant_check() -> Check {
                 format!("{version} is older than {OLDEST_VAGRANT}"),
                 "install a newer one: developer.hashicorp.com/vagrant",
             ),
-            None => Check::advice(name, format!("says `{}`", text.trim()), "is this Vagrant?"),
+            None => Check::advice(
+                name,
+                format!("says `{}`", text.trim()),
+                "check that this program is Vagrant",
+            ),
         },
     }
 }
@@ -121,8 +125,8 @@ fn provider_check(provider: Option<ProviderChoice>) -> Check {
         Some(choice) => Check::fine("a provider", vagrant::spelled(choice)),
         None => Check::missing(
             "a provider",
-            "none can be used",
-            "make one of those below ready, or use machines that exist (provider: existing)",
+            "no provider is usable",
+            "set up one of those below, or use existing machines (provider: existing)",
         ),
     }
 }
@@ -146,14 +150,14 @@ async fn ssh() -> Check {
 fn virtualisation() -> Check {
     let name = "virtualisation";
     if !host::emulates() {
-        return Check::fine(name, "virtual machines run on the processor itself");
+        return Check::fine(name, "virtual machines run with hardware virtualization");
     }
-    let hardware = "turn virtualisation on in the firmware (or, in a virtual machine, nesting on its \
-                    host), or take provider docker; emulated: --slow-machines 10";
+    let hardware = "turn on virtualization in the firmware (in a virtual machine: nested \
+        virtualization on its host), use provider docker, or emulate with --slow-machines 10";
     let kvm = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
     let (saw, mend) = match kvm.map_err(|error| error.kind()) {
         Err(std::io::ErrorKind::PermissionDenied) => {
-            ("/dev/kvm is not this user's to use", "usermod -aG kvm $USER, then log in anew")
+            ("this user may not use /dev/kvm", "usermod -aG kvm $USER, then log in again")
         }
         _ => ("virtual machines would be emulated, 13 to 31 times slower", hardware),
     };
@@ -175,7 +179,7 @@ fn box_check(provider: ProviderChoice) -> Check {
 fn memory(provider: Option<ProviderChoice>) -> Result<Check> {
     let name = "memory";
     let Some(free) = host::available_memory() else {
-        return Ok(Check::fine(name, "the system does not say"));
+        return Ok(Check::fine(name, "unknown: the system does not report it"));
     };
     let needs = |config: &ClusterConfig| -> Result<u64> {
         let topology = Topology::build(config, check::placeholder())?;
@@ -183,19 +187,19 @@ fn memory(provider: Option<ProviderChoice>) -> Result<Check> {
     };
     let usual = needs(&ClusterConfig::default())?;
     let small = needs(&ClusterConfig { masters: 1, workers: 1, ..ClusterConfig::default() })?;
-    let saw = format!("{free} MiB free; 3 masters and 2 workers take {usual}");
+    let saw = format!("{free} MiB free; 3 masters and 2 workers need {usual}");
     Ok(match free {
         free if free >= usual => Check::fine(name, saw),
         free if free >= small => {
-            Check::advice(name, saw, "close something, or: kdiy up --masters 1 --workers 1")
+            Check::advice(name, saw, "close other programs, or: kdiy up --masters 1 --workers 1")
         }
-        _ => Check::missing(name, saw, format!("the smallest cluster takes {small} MiB")),
+        _ => Check::missing(name, saw, format!("the smallest cluster needs {small} MiB")),
     })
 }
 
 fn cores() -> Check {
     match support::cores() {
-        1 => Check::advice("cores", "1", "it works, and takes its time"),
+        1 => Check::advice("cores", "1", "a cluster works, but is slow"),
         cores => Check::fine("cores", cores.to_string()),
     }
 }
@@ -204,12 +208,12 @@ async fn disk(cache: &Path) -> Check {
     let name = "disk";
     let needed = host::disk_for(5);
     match host::available_disk(cache).await {
-        None => Check::fine(name, "the system does not say"),
+        None => Check::fine(name, "unknown: the system does not report it"),
         Some(free) if free >= needed => Check::fine(name, format!("{free} MiB free")),
         Some(free) => Check::advice(
             name,
-            format!("{free} MiB free; 3 masters and 2 workers take about {needed}"),
-            "make room",
+            format!("{free} MiB free; 3 masters and 2 workers need about {needed}"),
+            "free disk space",
         ),
     }
 }
@@ -226,7 +230,12 @@ async fn addresses() -> Check {
 
 fn kubectl() -> Check {
     match host::present("kubectl") {
-        true => Check::fine("kubectl", "installed; `kdiy kubeconfig --merge` makes it work"),
-        false => Check::fine("kubectl", "not installed, nor needed: `kdiy kubectl` brings its own"),
+        true => Check::fine(
+            "kubectl",
+            "installed; `kdiy kubeconfig --merge` adds the cluster to its configuration",
+        ),
+        false => {
+            Check::fine("kubectl", "not installed, and not needed: `kdiy kubectl` installs its own")
+        }
     }
 }

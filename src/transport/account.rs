@@ -1,4 +1,4 @@
-//! Why an account ran something else than it was asked to, from what the machine said instead.
+//! Explains from its output why an account did not run the command.
 
 /// What is shown of it, in characters; a machine may print anything.
 const SHOWN: usize = 300;
@@ -6,7 +6,7 @@ const SHOWN: usize = 300;
 /// Signs in what a machine says, in small letters, and what to do about each. `USER` stands for
 /// whoever logs in.
 const SIGNS: [(&str, &str); 10] = [
-    ("must have a tty", "sudo wants a terminal there: with visudo, set Defaults:USER !requiretty"),
+    ("must have a tty", "sudo requires a terminal: with visudo, set Defaults:USER !requiretty"),
     (
         "password change required",
         "the user's password has expired: log in once by hand and change it, or chage --maxdays -1 USER",
@@ -18,13 +18,17 @@ const SIGNS: [(&str, &str); 10] = [
     ("account has expired", "the account has expired: chage --expiredate -1 USER"),
     (
         "account is currently not available",
-        "its login shell lets nobody in (nologin): usermod --shell /bin/sh USER, or another user in ssh.user",
+        "its login shell refuses logins (nologin): usermod --shell /bin/sh USER, or set another \
+        ssh.user",
     ),
-    ("please login as", "its key runs one command only: set ssh.user to the user that it names"),
+    (
+        "please login as",
+        "this key allows one command only: set ssh.user to the user that the message names",
+    ),
     ("not in the sudoers file", "add a rule for this user with visudo, or set another ssh.user"),
     ("not allowed to", "add a rule for this user with visudo, or set another ssh.user"),
     ("may not run sudo", "add a rule for this user with visudo, or set another ssh.user"),
-    ("sudo: not found", "install sudo there, or log in as root"),
+    ("sudo: not found", "install sudo on the machine, or log in as root"),
 ];
 
 /// What to do where a machine said this instead of running a script.
@@ -56,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn accounts_that_cannot_work_are_told_apart() {
+    fn unusable_accounts_are_distinguished() {
         // As sshd of OpenSSH 9.2, sudo 1.9.13, nologin of util-linux 2.38 and cloud-init 22.4 say it.
         for (said, part) in [
             ("sudo: sorry, you must have a tty to run sudo", "Defaults:ops !requiretty"),
@@ -75,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_said_is_one_line_that_does_nothing_to_a_terminal() {
+    fn the_message_is_one_line_without_control_characters() {
         assert_eq!(words("\u{1b}[31ma\n\n", "b\r\n"), "[31ma; b");
     }
 }

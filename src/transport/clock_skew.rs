@@ -1,4 +1,4 @@
-//! How far machines' clocks are apart, as heard over their connections.
+//! The skew between machines' clocks, measured over their connections.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_came_late_does_not_count_and_other_lines_tell_no_time() {
+    fn late_answers_and_other_lines_do_not_count_as_time() {
         let clock = Clock::default();
         clock.hear("hostname=a");
         clock.hear("time=soon");

@@ -1,4 +1,4 @@
-//! Where ssh's control sockets live for as long as a process does.
+//! The directory of ssh's control sockets, which exists as long as the process.
 
 use std::fs;
 use std::path::Path;
@@ -18,7 +18,7 @@ pub fn directory() -> Result<TempDir> {
         .prefix(&format!("{PREFIX}{}-", std::process::id()))
         .tempdir_in(PARENT)
         .map_err(|error| {
-            Failure::host(format!("cannot make a directory in {PARENT}")).because(error)
+            Failure::host(format!("cannot create a directory in {PARENT}")).because(error)
         })
 }
 
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_dead_processes_left_is_removed() {
+    fn only_directories_of_dead_processes_are_removed() {
         let parent = tempfile::tempdir().unwrap();
         let processes = tempfile::tempdir().unwrap();
         for name in ["self", "7"] {

@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn lines_arrive_whole_and_the_last_needs_no_newline() {
+    async fn lines_arrive_complete_and_the_last_needs_no_newline() {
         let seen = Mutex::new(Vec::new());
         let heard = collect(Some(&b"begin\none\ntwo\nthree"[..]), "begin", &|line| {
             seen.lock().unwrap().push(line.to_owned());
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_shell_says_before_the_script_is_kept_apart() {
+    async fn output_of_the_shell_before_the_script_is_ignored() {
         let stream = &b"welcome\nno newlinebegin\nanswer\n"[..];
         let heard = collect(Some(stream), "begin", &|_| {}).await;
         assert_eq!(heard.before, "welcome\nno newline");

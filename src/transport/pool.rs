@@ -1,4 +1,4 @@
-//! The machines of a run as kdiy holds on to them: connections, facts, what was observed.
+//! The connection pool: connections, facts, and the observed state of machines.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -126,7 +126,7 @@ impl ConnectionPool {
             return Ok(transport);
         }
         let target = self.targets.read().await.get(machine).cloned();
-        let target = target.ok_or_else(|| Failure::bug("no connection was made").on(machine))?;
+        let target = target.ok_or_else(|| Failure::bug("there is no connection").on(machine))?;
         self.connect(&target, Duration::ZERO).await
     }
 
@@ -170,9 +170,16 @@ fn unreachable(target: &SshTarget, error: TransportError) -> Failure {
             failure.hint(by_hand(target))
         }
         TransportError::NotRoot { .. } => failure
-            .hint("let this user use sudo without a password, or say ssh.sudoPassword: true for the host")
-            .hint("the password is asked for, or read from $KDIY_SUDO_PASSWORD or the file $KDIY_SUDO_PASSWORD_FILE"),
-        _ => failure.hint(format!("is it up? try: ping {}", target.host)),
+            .hint(
+                "let this user use sudo without a password, or set ssh.sudoPassword: true for \
+                the host",
+            )
+            .hint(
+                "kdiy then asks for the password, or reads it from $KDIY_SUDO_PASSWORD or the \
+                file $KDIY_SUDO_PASSWORD_FILE",
+            ),
+        _ => failure
+            .hint(format!("check that the machine is on and reachable: ping {}", target.host)),
     };
     failure.cause(chain(&error))
 }
@@ -183,13 +190,13 @@ fn advice(target: &SshTarget, said: &str) -> Option<String> {
 
 /// For an account that answers with something of its own.
 fn by_hand(target: &SshTarget) -> String {
-    format!("this must print nothing and end with 0: {} true", ssh_command(target))
+    format!("this command must print nothing and exit with 0: {} true", ssh_command(target))
 }
 
 fn socket_path(target: &SshTarget, error: &TransportError) -> Failure {
-    Failure::host("cannot use ssh from here")
+    Failure::host("cannot use ssh on this computer")
         .on(&target.machine)
-        .hint("kdiy makes the directory in /tmp; see where that leads: realpath /tmp")
+        .hint("kdiy creates the directory in /tmp; check where /tmp points: realpath /tmp")
         .cause(chain(error))
 }
 
@@ -204,17 +211,18 @@ fn changed_host_key(target: &SshTarget, failure: Failure) -> Failure {
         None => String::new(),
     };
     failure
-        .hint("its host key is not the one it had: make sure that this is the machine you mean")
+        .hint("its host key has changed: make sure that this is the machine you mean")
         .hint(format!("if it was reinstalled: ssh-keygen -R '{name}'{file}"))
 }
 
 fn unknown_host_key(target: &SshTarget, failure: Failure) -> Failure {
     let ssh = ssh_command(target);
     failure
-        .hint("nobody has vouched for its host key yet; kdiy does not do so for you")
+        .hint("its host key is unknown; add it to known_hosts")
         .hint(format!("log in once and compare the fingerprint: {ssh}"))
         .hint(
-            "or say ssh.acceptNewHostKey: true for the host, which believes the key at first sight",
+            "or set `ssh.acceptNewHostKey: true` for the host: kdiy then accepts the first key \
+            that it sees",
         )
 }
 

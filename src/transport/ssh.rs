@@ -79,7 +79,7 @@ impl Exchanged {
             let said = account::words(&self.stdout.before, &self.stderr.before);
             return Err(match (said.is_empty(), self.status) {
                 (true, 97) => TAKEN_OVER.to_owned(),
-                (true, status) => format!("it ended with status {status} and said nothing"),
+                (true, status) => format!("it exited with {status} and printed nothing"),
                 (false, _) => said,
             });
         };
@@ -88,8 +88,8 @@ impl Exchanged {
 }
 
 /// What [`output::Source`] ends with where another shell reads the script.
-const TAKEN_OVER: &str = "another shell read it as its own input; does a start-up file of the login \
-    shell say `exec`? It should only where there is a terminal: [ -t 0 ] && exec …";
+const TAKEN_OVER: &str = "another shell read it as its own input; if a start-up file of the login \
+    shell runs `exec`, let it do so only on a terminal: [ -t 0 ] && exec …";
 
 enum BecomesRoot {
     Already,
@@ -170,7 +170,7 @@ impl Ssh {
         match answer.trim() {
             "root" => return Ok((BecomesRoot::Already, sshd)),
             "sudo" => return Ok((BecomesRoot::BySudo, sshd)),
-            "none" => return Err(self.not_root("sudo is not installed there")),
+            "none" => return Err(self.not_root("sudo is not installed on the machine")),
             said if account::wants_password(said) => {}
             said => return Err(self.not_root(&account::words(said, ""))),
         }
@@ -185,9 +185,9 @@ impl Ssh {
         match tried.await.map_err(late)??.output() {
             Ok(output) if output.success() => Ok((trial, sshd)),
             Ok(output) => Err(self.not_root(&account::words("", &output.stderr))),
-            Err(said) => Err(self.not_root(&format!(
-                "sudo does not take the password, or does not let this user: {said}"
-            ))),
+            Err(said) => {
+                Err(self.not_root(&format!("sudo refuses the password or this user: {said}")))
+            }
         }
     }
 
@@ -291,7 +291,7 @@ impl Ssh {
             TcpStream::connect(local).await?.read_exact(&mut hello).await
         };
         match tokio::time::timeout(HELLO_WITHIN * self.slow, greeted).await {
-            Ok(Err(_)) => Some("sshd there forwards no ports".into()),
+            Ok(Err(_)) => Some("its sshd forwards no ports".into()),
             Ok(Ok(_)) | Err(_) => None,
         }
     }

@@ -1,4 +1,4 @@
-//! What stands in the way of machines becoming a cluster, as a table.
+//! The problems that preflight found, as a table.
 
 use comfy_table::{ContentArrangement, Table, presets};
 use owo_colors::OwoColorize;
@@ -16,10 +16,10 @@ pub fn render(report: &Report, hosts: usize) -> String {
     let verdict = match (stops, warns) {
         (0, 0) => {
             let hosts = counted(hosts, "machine");
-            format!("{} nothing is in the way; looked at {hosts}", "✔".green())
+            format!("{} no problems; checked {hosts}", "✔".green())
         }
-        (0, _) => format!("{} nothing is in the way; to know: {warns}", "✔".green()),
-        _ => format!("{} in the way: {stops}; to know: {warns}", "✘".red()),
+        (0, _) => format!("{} no problems; warnings: {warns}", "✔".green()),
+        _ => format!("{} problems: {stops}; warnings: {warns}", "✘".red()),
     };
     if report.problems.is_empty() {
         return verdict;
@@ -34,7 +34,7 @@ pub fn lines(report: &Report) -> Vec<String> {
     // As part of an error the lines are set in.
     table.use_stderr();
     table.set_width(table.width().map_or(WIDTH, |width| width.saturating_sub(MARGIN)));
-    table.set_header(["", "machine", "found", "what to do"]);
+    table.set_header(["", "machine", "found", "fix"]);
     for problem in &report.problems {
         let mark = match problem.weight {
             Severity::Stops => "✘",
@@ -51,7 +51,7 @@ mod tests {
     use crate::reports::preflight::Problem;
 
     #[test]
-    fn every_problem_is_in_the_table_with_its_mend() {
+    fn every_problem_is_in_the_table_with_its_fix() {
         let problem = |weight, what: &str| Problem {
             machine: "nuc".into(),
             weight,
@@ -63,7 +63,7 @@ mod tests {
             ..Report::default()
         };
         let text = anstream::adapter::strip_str(&render(&report, 1)).to_string();
-        for part in ["✘", "nuc", "mend one", "mend two", "in the way: 1; to know: 1"] {
+        for part in ["✘", "nuc", "mend one", "mend two", "problems: 1; warnings: 1"] {
             assert!(text.contains(part), "no {part} in\n{text}");
         }
         assert!(render(&Report::default(), 3).contains("3 machines"));

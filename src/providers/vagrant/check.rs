@@ -1,4 +1,4 @@
-//! What stands in the way of virtual machines on this computer, found before anything is fetched.
+//! Problems that prevent virtual machines on this computer, found before kdiy downloads anything.
 
 use std::path::Path;
 
@@ -64,12 +64,12 @@ impl Virtual {
         let needed = slow_when_emulated(machines, support::cores());
         let given = usize::try_from(self.config.slow_machines).unwrap_or(usize::MAX);
         (host::emulated(self.choice) && given < needed).then(|| Finding {
-            what: "this computer cannot run machines at its own speed (no usable KVM); emulated \
-                   ones are 13 to 31 times slower"
+            what: "this computer cannot use hardware virtualization (no usable KVM); emulated \
+                machines are 13 to 31 times slower"
                 .into(),
             mend: format!(
-                "switch virtualisation on in its firmware, take --provider docker, or give \
-                 everything time: --slow-machines {needed}"
+                "turn on virtualization in its firmware, use --provider docker, or multiply every \
+                deadline: --slow-machines {needed}"
             ),
         })
     }
@@ -78,8 +78,8 @@ impl Virtual {
         let needed: u64 = topology.machines.iter().map(|m| u64::from(m.memory_mebibytes)).sum();
         let free = host::available_memory()?;
         (free < needed).then(|| Finding {
-            what: format!("the machines take {needed} MiB of memory, {free} MiB are free"),
-            mend: "make fewer or smaller ones (machines.*.memoryMebibytes)".into(),
+            what: format!("the machines need {needed} MiB of memory; {free} MiB are free"),
+            mend: "use fewer or smaller machines (machines.*.memoryMebibytes)".into(),
         })
     }
 
@@ -97,7 +97,7 @@ impl Virtual {
             .into_iter()
             .filter(|owned| listed.has(owned.what, &owned.id) && !is_ours(owned))
             .map(|owned| Finding {
-                what: format!("{} has {} already", self.name(), owned.id),
+                what: format!("{} already has {}", self.name(), owned.id),
                 mend: format!("remove it{}", self.how_to_remove(&owned)),
             })
             .collect();
@@ -121,7 +121,7 @@ impl Virtual {
                     host::ask("VBoxManage", &["list", "systemproperties"]).await.ok()?;
                 let folder = Path::new(machine_folder(&properties)?).join(machine);
                 folder.exists().then(|| Finding {
-                    what: format!("{} is left of an earlier machine", folder.display()),
+                    what: format!("{} is left over from an earlier machine", folder.display()),
                     mend: format!("rm -r '{}'", folder.display()),
                 })
             }
@@ -130,7 +130,7 @@ impl Virtual {
                 let volumes = virsh(&["vol-list", "default"]).await.ok()?;
                 let volume = format!("{machine}.img");
                 lists(&volumes, &volume).then(|| Finding {
-                    what: format!("libvirt's volume {volume} is left of an earlier machine"),
+                    what: format!("libvirt's volume {volume} is left over from an earlier machine"),
                     mend: format!("virsh -c qemu:///system vol-delete {volume} default"),
                 })
             }
@@ -168,9 +168,9 @@ fn judge_versions(
     }
     if must_choose && *vagrant < KNOWS_ARCHITECTURES {
         findings.push(Finding {
-            what: format!("Vagrant {vagrant} cannot choose the box's files for {arch}"),
+            what: format!("Vagrant {vagrant} cannot select the box's files for {arch}"),
             mend: format!(
-                "{}, or name a box that has only these: --box",
+                "{}, or set a box that has only this architecture: --box",
                 newer(&KNOWS_ARCHITECTURES)
             ),
         });
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_are_read_as_programs_say_them() {
+    fn versions_are_parsed_as_programs_print_them() {
         assert_eq!(version("Vagrant 2.3.4\n"), Some(Version::new(2, 3, 4)));
         assert_eq!(version("7.0.18r162988\n"), Some(Version::new(7, 0, 18)));
         assert_eq!(version("WARNING: kernel module\n7.2.0_Debian"), Some(Version::new(7, 2, 0)));
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_that_belong_together_are_taken() {
+    fn compatible_versions_are_accepted() {
         assert_eq!(judged("Vagrant 2.3.4", "", false, "amd64"), [""; 0]);
         assert_eq!(judged("Vagrant 2.4.9", "7.2.4", true, "arm64"), [""; 0]);
         assert_eq!(judged("Vagrant 2.4.1", "7.0.18", true, "amd64"), [""; 0]);
@@ -235,7 +235,7 @@ mod tests {
         let said = |vagrant, virtualbox, arch| judged(vagrant, virtualbox, true, arch).join("\n");
         assert!(said("Vagrant 2.4.1", "7.1.2", "amd64").contains("does not know VirtualBox 7.1.2"));
         assert!(said("Vagrant 2.4.8", "7.2.0", "amd64").contains("does not know VirtualBox 7.2.0"));
-        assert!(said("Vagrant 2.3.7", "", "arm64").contains("cannot choose"));
+        assert!(said("Vagrant 2.3.7", "", "arm64").contains("cannot select"));
         assert!(said("Vagrant 2.2.19", "", "amd64").contains("too old"));
         assert!(said("Vagrant 2.4.9", "7.0.20", "arm64").contains("runs no machines on arm64"));
     }

@@ -1,4 +1,4 @@
-//! What an earlier run left behind whose state directory is gone, so that no `destroy` knows it.
+//! Leftovers of clusters whose state directory no longer exists, so that no `destroy` knows them.
 
 use std::path::Path;
 
@@ -29,7 +29,11 @@ async fn containers() -> Vec<Check> {
         .into_iter()
         .map(|name| {
             let mend = format!("docker rm -f -v {name}");
-            Check::advice(NAME, format!("the container {name} has no cluster any more"), mend)
+            Check::advice(
+                NAME,
+                format!("the cluster of the container {name} no longer exists"),
+                mend,
+            )
         })
         .collect()
 }
@@ -56,7 +60,10 @@ async fn networks() -> Result<Vec<Check>> {
         .map(|(name, cluster)| {
             Check::advice(
                 NAME,
-                format!("libvirt has a network {name}, and there is no cluster {cluster} here"),
+                format!(
+                    "libvirt has the network {name} of the cluster {cluster}, which no longer \
+                    exists"
+                ),
                 format!("virsh net-destroy {name}; virsh net-undefine {name}"),
             )
         })

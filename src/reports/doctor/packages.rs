@@ -1,4 +1,4 @@
-//! What package managers call the things that kdiy needs.
+//! The names of packages that kdiy needs, by package manager.
 
 use serde::Serialize;
 

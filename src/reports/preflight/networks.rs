@@ -1,4 +1,5 @@
-//! Whether the networks that pods and Services are going to have are free: on the machines, and here.
+//! Checks whether the networks of pods and Services are free: on the machines, and on this
+//! computer.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -93,7 +94,8 @@ impl Report {
         for (field, net) in planned {
             for route in here.iter().filter(|route| route.is_on_link && overlap(route.to, net)) {
                 let what = format!(
-                    "this computer is in {}, which overlaps {field} {net}: machines could not answer it",
+                    "this computer's network {} overlaps {field} {net}: the machines could not \
+                    reach this computer",
                     route.to
                 );
                 self.add(first, Severity::Stops, what, choose(field));
@@ -110,14 +112,14 @@ impl Report {
             let to = route.to;
             if !route.is_on_link && to.prefix_len() < net.prefix_len() {
                 // Such as 10.0.0.0/8 of a company, of which this is a part that may be free.
-                let what = format!("it has a route to {to}, of which {field} {net} is a part");
+                let what = format!("its route to {to} includes {field} {net}");
                 let mend = format!(
-                    "make sure that nobody there has an address of {net}, or {}",
+                    "make sure that nothing there uses an address in {net}, or {}",
                     choose(field)
                 );
                 self.add(machine, Severity::Warns, what, mend);
             } else {
-                let what = format!("it has a route to {to}, which overlaps {field} {net}");
+                let what = format!("its route to {to} overlaps {field} {net}");
                 self.add(machine, Severity::Stops, what, choose(field));
             }
         }
@@ -137,24 +139,24 @@ impl Report {
                 machine,
                 Severity::Stops,
                 format!(
-                    "it has an interface cni0 ({addresses}), which kdiy's pods would be put on"
+                    "it already has the interface cni0 ({addresses}), which kdiy's pods would use"
                 ),
-                "ip link delete cni0, if nothing uses it any more".into(),
+                "if nothing uses it any more: ip link delete cni0".into(),
             );
         }
         for file in answer.all("cni_file").iter().filter(|file| file.as_str() < OWN_CNI_FILE) {
             self.add(
                 machine,
                 Severity::Stops,
-                format!("containerd would take /etc/cni/net.d/{file} for the pods' network"),
-                format!("remove it, or name it so that it comes after {OWN_CNI_FILE}"),
+                format!("containerd would use /etc/cni/net.d/{file} for the pod network"),
+                format!("remove it, or rename it so that it sorts after {OWN_CNI_FILE}"),
             );
         }
     }
 }
 
 fn choose(field: &str) -> String {
-    format!("choose another {field} in the cluster file")
+    format!("set another {field} in the cluster file")
 }
 
 #[cfg(test)]
@@ -177,19 +179,19 @@ mod tests {
     }
 
     #[test]
-    fn networks_that_are_taken_are_named_with_what_takes_them() {
+    fn overlapping_networks_are_reported_with_their_route() {
         for (line, weight, part) in [
             (
                 "route=10.244.3.0/24 dev docker0 scope link",
                 "Stops",
-                "10.244.3.0/24, which overlaps network.pods",
+                "10.244.3.0/24 overlaps network.pods",
             ),
-            ("route=10.96.0.0/12 via 10.0.0.254 dev eth0", "Warns", "of which network.services"),
+            ("route=10.96.0.0/12 via 10.0.0.254 dev eth0", "Warns", "includes network.services"),
             ("route=10.0.0.0/8 dev eth0 scope link", "Stops", "overlaps network.pods"),
             ("route=10.96.7.7 via 10.0.0.254 dev eth0", "Stops", "10.96.7.7/32"),
             ("nameserver=10.96.0.53", "Stops", "its name server 10.96.0.53 is in network.services"),
-            ("cni0=10.42.0.1/24", "Stops", "an interface cni0 (10.42.0.1/24)"),
-            ("cni0=", "Stops", "an interface cni0 (no address)"),
+            ("cni0=10.42.0.1/24", "Stops", "the interface cni0 (10.42.0.1/24)"),
+            ("cni0=", "Stops", "the interface cni0 (no address)"),
             ("cni_file=05-weave.conflist", "Stops", "/etc/cni/net.d/05-weave.conflist"),
         ] {
             let seen = found(&format!("{line}\n"), &[]);
@@ -216,7 +218,7 @@ mod tests {
         if cfg!(target_endian = "little") {
             assert_eq!(routes[1].to, "10.244.0.0/16".parse().unwrap());
             let seen = found("", &routes[1..]);
-            assert!(seen[0].contains("this computer is in 10.244.0.0/16"), "{seen:?}");
+            assert!(seen[0].contains("this computer's network 10.244.0.0/16"), "{seen:?}");
         }
         assert!(routes_here().iter().all(|route| route.to.prefix_len() > 0));
     }

@@ -1,4 +1,4 @@
-//! Asking machines what they are like, before anything is changed on them.
+//! Collects facts from machines, before anything changes on them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -75,7 +75,7 @@ async fn ask(
         .await
         .map_err(|error| transport_failure("preflight", &error))?;
     let answer = Answer::parse(&output.stdout, clock.offset()).ok_or_else(|| {
-        Failure::machine("the machine broke off while it was asked what it is like")
+        Failure::machine("the machine stopped answering during the preflight checks")
             .on(&machine.name)
             .tail(output.tail(10))
     })?;

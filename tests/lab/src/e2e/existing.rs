@@ -83,7 +83,7 @@ fn preflight(homelab: &Homelab) -> Result<String> {
     let said = refused(
         homelab,
         &["up", "--yes"],
-        &["ports are taken: 2379", "another Kubernetes", "host name alder", "nothing was changed"],
+        &["ports are in use: 2379", "another Kubernetes", "host name alder", "nothing was changed"],
     );
     homelab.inside(&BIRCH, "rm -r /etc/rancher && hostname birch")?;
     homelab.inside(&ALDER, "pkill socat")?;
@@ -120,7 +120,7 @@ fn a_worker_joins(homelab: &Homelab) -> Result<u64> {
     homelab.inside(&ELDER, "hostname cedar")?;
     let (success, said) = homelab.try_kdiy(&["up", "--yes"])?;
     ensure!(!success && said.contains("host name cedar"), "kdiy went on:\n{said}");
-    ensure!(!said.contains("ports are taken"), "machines of the cluster are in the way:\n{said}");
+    ensure!(!said.contains("ports are in use"), "machines of the cluster are in the way:\n{said}");
     homelab.inside(&ELDER, "hostname elder")?;
     let began = Instant::now();
     homelab.kdiy(&["up", "--yes"])?;
@@ -141,7 +141,7 @@ fn given_up(homelab: &Homelab) -> Result<String> {
     let before = inventories(homelab)?;
     homelab.kdiy(&["up", "--yes"])?;
     homelab.switch(&ELDER, "kill")?;
-    homelab.fails(&remove, &[ELDER.name, "give the machine up: --force"])?;
+    homelab.fails(&remove, &[ELDER.name, "leave the machine as it is: --force"])?;
     homelab.kdiy(&[&remove[..], &["--force"]].concat())?;
     has_nodes(homelab, CLUSTER.len() - 1)?;
     homelab.switch(&ELDER, "start")?;
@@ -149,7 +149,7 @@ fn given_up(homelab: &Homelab) -> Result<String> {
     homelab.kdiy(&["up", "--yes"])?;
     has_nodes(homelab, CLUSTER.len())?;
     homelab.switch(&ELDER, "kill")?;
-    homelab.fails(&destroy, &["or give the machine up", "--forget elder"])?;
+    homelab.fails(&destroy, &["or leave the machine as it is", "--forget elder"])?;
     homelab.kdiy(&[&destroy[..], &["--forget", ELDER.name]].concat())?;
     ensure!(!homelab.state().exists(), "{} is still there", homelab.state().display());
     let left = differences(&before, &homelab.inventories_of(&CLUSTER[..3])?);

@@ -38,7 +38,7 @@ const ACCOUNTS: [(&str, &str, &str); 5] = [
         "echo 'Defaults:notty requiretty' >>/etc/sudoers.d/notty",
         "Defaults:notty !requiretty",
     ),
-    ("takenover", "sed -i '1i exec sh' ~takenover/.bashrc", "does a start-up file of the login"),
+    ("takenover", "sed -i '1i exec sh' ~takenover/.bashrc", "if a start-up file of the login"),
 ];
 
 pub(super) fn checks<'a>(lab: &'a Ready, cache: &'a Path) -> Result<Vec<Check<'a>>> {
@@ -100,7 +100,10 @@ fn becomes(odd: &Odd) -> Result<String> {
         systemctl restart ssh",
     )?;
     let warned = odd.kdiy(&["preflight", "--output", "json"])?;
-    ensure!(warned.contains("2 sessions a connection"), "MaxSessions is not named:\n{warned}");
+    ensure!(
+        warned.contains("2 sessions for each connection"),
+        "MaxSessions is not named:\n{warned}"
+    );
     let began = Instant::now();
     odd.kdiy(&["up", "--yes"])?;
     let up = began.elapsed().as_secs();
