@@ -1,5 +1,5 @@
-//! A cluster as probes look at it: what it is to be, its machines, and the ways to them and to its
-//! API.
+//! What every probe needs: the configuration of a cluster, its machines, and the connections to
+//! them and to its API.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Runs a plan: as much at the same time as the graph and the limits allow, and no more once
-//! something has failed or the user has had enough. Does not know what a task means.
+//! Runs a plan: as many tasks at the same time as the graph and the limits allow, and no new ones
+//! after a failure or an interrupt. Does not know what a task means.
 
 pub(crate) mod failpoint;
 pub mod plan;
@@ -128,9 +128,9 @@ pub async fn run(
                 report.outcomes.insert(id, Outcome::Skipped);
             }
             Err(panic) => {
-                report.failure.get_or_insert(
-                    Failure::bug("a task ended in an unexpected way").because(panic),
-                );
+                report
+                    .failure
+                    .get_or_insert(Failure::bug("a task ended unexpectedly").because(panic));
             }
         }
         if report.failure.is_some() {
@@ -159,8 +159,8 @@ pub async fn run(
 }
 
 fn interrupted() -> Failure {
-    Failure::new(Kind::Interrupted, "stopped, as you asked; what was under way is finished")
-        .hint("the same command goes on from here; `kdiy destroy` takes everything away")
+    Failure::new(Kind::Interrupted, "interrupted; running steps were allowed to finish")
+        .hint("run the same command again to resume; `kdiy destroy` removes everything")
 }
 
 /// `None` for a task that was left, or would have to be tried again when the run is over already.
@@ -202,8 +202,8 @@ async fn attempt(
             }
             Err(TaskError::Transient(failure)) if number < ATTEMPTS => {
                 let again = match over.is_cancelled() {
-                    true => "not tried again, since the run is over".to_owned(),
-                    false => format!("trying again ({} of {ATTEMPTS})", number + 1),
+                    true => "not retried, because the run is over".to_owned(),
+                    false => format!("retrying ({} of {ATTEMPTS})", number + 1),
                 };
                 events.warn(format!("{failure}; {again}"));
                 // Nothing is begun once the run is over, not even another attempt.
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failure_keeps_what_needs_it_from_starting() {
+    async fn dependents_of_a_failed_task_do_not_start() {
         let (report, order) =
             outcome(&plan(&[("bad", &[]), ("next", &["bad"])]), &Default::default()).await;
         assert_eq!(order, ["bad"]);
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_only_waits_is_left_once_something_failed() {
+    async fn waiting_tasks_are_cancelled_after_a_failure() {
         let plan = plan(&[("wait", &[]), ("slow bad", &[]), ("next", &["wait"])]);
         let (report, order) = outcome(&plan, &Default::default()).await;
         assert_eq!(order, ["wait", "slow bad"]);
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_only_waits_is_left_when_the_user_stops() {
+    async fn waiting_tasks_are_cancelled_when_the_user_interrupts() {
         let stop = CancellationToken::new();
         let stopping = stop.clone();
         tokio::spawn(async move {

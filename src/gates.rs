@@ -1,5 +1,5 @@
-//! Probes that prove the cluster got healthier. A probe changes nothing that lasts and answers
-//! with what it asked and what it saw.
+//! Probes that prove the health of the cluster. A probe changes nothing that lasts; it reports the
+//! check, the expected and the observed result.
 
 mod api;
 pub mod controllers;
@@ -42,7 +42,7 @@ impl Verdict {
         let (expected, mut saw) = (expected.into(), saw.into());
         // Words and colour must not disagree: "expected X, saw X" would explain nothing.
         if !ok && saw == expected {
-            saw.push_str(", but the rest of the answer contradicts that");
+            saw.push_str(", but other fields of the answer contradict this");
         }
         let machine = machine.map(str::to_owned);
         self.evidence.push(Evidence { machine, asked: asked.into(), expected, saw, ok });
@@ -102,7 +102,7 @@ impl ClusterContext {
         let wanted = wanted.unwrap_or_default();
         let later = self.turn_to_come.as_ref().is_some_and(|machines| machines.contains(machine));
         let ok = saw.as_ref().is_ok_and(|version| later || *version == wanted);
-        let wanted = if later { "any, its turn is to come".to_owned() } else { wanted };
+        let wanted = if later { "any: it is not upgraded yet".to_owned() } else { wanted };
         verdict.record(Some(machine), what, wanted, saw.unwrap_or_else(|error| error), ok);
     }
 }

@@ -1,5 +1,5 @@
-//! A cluster as commands work with it: what it is to be, what is known of it on this computer,
-//! and the ways to its machines and its api.
+//! One opened cluster: its configuration, its directory on this computer, and the connections to
+//! its machines and its API.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -64,7 +64,7 @@ impl Overlay {
             Some(named) if named == Path::new(NO_OVERLAY) => return Ok(Self::default()),
             Some(named) => {
                 let directory = std::path::absolute(named).map_err(|error| {
-                    Failure::input(format!("--playbooks: {} is no path", named.display()))
+                    Failure::input(format!("--playbooks: {} is not a path", named.display()))
                         .because(error)
                 })?;
                 return Ok(Self { directory: Some(directory), remembered: false });
@@ -77,11 +77,11 @@ impl Overlay {
         };
         if !directory.is_dir() {
             return Err(Failure::input(format!(
-                "the cluster {cluster} was made with the playbooks in {}, which is not there",
+                "the cluster {cluster} was created with the playbooks in {}, which does not exist",
                 directory.display()
             ))
-            .hint("bring the directory back, or say where it is now: --playbooks DIR")
-            .hint("`--playbooks none` goes back to the built-in playbooks"));
+            .hint("restore the directory, or set its new path: --playbooks DIR")
+            .hint("`--playbooks none` uses the built-in playbooks again"));
         }
         Ok(Self { directory: Some(directory), remembered: true })
     }
@@ -90,8 +90,8 @@ impl Overlay {
     pub fn note(&self) -> Option<String> {
         let directory = self.directory.as_ref().filter(|_| self.remembered)?;
         Some(format!(
-            "using the playbooks in {}, which the cluster was made with (`--playbooks none` leaves \
-             them out)",
+            "using the playbooks in {}, as when the cluster was created (`--playbooks none` \
+            ignores them)",
             directory.display()
         ))
     }
@@ -354,7 +354,7 @@ impl ClusterHandle {
             .await
             .get(machine)
             .cloned()
-            .ok_or_else(|| Failure::bug("the machine was not looked at").on(machine))
+            .ok_or_else(|| Failure::bug("kdiy has not read the state of the machine").on(machine))
     }
 
     /// Ends the connections. What is not closed here ends by itself after a minute.
@@ -371,9 +371,9 @@ pub fn known(name: &str) -> Result<(StateDir, Record)> {
         return Ok((state, record));
     }
     let clusters = StateDir::clusters()?;
-    let failure = Failure::input(format!("there is no cluster {name} on this computer"));
+    let failure = Failure::input(format!("this computer has no cluster {name}"));
     Err(match clusters.as_slice() {
-        [] => failure.hint("`kdiy up` makes one"),
-        others => failure.hint(format!("there are {}; say --name", others.join(", "))),
+        [] => failure.hint("`kdiy up` creates one"),
+        others => failure.hint(format!("the clusters are {}; set --name", others.join(", "))),
     })
 }

@@ -1,6 +1,6 @@
-//! A hook for tests, and no other use: `KDIY_STOP_AT=TASK[:before|:after]` ends this process where
-//! that task begins or ends, as a loss of power would. Nothing is flushed, nobody is told, and
-//! whatever else is under way is cut off.
+//! A hook for tests only: `KDIY_STOP_AT=TASK[:before|:after]` ends this process where that task
+//! begins or ends, as a power failure would: it flushes nothing, notifies nobody, and cuts off
+//! other running tasks.
 
 /// Names the boundary, such as `etcd@kdiy-master-1:after`.
 const VARIABLE: &str = "KDIY_STOP_AT";

@@ -1,8 +1,8 @@
 //! Steps on machines as a graph of tasks. Pure.
 //!
-//! A step waits for the *proof* of what it needs: for the needed step's gate where it has one,
-//! otherwise for the needed step on the same machine (or everywhere, when it does not run on
-//! that machine). What may run at the same time follows from that alone.
+//! A step waits for the *gate* of a step that it needs; if that step has no gate, it waits for the
+//! step on the same machine (or everywhere, if it does not run on that machine). The tasks that may
+//! run at the same time follow from this alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -115,7 +115,7 @@ impl Builder<'_> {
         self.tasks.push(Task {
             id: MAKE.into(),
             kind: TaskKind::Machine,
-            title: "make the machines".into(),
+            title: "create the machines".into(),
             step: MAKE.into(),
             machine: None,
             needs: BTreeSet::new(),
@@ -144,7 +144,7 @@ impl Builder<'_> {
             self.tasks.push(Task {
                 id: fetch(name),
                 kind: TaskKind::Fetch,
-                title: format!("fetch {name}"),
+                title: format!("download {name}"),
                 step: "fetch".into(),
                 machine: None,
                 needs: BTreeSet::new(),
@@ -279,9 +279,9 @@ fn sorted(tasks: Vec<Task>) -> Result<Vec<Task>> {
             waiting.into_iter().partition(|task| task.needs.is_subset(&done));
         if ready.is_empty() {
             let names: Vec<String> = blocked.iter().map(|task| task.id.clone()).collect();
-            return Err(Failure::input("playbooks: these steps wait for each other in a circle")
+            return Err(Failure::input("playbooks: these steps depend on each other in a circle")
                 .cause(names.join(", "))
-                .hint("look at their `needs:`"));
+                .hint("check their `needs:`"));
         }
         done.extend(ready.iter().map(|task| task.id.clone()));
         order.extend(ready);
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_step_alone_its_files_and_machines_are_kept_and_the_rest_is_taken_to_be_done() {
+    fn a_single_step_keeps_its_files_and_machines_and_skips_the_rest() {
         let task = |id: &str, kind, step: &str, needs: &[&str]| Task {
             id: id.into(),
             kind,
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn what_brings_the_network_is_applied_before_anything_waits_for_it() {
+    fn add_ons_with_the_pod_network_are_applied_before_tasks_that_need_it() {
         let mut config = ClusterConfig { addons: vec!["cni.yaml".into()], ..Default::default() };
         let after = |config: &ClusterConfig, step: &str, needed: &str| {
             let (playbooks, plan) = planned(config.clone());
@@ -493,12 +493,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_down_is_mended_first() {
+    fn machines_that_are_down_come_first() {
         assert_eq!(turns(&step("kube-apiserver"), &["c"]), [["c"], ["a"], ["b"]]);
     }
 
     #[test]
-    fn what_is_down_begins_together_and_what_may_serve_does_not() {
+    fn machines_that_are_down_start_together_and_others_one_by_one() {
         assert_eq!(turns(&step("etcd"), &["a", "b", "c"]), [["a", "b", "c"]]);
         assert_eq!(turns(&step("kube-scheduler"), &["a", "b", "c"]), [["a", "b", "c"]]);
         // Two that a slow SSH makes look down: the third is not restarted with them.
@@ -507,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn what_never_served_begins_together() {
+    fn machines_of_a_new_cluster_start_together() {
         let machines = vec!["a".to_owned(), "b".to_owned()];
         let new = ClusterState::default().turns(&step("etcd"), machines.clone());
         assert_eq!(new, [machines]);

@@ -1,4 +1,5 @@
-//! Few at the same time, and what comes early in the plan first, in whatever order they ask.
+//! A semaphore that admits waiting tasks in the order of the plan, not in the order of their
+//! requests.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -66,7 +67,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn early_steps_go_first_however_late_they_come() {
+    async fn early_steps_go_first_even_if_they_queue_late() {
         let turns = PrioritySemaphore::at_once(1);
         let held = turns.turn(9).await;
         let order = Arc::new(Mutex::new(Vec::new()));

@@ -28,7 +28,7 @@ pub fn lost(cluster: &str, machines: &[(&str, Option<EtcdData>)]) -> Failure {
     let known = || machines.iter().filter_map(|(name, data)| Some((*name, (*data)?)));
     let mut failure = Failure::new(Kind::Quorum, "etcd has no data on any machine")
         .cause(format!(
-            "the cluster {cluster} exists; starting etcd now would put a new, empty one in its place"
+            "the cluster {cluster} exists; starting etcd now would replace it with a new, empty one"
         ))
         .tail(known().map(|(name, data)| format!("{name}: {}", data.why_not())).collect());
     for (name, data) in known() {
@@ -41,15 +41,15 @@ pub fn lost(cluster: &str, machines: &[(&str, Option<EtcdData>)]) -> Failure {
             let etcdctl = ETCDCTL.replace("$((2 * ${KDIY_SLOW:-1}))", "5");
             let etcdctl = etcdctl.replace("$((5 * ${KDIY_SLOW:-1}))", "60");
             failure = failure.hint(format!(
-                "save what etcd on {name} still knows, before it stops: kdiy ssh {name} -- sudo \
+                "save a snapshot of etcd on {name} before it stops: kdiy ssh {name} -- sudo \
                  {etcdctl} snapshot save /root/etcd.snapshot"
             ));
         }
     }
     failure
-        .hint("with a snapshot: restore it as docs/reliability.md says, then run `kdiy up`")
+        .hint("if you have a snapshot, restore it as docs/reliability.md says, then run `kdiy up`")
         .hint(format!(
-            "without one the data is gone: kdiy destroy --name {cluster}, and begin anew"
+            "without one the data is lost: kdiy destroy --name {cluster}, and start again"
         ))
 }
 
@@ -74,10 +74,7 @@ mod tests {
         let failure = lost("x", &[("a", Some(unmounted)), ("b", Some(EMPTY))]);
         assert_eq!(
             failure.tail,
-            [
-                "a: a file system belongs there, and is not mounted",
-                "b: the machine is new, or was installed again"
-            ]
+            ["a: its file system is not mounted", "b: the machine is new, or was reinstalled"]
         );
         assert!(failure.hints[0].contains("sudo mount /var/lib/etcd"), "{:?}", failure.hints);
         let running = EtcdData { runs: true, ..EMPTY };

@@ -1,4 +1,4 @@
-//! What etcd members say of themselves and of each other, as `etcdctl -w json` prints it.
+//! Parses what `etcdctl -w json` prints about members.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -161,7 +161,7 @@ pub fn sections(text: &str) -> BTreeMap<&str, String> {
 fn decode<'a, T: Deserialize<'a>>(name: &str, text: &'a str) -> Result<T, String> {
     serde_json::from_str(text).map_err(|_| match text.trim() {
         "" => format!("no {name}: the member does not answer"),
-        _ => format!("the {name} make no sense"),
+        _ => format!("cannot parse etcdctl's {name}"),
     })
 }
 

@@ -1,8 +1,7 @@
-//! The quorum guard: whether the cluster, as it is at this moment, can spare what is about to go
-//! away.
+//! The quorum guard: whether the cluster, in its current state, can lose the given machines.
 //!
-//! How many may fail follows from etcd's own list of members, not from the machines that kdiy once
-//! made; and only a member that answers through a quorum counts as one that stays.
+//! The tolerated number follows from etcd's own list of members, not from the machines that kdiy
+//! created; and a member counts as healthy only if it answers with a quorum.
 
 use crate::cluster_context::ClusterContext;
 use crate::etcd::etcdctl::{self, CURL, ETCDCTL};
@@ -188,10 +187,10 @@ impl Members {
                 ),
             ),
             Service::ApiServer => (
-                format!("without kube-apiserver on {on} nobody answers for the api"),
+                format!("without kube-apiserver on {on} no API server is available"),
                 format!(
                     "{healthy} of {total} {} ready now, and none would be left",
-                    plural(healthy, "api-servers is", "api-servers are"),
+                    plural(healthy, "API servers is", "API servers are"),
                 ),
             ),
         };
@@ -204,12 +203,10 @@ impl Members {
         if let Some((machine, _)) = sick.clone().next() {
             let unit = self.service.unit();
             failure = failure.hint(format!(
-                "mend {machine} first: kdiy ssh {machine} -- sudo systemctl status {unit}"
+                "repair {machine} first: kdiy ssh {machine} -- sudo systemctl status {unit}"
             ));
         }
-        failure.hint(format!(
-            "{OVERRIDE} does it all the same; until it is back, the api does not answer"
-        ))
+        failure.hint(format!("{OVERRIDE} does it anyway; the API is unavailable until it is back"))
     }
 }
 
@@ -257,7 +254,7 @@ fn judge(
     };
     let own = |machine: &Machine| {
         let found = answers.iter().find(|(asked, _)| asked.name == machine.name);
-        found.map_or_else(|| Err("was not asked".into()), |(_, answer)| answer.health.clone())
+        found.map_or_else(|| Err("was not checked".into()), |(_, answer)| answer.health.clone())
     };
     let of_machine = |machine: &Machine| (machine.name.clone(), own(machine));
     // A member that is cut off may know an older list than the healthy ones.
@@ -296,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_cluster_may_lose_its_tolerance_and_no_more() {
+    fn a_healthy_cluster_may_lose_its_tolerance_and_no_more() {
         for (total, tolerance) in [(1, 0), (3, 1), (5, 2), (7, 3)] {
             for lost in 0..=total {
                 assert_eq!(may_lose(total, total, lost), lost <= tolerance, "{lost} of {total}");
@@ -305,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_down_already_is_taken_from_the_tolerance() {
+    fn members_that_are_down_reduce_the_tolerance() {
         for (total, healthy, allowed) in [(3, 2, 0), (5, 4, 1), (5, 3, 0), (7, 6, 2), (7, 5, 1)] {
             assert!(may_lose(total, healthy, allowed), "{allowed} of {healthy}/{total}");
             assert!(!may_lose(total, healthy, allowed + 1), "{} of {healthy}/{total}", allowed + 1);
@@ -313,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn taking_away_what_does_not_count_costs_nothing() {
+    fn removing_an_unhealthy_member_costs_nothing() {
         let degraded = members(Service::Etcd, 3, 2);
         assert!(degraded.allows_loss_of(&["m3"]).is_ok());
         assert!(degraded.allows_loss_of(&["m3", "m1"]).is_err());
@@ -371,14 +368,14 @@ mod tests {
     }
 
     #[test]
-    fn an_unhealthy_member_is_believed_only_when_nobody_healthy_knows() {
+    fn an_unhealthy_members_list_counts_only_without_a_healthy_one() {
         let old = "@members\n{\"members\":[]}\n@health\n{\"health\":\"false\",\"reason\":\"RAFT NO LEADER\"}\n";
         let healthy = format!("{LIST}@health\n{{\"health\":\"true\"}}\n");
         assert_eq!(judged([Ok(old), Ok(&healthy), Err("gone")]).list.len(), 3);
     }
 
     #[test]
-    fn a_cluster_that_says_nothing_has_the_members_that_it_should_have() {
+    fn a_silent_cluster_is_assumed_to_have_its_configured_members() {
         let members = judged([Err("no route"), Ok("@members\n@health\n"), Err("no route")]);
         assert_eq!((members.list.len(), members.healthy(), members.works()), (3, 0, false));
         assert_eq!(members.list[0].health, Err("no route".into()));

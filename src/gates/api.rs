@@ -1,5 +1,5 @@
-//! Each api-server is ready, has the right version, is who it claims to be by every name, and
-//! shows what was written through the others.
+//! Each API server is ready, has the right version, has a valid certificate for every name, and
+//! reads what was written through the others.
 
 use std::collections::BTreeMap;
 
@@ -47,7 +47,7 @@ impl Gate for ApiServers {
                 }
                 Err(failure) => verdict.record(
                     Some(&master.name),
-                    "a way to the api-server",
+                    "a connection to the API server",
                     "one",
                     failure.to_string(),
                     false,
@@ -110,7 +110,7 @@ async fn matrix(verdict: &mut Verdict, clients: &BTreeMap<&str, Client>) {
             Ok(_) => ("done".to_owned(), true),
             Err(error) => (chain(&error), false),
         };
-        verdict.record(Some(name), "a write through this api-server", "done", saw, ok);
+        verdict.record(Some(name), "a write through this API server", "done", saw, ok);
     }
     for (name, client) in clients {
         let api: Api<ConfigMap> = Api::namespaced(client.clone(), NAMESPACE);
@@ -122,7 +122,7 @@ async fn matrix(verdict: &mut Verdict, clients: &BTreeMap<&str, Client>) {
         }
         verdict.record(
             Some(name),
-            "reads what was written through each api-server",
+            "reads what was written through each API server",
             format!("{0} of {0}", clients.len()),
             format!("{seen} of {}", clients.len()),
             seen == clients.len(),
@@ -177,7 +177,7 @@ async fn names(verdict: &mut Verdict, context: &ClusterContext) {
         let ok = refused.is_empty() && text.contains("done");
         verdict.record(
             Some(&machine.name),
-            "a verified handshake under every name that clients use",
+            "verified TLS under every name that clients use",
             "all of them",
             if ok { "all of them".to_owned() } else { format!("not {}", refused.join(", ")) },
             ok,

@@ -1,4 +1,4 @@
-//! Each lease has exactly one holder who renews it, and controllers and scheduler do their work.
+//! Each lease has exactly one holder that renews it, and controllers and scheduler work.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -50,7 +50,7 @@ impl Gate for Controllers {
         let client = match context.api.any().await {
             Ok(client) => client,
             Err(failure) => {
-                verdict.record(None, "an api-server", "ready", failure.to_string(), false);
+                verdict.record(None, "an API server", "ready", failure.to_string(), false);
                 return verdict;
             }
         };
@@ -63,14 +63,14 @@ impl Gate for Controllers {
         let (created, scheduled) = worked;
         verdict.record(
             None,
-            "a replica set gets its pod (controller-manager)",
+            "a ReplicaSet gets its pod (controller-manager)",
             "a pod",
             created.clone().unwrap_or_else(|error| error),
             created.is_ok(),
         );
         verdict.record(
             None,
-            "somebody decides where the pod runs (scheduler)",
+            "the scheduler makes a decision about the pod",
             "a decision",
             scheduled.clone().unwrap_or_else(|error| error),
             scheduled.is_ok(),
@@ -92,7 +92,7 @@ async fn watch(client: &Client, name: &str, context: &ClusterContext) -> Result<
     let api: Api<Lease> = Api::namespaced(client.clone(), NAMESPACE);
     let read = || async {
         let lease = api.get(name).await.map_err(|error| chain(&error))?;
-        lease.spec.ok_or_else(|| "an empty lease".to_owned())
+        lease.spec.ok_or_else(|| "no holder".to_owned())
     };
     let before = read().await?;
     let retry = context.config.control_plane.leader_election.retry_period.get();
@@ -182,10 +182,10 @@ fn record_lease(
     verdict.record(
         machine,
         format!("renewal of {name}"),
-        "renewed by the same holder while we looked",
+        "renewed by the same holder during the check",
         match (renewed, same) {
             (true, true) => "renewed",
-            (true, false) => "taken by another",
+            (true, false) => "taken over by another holder",
             (false, _) => "not renewed",
         },
         renewed && same,

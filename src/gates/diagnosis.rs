@@ -1,7 +1,6 @@
-//! Which machine is at fault. The machine that complains is often not the one that is broken, so
-//! before one is accused every machine is asked what it meets at every other: whether there is a
-//! way to it, whether its port answers, whether the two take each other's certificates, and what
-//! time it is.
+//! Finds the machine at fault. The machine that reports a failure is often not the broken one, so
+//! kdiy first tests the connections between all machines: the route, the port, whether both sides
+//! accept each other's certificates, and the clocks.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -43,7 +42,7 @@ pub async fn culprit(
         let (machine, count) = red.into_iter().max_by_key(|(_, count)| *count)?;
         Some(Culprit {
             machine: machine.to_owned(),
-            why: format!("most of what is wrong is seen on {machine} ({count} findings)"),
+            why: format!("most of the failed checks are on {machine} ({count})"),
         })
     };
     let Some(port) = gate.port() else { return by_evidence() };
@@ -152,7 +151,7 @@ fn why_silent(code: &str, neighbour: &str, route: &str) -> String {
         return format!("its route is {kind}: {route}");
     }
     if ["FAILED", "INCOMPLETE"].contains(&neighbour) {
-        return "nobody on the network answers for that address (ARP)".into();
+        return "no machine on the network answers ARP for that address".into();
     }
     if code == "7" { "refused".into() } else { "no answer".into() }
 }
@@ -170,7 +169,7 @@ fn in_its_words(culprit: Culprit, answers: &[(&Machine, Result<String, String>)]
     match asked.next() {
         Some((machine, Err(reason))) => Culprit {
             why: format!(
-                "{} did not answer when it was asked whom it meets: {reason}",
+                "{} did not answer when kdiy tested its connections: {reason}",
                 machine.name
             ),
             ..culprit
@@ -183,7 +182,7 @@ fn silent(rows: &[Row]) -> Option<Culprit> {
     let (machine, _) = rows.iter().find(|(_, row)| row.is_none())?;
     Some(Culprit {
         machine: machine.name.clone(),
-        why: format!("{} does not answer over SSH any more", machine.name),
+        why: format!("{} no longer answers over SSH", machine.name),
     })
 }
 
@@ -199,7 +198,7 @@ fn off_time(offsets: Vec<(&str, f64)>) -> Option<Culprit> {
     (skew(offset).abs() > MOST_SKEW).then(|| Culprit {
         machine: name.to_owned(),
         why: format!(
-            "the clock of {name} is {:.0} s {} the others': leases and certificates go by it",
+            "the clock of {name} is {:.0} s {} the others': leases and certificates depend on it",
             skew(offset).abs(),
             if skew(offset) > 0.0 { "ahead of" } else { "behind" }
         ),
@@ -217,7 +216,9 @@ fn judge(rows: &[Row], port: u16) -> Option<Culprit> {
         let Some(itself) = cell(to, to) else { continue };
         let blame = |why: String| Some(Culprit { machine: name.clone(), why });
         if is_silent(itself) && others.iter().all(|meeting| is_silent(meeting)) {
-            return blame(format!("nobody reaches port {port} of {name}, not even itself"));
+            return blame(format!(
+                "no machine reaches port {port} of {name}, not even {name} itself"
+            ));
         }
         if others.is_empty() {
             continue;
@@ -228,11 +229,13 @@ fn judge(rows: &[Row], port: u16) -> Option<Culprit> {
             return blame(match others.first() {
                 Some(Meeting::Silent(why)) if reaches == 0 => {
                     format!(
-                        "{name} and the others do not reach each other ({why}): look at its network"
+                        "{name} and the others cannot reach each other ({why}): check the network \
+                        of {name}"
                     )
                 }
                 _ => format!(
-                    "port {port} of {name} answers on the machine itself and to nobody else: look at its firewall"
+                    "port {port} of {name} answers on the machine itself, but no other machine \
+                    reaches it: check its firewall"
                 ),
             });
         }
@@ -240,7 +243,7 @@ fn judge(rows: &[Row], port: u16) -> Option<Culprit> {
             && others.iter().all(|meeting| matches!(meeting, Meeting::Distrust(_)))
         {
             return blame(format!(
-                "nobody takes the certificate of {name} at port {port}: {words}"
+                "no machine accepts the certificate of {name} at port {port}: {words}"
             ));
         }
     }
@@ -262,7 +265,7 @@ fn distrustful(rows: &[Row], port: u16) -> Option<Culprit> {
         (words.len() > 1 && words.len() == row.len()).then(|| Culprit {
             machine: name.clone(),
             why: format!(
-                "{name} and all that it asks at port {port} do not take each other's certificates: {}",
+                "{name} and every machine at port {port} refuse each other's certificates: {}",
                 words[0]
             ),
         })
@@ -294,7 +297,8 @@ fn apart(rows: &[Row], port: u16) -> Option<Culprit> {
     Some(Culprit {
         machine: name(at).clone(),
         why: format!(
-            "{} does not reach port {port} of {} ({why}), though others do: look at what is between the two, firewalls and routes first",
+            "{} cannot reach port {port} of {} ({why}), but others can: check the firewalls and \
+            routes between the two",
             name(from),
             name(to)
         ),
@@ -329,48 +333,51 @@ mod tests {
     }
 
     #[test]
-    fn the_machine_that_nobody_reaches_is_at_fault() {
+    fn a_machine_that_no_other_reaches_is_at_fault() {
         let (machine, why) = blamed([Some("yys"), Some("yys"), Some("yys")]).unwrap();
         assert_eq!(machine, "kdiy-master-3");
-        assert!(why.contains("not even itself"), "{why}");
+        assert!(why.contains("not even kdiy-master"), "{why}");
     }
 
     #[test]
-    fn a_firewall_is_told_from_a_service_that_is_down_and_from_a_network() {
+    fn a_firewall_a_stopped_service_and_a_broken_network_are_distinguished() {
         let (machine, why) = blamed([Some("yys"), Some("yys"), Some("yyy")]).unwrap();
         assert_eq!(machine, "kdiy-master-3");
         assert!(why.contains("firewall"), "{why}");
         let (machine, why) = blamed([Some("yys"), Some("yys"), Some("ssy")]).unwrap();
         assert_eq!(machine, "kdiy-master-3");
-        assert!(why.contains("its network"), "{why}");
+        assert!(why.contains("check the network"), "{why}");
     }
 
     #[test]
-    fn two_that_do_not_reach_each_other_are_both_named() {
+    fn two_machines_that_cannot_reach_each_other_are_both_named() {
         let (_, why) = blamed([Some("yyy"), Some("yys"), Some("ysy")]).unwrap();
-        assert!(why.contains("kdiy-master-2 does not reach") && why.contains("kdiy-master-3"));
+        assert!(why.contains("kdiy-master-2 cannot reach") && why.contains("kdiy-master-3"));
         let (_, why) = blamed([Some("ysy"), Some("yyy"), Some("yyy")]).unwrap();
-        assert!(why.contains("kdiy-master-1 does not reach port 2380 of kdiy-master-2"), "{why}");
+        assert!(why.contains("kdiy-master-1 cannot reach port 2380 of kdiy-master-2"), "{why}");
     }
 
     #[test]
-    fn a_certificate_that_nobody_takes_is_told_from_an_authority_that_nobody_shares() {
+    fn a_refused_certificate_and_a_wrong_authority_are_distinguished() {
         let (machine, why) = blamed([Some("ydy"), Some("ydy"), Some("ydy")]).unwrap();
         assert_eq!(machine, "kdiy-master-2");
-        assert!(why.contains("nobody takes the certificate") && why.contains("expired"), "{why}");
+        assert!(
+            why.contains("no machine accepts the certificate") && why.contains("expired"),
+            "{why}"
+        );
         let (machine, why) = blamed([Some("yyy"), Some("ddd"), Some("yyy")]).unwrap();
         assert_eq!(machine, "kdiy-master-2");
         assert!(why.contains("each other's certificates"), "{why}");
     }
 
     #[test]
-    fn a_machine_without_ssh_is_named_first_and_a_full_mesh_blames_nobody() {
+    fn a_machine_without_ssh_is_named_first_and_a_full_mesh_names_none() {
         assert_eq!(blamed([Some("yyy"), None, Some("yyy")]).unwrap().0, "kdiy-master-2");
         assert!(blamed([Some("yyy"); 3]).is_none());
     }
 
     #[test]
-    fn a_wrong_clock_is_named_where_there_are_enough_to_tell() {
+    fn a_wrong_clock_is_named_if_at_least_three_clocks_are_known() {
         let named = |offsets: &[(&'static str, f64)]| {
             off_time(offsets.to_vec()).map(|culprit| (culprit.machine, culprit.why))
         };
@@ -382,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn what_curl_and_the_kernel_say_is_understood() {
+    fn errors_of_curl_and_the_kernel_are_parsed() {
         let judged = |code, neighbour, route, said| judge_meeting(code, neighbour, route, said);
         assert_eq!(judged("0", "REACHABLE", "10.0.0.2 dev eth1", ""), Meeting::Answers);
         let refused = "curl: (7) Failed to connect to 10.0.0.2 port 2380: Connection refused";
@@ -405,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn the_script_runs_here_and_meets_nobody_at_a_port_that_nobody_has() {
+    fn the_script_runs_and_reports_a_closed_port() {
         let local = Ipv4Addr::LOCALHOST;
         for port in [1, ETCD_PEER_PORT] {
             let script = script(&[local], port, 1);

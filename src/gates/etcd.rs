@@ -1,4 +1,4 @@
-//! All members agree on one leader, and what is written through each is read through every other.
+//! All members agree on one leader, and each member reads what was written through every other.
 //!
 //! `etcdctl endpoint health` would not do: it reads and never writes (etcdctl/v3,
 //! `ep_command.go`), and a member's status needs no quorum at all.
@@ -105,10 +105,10 @@ impl Gate for Etcd {
             return Vec::new();
         }
         vec![
-            "raise etcd.quotaMebibytes in the cluster file and run `kdiy up`, which takes the alarm \
-             back"
+            "raise etcd.quotaMebibytes in the cluster file and run `kdiy up`, which clears the \
+            alarm"
                 .into(),
-            "or make room: docs/reliability.md, \"etcd is out of space\"".into(),
+            "or free space as docs/reliability.md says: \"etcd is out of space\"".into(),
         ]
     }
 }
@@ -185,7 +185,7 @@ fn judge(
     }
     let agree = |verdict: &mut Verdict, asked: &str, values: BTreeSet<u64>| {
         let saw: Vec<String> = values.iter().map(|value| format!("{value:x}")).collect();
-        verdict.record(None, asked, "the same from all", saw.join(", "), values.len() == 1);
+        verdict.record(None, asked, "the same on all members", saw.join(", "), values.len() == 1);
     };
     agree(verdict, "cluster id", answers.values().map(|a| a.status.header.cluster_id).collect());
     agree(verdict, "term", answers.values().map(|a| a.status.term).collect());
@@ -196,8 +196,8 @@ fn judge(
     verdict.record(
         None,
         "leader",
-        "one, a member",
-        leader.map_or("none that all agree on", |(name, _)| name),
+        "one of the members",
+        leader.map_or("the members do not agree", |(name, _)| name),
         leader.is_some(),
     );
     let quorum = Quorum { members: u32::try_from(wanted.len()).unwrap_or(u32::MAX) };
@@ -224,7 +224,7 @@ fn judge_hosts(verdict: &mut Verdict, topology: &Topology, answers: &BTreeMap<St
     for (name, answer) in answers {
         verdict.record(
             Some(name),
-            "where members are found",
+            "peer URLs of the members",
             list(&wanted),
             list(&answer.hosts),
             answer.hosts == wanted,
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_that_is_down_says_so() {
+    fn a_member_that_is_down_is_reported() {
         assert!(parse("@status\n@members\n").unwrap_err().contains("does not answer"));
     }
 

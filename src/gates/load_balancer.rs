@@ -1,4 +1,4 @@
-//! One address, held by exactly one machine, behind which every api-server answers and has its share
+//! Exactly one machine holds the address, and behind it every API server answers and has its share
 //! of the connections.
 
 use std::fmt;
@@ -59,7 +59,7 @@ impl Gate for LoadBalancer {
                 let votes = text.lines().any(|line| line == "votes");
                 verdict.record(
                     Some(&machine.name),
-                    format!("keepalived takes part in who holds {vip}"),
+                    format!("keepalived takes part in the election for {vip}"),
                     "yes",
                     if votes { "yes" } else { "no, it has no VRRP socket" },
                     votes,
@@ -137,7 +137,7 @@ fn record_backends(verdict: &mut Verdict, machine: &str, topology: &Topology, te
         verdict.record(
             Some(machine),
             format!("connections from haproxy to {}", master.name),
-            "some since it is up, with answers",
+            "some since it is UP, with answers",
             traffic.as_ref().map_or("not listed".to_owned(), Traffic::to_string),
             traffic.is_some_and(|traffic| traffic.has_flowed()),
         );

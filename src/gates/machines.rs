@@ -1,5 +1,5 @@
-//! Every machine is itself, has the right time, does what its kernel was told, and reaches every
-//! other.
+//! Every machine has its own identity, the right time and the kernel settings in effect, and
+//! reaches every other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -70,15 +70,15 @@ impl Gate for Machines {
                 let unique = !value.is_empty() && other.is_none();
                 let saw = match (value.is_empty(), other) {
                     (true, _) => "none".to_owned(),
-                    (false, Some(other)) => format!("{value}, as on {other}"),
+                    (false, Some(other)) => format!("{value}, the same as on {other}"),
                     (false, None) => value,
                 };
-                verdict.record(Some(name), key, "one of its own", saw, unique);
+                verdict.record(Some(name), key, "a unique one", saw, unique);
             }
             let shared = shared(&addresses, name);
             verdict.record(
                 Some(name),
-                "addresses that other machines have as well",
+                "addresses that other machines also have",
                 "none that the cluster uses",
                 listed(&shared),
                 !shared.contains(&machine.address),
@@ -102,11 +102,11 @@ impl Gate for Machines {
             verdict.record(
                 Some(name),
                 "kernel settings, rules and routes",
-                "as they were set",
+                "in effect",
                 if untrue.is_empty() {
-                    "as they were set".to_owned()
+                    "in effect".to_owned()
                 } else {
-                    format!("not so: {}", untrue.join("; "))
+                    format!("not in effect: {}", untrue.join("; "))
                 },
                 untrue.is_empty(),
             );

@@ -1,5 +1,5 @@
-//! From a pod on every node: every other pod, a Service, the api and names; from every machine a
-//! NodePort; and for every node logs and exec, without which a cluster cannot be looked after.
+//! From a pod on every node: every other pod, a Service, the API and DNS names; from every machine
+//! a NodePort; and for every node logs and exec.
 
 use std::collections::BTreeMap;
 
@@ -47,7 +47,7 @@ impl Gate for Network {
         let client = match context.api.any().await {
             Ok(client) => client,
             Err(failure) => {
-                verdict.record(None, "an api-server", "ready", failure.to_string(), false);
+                verdict.record(None, "an API server", "ready", failure.to_string(), false);
                 return verdict;
             }
         };
@@ -111,7 +111,7 @@ async fn started(client: &Client, context: &ClusterContext, verdict: &mut Verdic
         let runs = pods.contains_key(&node.name);
         let saw = match waiting.get(&node.name) {
             _ if runs => "runs".to_owned(),
-            None => "not yet: no pod was made for it".to_owned(),
+            None => "not yet: the node has no probe pod".to_owned(),
             Some((pod, reason)) => match warning(client, pod).await {
                 Some(warning) => format!("not yet: {warning}"),
                 None if reason.is_empty() => "not yet".to_owned(),
@@ -196,7 +196,7 @@ async fn look(
         }
         let (saw, ok) = match logs {
             Ok(text) if text.contains("serving") => ("works".to_owned(), true),
-            Ok(text) => (format!("an answer without the pod's words: {}", last_line(&text)), false),
+            Ok(text) => (format!("an unexpected answer: {}", last_line(&text)), false),
             Err(error) => (chain(&error), false),
         };
         verdict.record(machine, "logs", "works", saw, ok);
@@ -206,7 +206,7 @@ async fn look(
 
 /// What is said of a script of which the end did not arrive.
 fn broken_off(text: &str) -> String {
-    format!("the answer broke off after: {}", last_line(text))
+    format!("the answer was cut off after: {}", last_line(text))
 }
 
 fn last_line(text: &str) -> &str {
@@ -215,10 +215,10 @@ fn last_line(text: &str) -> &str {
 
 fn asked_of(what: &str) -> &'static str {
     match what {
-        "pods" => "from its pod, every pod on every node",
-        "service" => "from its pod, a Service",
-        "api" => "from its pod, the api's Service",
-        _ => "from its pod, cluster names",
+        "pods" => "from its pod: every pod on every node",
+        "service" => "from its pod: a Service",
+        "api" => "from its pod: the Service of the API",
+        _ => "from its pod: DNS names of the cluster",
     }
 }
 
@@ -261,7 +261,7 @@ pub async fn exec(
     let within = EXEC_WITHIN * slow_machines;
     tokio::time::timeout(within, run)
         .await
-        .map_err(|_| format!("no end within {} s", within.as_secs()))?
+        .map_err(|_| format!("not finished within {} s", within.as_secs()))?
 }
 
 async fn node_port(context: &ClusterContext, port: i32, verdict: &mut Verdict) {
@@ -279,7 +279,7 @@ async fn node_port(context: &ClusterContext, port: i32, verdict: &mut Verdict) {
         let missing: Vec<&str> = text.lines().filter(|line| *line != "done").collect();
         verdict.record(
             Some(&machine.name),
-            "from the machine, a NodePort on every node",
+            "from the machine: a NodePort on every node",
             "all answer",
             match (missing.as_slice(), whole) {
                 ([], true) => "all answer".to_owned(),

@@ -1,5 +1,5 @@
-//! Every node is Ready, under its own address, with the right version, and its kubelet answers
-//! the api.
+//! Every Node is Ready, under its own address, with the right version, and its kubelet answers the
+//! API.
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Node;
@@ -39,7 +39,7 @@ impl Gate for Nodes {
         let client = match context.api.any().await {
             Ok(client) => client,
             Err(failure) => {
-                verdict.record(None, "an api-server", "ready", failure.to_string(), false);
+                verdict.record(None, "an API server", "ready", failure.to_string(), false);
                 return verdict;
             }
         };
@@ -74,7 +74,7 @@ impl Gate for Nodes {
             };
             verdict.record(
                 Some(&machine.name),
-                "the kubelet through the api, with its own certificate",
+                "the kubelet, through the API, with its own certificate",
                 "200",
                 saw,
                 ok,
@@ -106,7 +106,7 @@ fn record(verdict: &mut Verdict, context: &ClusterContext, machine: &Machine, no
         _ => condition.message.clone().unwrap_or_else(|| "not Ready".into()),
     });
     let (expected, ok) = if waits_for_network(&context.config) && saw.contains(NO_NETWORK) {
-        ("Ready, or waiting for the pod network that you bring", true)
+        ("Ready, or waiting for the pod network that you install", true)
     } else {
         ("Ready", saw == "Ready")
     };

@@ -1,5 +1,5 @@
-//! Which version a process runs, by the word of its own program: the one that was started, even if
-//! another has been put in its place since.
+//! The version of a running process, as its own program reports it: the program that was started,
+//! even if the file was replaced since.
 
 use crate::bundle::script::quote;
 use crate::cluster_context::ClusterContext;
@@ -29,7 +29,7 @@ pub async fn record(
                 Ok(sections) => version(sections.get(unit).map_or("", String::as_str)),
                 Err(error) => Err((*error).clone()),
             };
-            let what = format!("version of {unit} that runs");
+            let what = format!("running version of {unit}");
             context.record_version(verdict, &machine.name, &what, component, saw);
         }
     }
@@ -49,7 +49,7 @@ fn version(said: &str) -> Result<String, String> {
     };
     let word = said.split_whitespace().filter(|word| !word.contains('/')).find(is_version);
     word.map(str::to_owned).ok_or_else(|| match said.trim() {
-        "" => "it does not run".to_owned(),
+        "" => "not running".to_owned(),
         other => other.to_owned(),
     })
 }
@@ -66,6 +66,6 @@ mod tests {
         ] {
             assert_eq!(version(said), Ok(wanted.to_owned()));
         }
-        assert_eq!(version(""), Err("it does not run".to_owned()));
+        assert_eq!(version(""), Err("not running".to_owned()));
     }
 }

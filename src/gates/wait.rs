@@ -1,4 +1,4 @@
-//! Waiting for a gate to turn green, and to stay so.
+//! Waits until a gate passes and stays stable.
 
 use std::time::{Duration, Instant};
 
@@ -52,7 +52,7 @@ pub async fn hold(
                 return Ok(last);
             }
             Some(Unsettled { wait, .. }) if began.elapsed() + wait < deadline => {
-                events.progress(task, "green; waiting whether it stays so");
+                events.progress(task, "passed; checking that it stays stable");
                 tokio::time::sleep(wait).await;
             }
             Some(unsettled) => last.evidence.push(unsettled.evidence()),
@@ -73,7 +73,7 @@ pub async fn hold(
             events.progress(
                 task,
                 format!(
-                    "machines take {slow} times as long as usual today: waiting up to {} s",
+                    "the machines are {slow} times slower than usual: waiting up to {} s",
                     deadline.as_secs()
                 ),
             );
@@ -107,8 +107,10 @@ fn standing(verdict: &Verdict) -> String {
     let red: Vec<&Evidence> = verdict.evidence.iter().filter(|evidence| !evidence.ok).collect();
     let (all, proven) = (verdict.evidence.len(), verdict.evidence.len() - red.len());
     match red.first() {
-        Some(first) => format!("{proven} of {all} proven; not yet {}", first.difference_there()),
-        None => format!("{proven} of {all} proven"),
+        Some(first) => {
+            format!("{proven} of {all} checks passed; not yet {}", first.difference_there())
+        }
+        None => format!("{proven} of {all} checks passed"),
     }
 }
 
@@ -122,7 +124,7 @@ async fn failure(
     let culprit = diagnosis::culprit(gate, context, verdict).await;
     let mut failure = Failure::new(
         Kind::Gate,
-        format!("the gate `{}` stayed red for {} s", gate.name(), deadline.as_secs()),
+        format!("the gate `{}` did not pass within {} s", gate.name(), deadline.as_secs()),
     );
     if let Some(first) = red.first() {
         failure = failure.cause(first.difference());
@@ -154,7 +156,7 @@ impl Unsettled {
     fn evidence(self) -> Evidence {
         Evidence {
             machine: Some(self.machine),
-            asked: format!("how long has {} been running", self.unit),
+            asked: format!("uptime of {}", self.unit),
             expected: format!("{} s without a restart", SETTLED.as_secs()),
             saw: format!("{:.1} s", self.active.as_secs_f32()),
             ok: false,

@@ -1,5 +1,5 @@
-//! What each kind of task does: the one place where plan, bundles, transport, artifacts, api
-//! and gates meet.
+//! Runs each kind of task: the one place where plan, bundles, transport, artifacts, API and gates
+//! meet.
 
 mod data_loss;
 mod etcd_members;
@@ -133,7 +133,7 @@ impl Runner {
             .rendered
             .playbooks
             .step(&task.step)
-            .ok_or_else(|| Failure::bug(format!("there is no step {}", task.step)))
+            .ok_or_else(|| Failure::bug(format!("the step {} does not exist", task.step)))
     }
 
     fn machine(&self, task: &Task) -> Result<&Machine> {
@@ -180,7 +180,7 @@ impl Runner {
         let target = session.provider.ssh_target(session.topology(), &machine.name)?;
         self.events.progress(&task.id, "waiting for SSH");
         let transport = self.connect(&target).await?;
-        self.events.progress(&task.id, "looking at the machine");
+        self.events.progress(&task.id, "reading the state of the machine");
         let looked = inspect::survey(session, machine, &*transport, &self.stop).await;
         let reached = looked.map_err(|error| match error {
             InspectError::Transport(error) => lost("reach", &error),
@@ -190,11 +190,11 @@ impl Runner {
         let expected = session.rendered.architectures.of(&machine.name);
         if expected != reached.facts.arch {
             return Err(Failure::machine(format!(
-                "the machine is {}, and the cluster was begun for {expected}",
+                "the machine is {}, but the cluster was created for {expected}",
                 reached.facts.arch
             ))
             .on(&machine.name)
-            .hint("a machine of another architecture makes another cluster: destroy this one first")
+            .hint("to change the architecture, destroy this cluster first")
             .into());
         }
         session.record(&machine.name, reached).await;
@@ -272,7 +272,7 @@ impl Runner {
             reference.costly && self.proven_before && self.changed.lock().await.is_empty()
         };
         if is_needless {
-            self.events.progress(&task.id, "nothing was changed that it depends on");
+            self.events.progress(&task.id, "nothing that it depends on was changed");
             return Ok(TaskReport::default());
         }
         let gate = match &task.machine {

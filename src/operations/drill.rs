@@ -1,5 +1,4 @@
-//! Failures on purpose: what happens when something breaks, measured while clients write, and
-//! undone whatever becomes of kdiy meanwhile.
+//! Failures on purpose, measured while clients write, and undone even if kdiy is killed.
 
 pub mod catalogue;
 mod fault;

@@ -1,4 +1,4 @@
-//! Looking at one machine: what it is, and how it differs from what every step wants of it.
+//! Reads one machine: its facts, and its differences from the bundles of every step.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -51,9 +51,12 @@ pub fn check_keys(machine: &str, reached: &ObservedMachine) -> Result<()> {
     Err(Failure::host("the machine has the keys of another cluster than this computer")
         .on(machine)
         .tail(foreign.into_iter().map(str::to_owned).collect())
-        .hint("nothing was changed there: with other keys its node, or every Secret, would be lost")
-        .hint("bring the cluster's directory back from your copy of it, pki and cluster.json")
-        .hint("or, if the machine is to be part of a new cluster: take the old one off it first"))
+        .hint(
+            "nothing was changed there: with other keys the cluster would lose this node or \
+            every Secret",
+        )
+        .hint("restore the cluster's directory from your copy of it: pki and cluster.json")
+        .hint("or, if the machine is for a new cluster, first remove the old cluster from it"))
 }
 
 /// Two round trips. Waits for the machine to get its cluster address, unless `stop` is cancelled.

@@ -1,4 +1,4 @@
-//! What is asked for, by flags, a cluster file and the record of a cluster that exists.
+//! Merges flags, a cluster file and the record of an existing cluster into what is wanted.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -65,8 +65,8 @@ pub fn origin(flags: &UpFlags) -> Result<Option<String>> {
     }
     let here = std::env::current_dir().unwrap_or_default();
     Ok(Some(format!(
-        "there is no {DEFAULT_FILE} in {}, so this is about a new cluster, {name}; on this computer \
-         there are {}: say --name, or --config with the file",
+        "{} has no {DEFAULT_FILE}, so this would be a new cluster, {name}; this computer has the \
+        clusters {}: set --name, or --config with the file",
         here.display(),
         others.join(", ")
     )))
@@ -151,7 +151,7 @@ async fn choose_network(config: &ClusterConfig) -> Result<Ipv4Net> {
         return Err(Failure::input(format!(
             "network.machines: {network} overlaps {other}, which this computer has on {interface}"
         ))
-        .hint("take another network, or leave it out"));
+        .hint("set another network, or leave it out"));
     }
     Ok(network)
 }

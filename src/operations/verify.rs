@@ -1,7 +1,7 @@
-//! Proving a cluster that runs: its gates again, and what people do with a cluster, tried out.
+//! Checks a running cluster: its gates again, and tests of what users do with a cluster.
 //!
-//! Every check has a namespace of its own, by whose label what an earlier run left is found and
-//! removed. A check that goes wrong does not stop the others.
+//! Every check has its own namespace with a label, by which a later run finds and removes
+//! leftovers. A failing check does not stop the others.
 
 pub mod deep;
 pub mod report;
@@ -173,7 +173,7 @@ impl Verification {
     }
 
     fn untried(&self, part: Part, check: &Check) -> Entry {
-        let verdict = Verdict::Skipped("there was no clean place to try it in".into());
+        let verdict = Verdict::Skipped("cannot create a clean namespace for this check".into());
         self.finished(part, check.name, check.title, Instant::now(), verdict, Vec::new())
     }
 
@@ -262,7 +262,7 @@ fn info(name: &str, title: &str) -> TaskInfo {
 }
 
 fn interrupted() -> Failure {
-    Failure::new(Kind::Interrupted, "stopped by the user")
+    Failure::new(Kind::Interrupted, "interrupted by the user")
 }
 
 #[cfg(test)]

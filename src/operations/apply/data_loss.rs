@@ -1,4 +1,4 @@
-//! A cluster that was complete and has lost its data must not be answered with a new, empty one.
+//! Prevents kdiy from replacing a complete cluster that lost its data with a new, empty one.
 
 use std::time::Duration;
 

@@ -65,8 +65,8 @@ fn unmounted(task: &Task, machine: &Machine) -> Failure {
         .in_step(&task.step)
         .hint(format!("mount it: kdiy ssh {name} -- sudo mount /var/lib/etcd; then `kdiy up`"))
         .hint(
-            "if the disk is gone for good, take it out of /etc/fstab: `kdiy up` then lets the machine \
-             in as a new member",
+            "if the disk is lost, remove it from /etc/fstab: `kdiy up` then adds the machine as a \
+            new member",
         )
 }
 
@@ -113,13 +113,23 @@ impl Runner {
             };
             drop(turn);
             if began.elapsed() >= self.slowly(LET_IN_WITHIN) || self.stop.is_cancelled() {
-                return Err(Failure::new(Kind::Quorum, "etcd has no data here, and cannot join")
-                    .on(&machine.name)
-                    .in_step(&task.step)
-                    .cause(reason)
-                    .hint("a majority of the members must be healthy for that: repair the others first")
-                    .hint("if a majority has lost its data, restore a snapshot as docs/reliability.md says")
-                    .into());
+                return Err(Failure::new(
+                    Kind::Quorum,
+                    "etcd has no data on this machine, and \
+                    cannot join",
+                )
+                .on(&machine.name)
+                .in_step(&task.step)
+                .cause(reason)
+                .hint(
+                    "to join, it needs a healthy majority of the members: repair the others \
+                        first",
+                )
+                .hint(
+                    "if a majority has lost its data, restore a snapshot as \
+                        docs/reliability.md says",
+                )
+                .into());
             }
             self.events.progress(&task.id, format!("waiting to join: {reason}"));
             tokio::time::sleep(PAUSE).await;
@@ -150,12 +160,12 @@ impl Runner {
             Entry::Lost(id) => {
                 self.ask(&sponsor, &format!("{ETCDCTL} member remove {id:x}")).await?;
                 self.events.note(format!(
-                    "removed the etcd member {id:x} of {name}, whose data is gone; {name} joins as a \
-                     new member"
+                    "removed the etcd member {id:x} of {name}, which lost its data; {name} joins \
+                    as a new member"
                 ));
             }
             Entry::Unknown => {
-                self.events.progress(&task.id, "adding the member, without a vote");
+                self.events.progress(&task.id, "adding the member as a learner");
                 let add = format!(
                     "{ETCDCTL} member add {} --learner --peer-urls=https://{address}:{ETCD_PEER_PORT}",
                     quote(name)
@@ -201,11 +211,14 @@ impl Runner {
         let output = transport.run(Script::new(script)).await;
         let output = output.map_err(|error| lost(&task.step, &error))?;
         if !output.success() {
-            return Err(Failure::new(Kind::Step, "cannot keep etcd from starting without data")
-                .on(&machine.name)
-                .in_step(&task.step)
-                .tail(output.tail(5))
-                .into());
+            return Err(Failure::new(
+                Kind::Step,
+                "cannot prevent etcd from starting without its data",
+            )
+            .on(&machine.name)
+            .in_step(&task.step)
+            .tail(output.tail(5))
+            .into());
         }
         if data.has_log {
             self.events.note(format!(
@@ -234,19 +247,22 @@ impl Runner {
         own: EtcdData,
     ) -> Result<bool, TaskError> {
         let silent = || {
-            Failure::new(Kind::Quorum, "etcd has no data here, and not all machines answer")
-                .on(&machine.name)
-                .in_step(&task.step)
-                .cause(
-                    "one of the others may have a cluster's data, which a new one would part from",
-                )
+            Failure::new(
+                Kind::Quorum,
+                "etcd has no data on this machine, and not all machines answer",
+            )
+            .on(&machine.name)
+            .in_step(&task.step)
+            .cause(
+                "another machine may have the data of the cluster; a new cluster would replace it",
+            )
         };
         let exists = self.had_data || own.cluster_exists;
         while !exists && self.etcd_data().await.iter().any(|(_, data)| data.is_none()) {
             if self.stop.is_cancelled() || !self.unreached.lock().await.is_empty() {
                 return Err(silent().into());
             }
-            self.events.progress(&task.id, "looking whether another machine has data");
+            self.events.progress(&task.id, "checking whether another machine has data");
             tokio::time::sleep(PAUSE).await;
         }
         let mut machines = self.etcd_data().await;
@@ -299,17 +315,17 @@ impl Runner {
         let began = Instant::now();
         loop {
             let reason = match self.promote_once(machine).await {
-                Ok(true) => return Ok(vec![format!("let etcd of {} vote", machine.name)]),
+                Ok(true) => return Ok(vec![format!("promoted the etcd learner {}", machine.name)]),
                 Ok(false) => return Ok(Vec::new()),
                 Err(reason) => reason,
             };
             self.events.progress(&task.id, format!("waiting for the member to catch up: {reason}"));
             if began.elapsed() >= self.slowly(CAUGHT_UP_WITHIN) || self.stop.is_cancelled() {
-                return Err(Failure::new(Kind::Step, "the new etcd member has no vote yet")
+                return Err(Failure::new(Kind::Step, "the new etcd member is still a learner")
                     .on(&machine.name)
                     .in_step(&task.step)
                     .cause(reason)
-                    .hint("`kdiy up` goes on waiting for it"));
+                    .hint("run `kdiy up` again: it continues to wait for it"));
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -334,7 +350,7 @@ impl Runner {
         let output = transport.run(Script::new(etcd_data::script())).await;
         let output = output.map_err(|error| lost(&task.step, &error))?;
         EtcdData::read(&output.stdout).ok_or_else(|| {
-            Failure::new(Kind::Step, "cannot tell whether etcd has data here")
+            Failure::new(Kind::Step, "cannot find out whether etcd has data on this machine")
                 .on(&machine.name)
                 .in_step(&task.step)
                 .tail(output.tail(5))
@@ -406,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_without_data_joins_by_what_the_others_know_of_it() {
+    fn a_machine_without_data_joins_according_to_the_member_list() {
         let members = [member(1, "a", true), member(2, "b", false), member(3, "", false)];
         let entry = |host: u8| entry(&members, Ipv4Addr::new(10, 0, 0, host));
         assert_eq!(entry(1), Entry::Lost(1));
@@ -416,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn who_joins_is_told_exactly_the_members_that_there_are() {
+    fn a_joining_member_gets_exactly_the_current_members() {
         let names =
             [(Ipv4Addr::new(10, 0, 0, 1), "a".into()), (Ipv4Addr::new(10, 0, 0, 3), "c".into())];
         let members = [member(1, "a", true), member(3, "", false), member(9, "old", true)];

@@ -35,7 +35,7 @@ impl Runner {
         let bundle = reached
             .bundles
             .get(&task.step)
-            .ok_or_else(|| Failure::bug(format!("nothing was rendered for {}", task.id)))?;
+            .ok_or_else(|| Failure::bug(format!("kdiy rendered nothing for {}", task.id)))?;
         let missing = self.missing(bundle, &reached).await?;
         let mut installing: Vec<String> = missing.iter().map(|file| file.to.clone()).collect();
         installing
@@ -99,15 +99,15 @@ impl Runner {
             }
             return Ok(TaskReport { changes });
         }
-        let what = answer.failed.unwrap_or_else(|| format!("ended with status {}", output.status));
+        let what = answer.failed.unwrap_or_else(|| format!("exited with status {}", output.status));
         let tail = answer.tail[answer.tail.len().saturating_sub(TAIL)..].to_vec();
         Err(Failure::new(Kind::Step, what)
             .on(&machine)
             .in_step(&task.step)
             .tail(tail)
             .log(self.session.state.machine_log(&machine))
-            .hint(format!("look at the machine: kdiy ssh {machine}"))
-            .hint("`kdiy up` goes on from here once the cause is mended")
+            .hint(format!("log in to find out why: kdiy ssh {machine}"))
+            .hint("fix the cause and run `kdiy up`: it resumes here")
             .into())
     }
 
@@ -148,7 +148,7 @@ impl Runner {
         for name in bundle.artifacts.iter().chain(&bundle.images) {
             let files = fetched
                 .get(&Fetched::key(name, &reached.facts.arch))
-                .ok_or_else(|| Failure::bug(format!("{name} was not fetched")))?;
+                .ok_or_else(|| Failure::bug(format!("kdiy did not download {name}")))?;
             let staged = reached.staged.lock().await;
             let lacks = |file: &&Installable| {
                 let installed = reached.observed.artifacts.get(&file.to).map(|it| &it.digest);
@@ -177,15 +177,15 @@ impl Runner {
         let mut done = 0;
         for file in missing {
             let name = file.to.rsplit('/').next().unwrap_or(&file.to).to_owned();
-            self.events.bytes(&task.id, format!("{name} waits for its turn"), done, total);
+            self.events.bytes(&task.id, format!("{name} is queued"), done, total);
             let _turn = self.sending.turn(place).await;
-            self.events.bytes(&task.id, format!("sending {name}"), done, total);
+            self.events.bytes(&task.id, format!("copying {name}"), done, total);
             let waits = reached.waits(&file.to);
             self.push(task, machine, &file, waits).await?;
             done += file.bytes;
             if waits {
                 reached.staged.lock().await.insert(file.to.clone(), file.sha256.clone());
-                changes.push(format!("sent {}, which waits for its turn", file.to));
+                changes.push(format!("copied {}, to install it later", file.to));
             } else {
                 changes.push(format!("installed {}", file.to));
             }
@@ -207,12 +207,13 @@ impl Runner {
         let transport = self.connected(machine).await?;
         let (stamps, beside) = if waits { (STAGED_STAMPS, STAGED) } else { (ARTIFACT_STAMPS, "") };
         let text = format!(
-            "{LEDGER}\nset -eu; umask 022; to={to}; mkdir -p {stamps}; enter_file \"$to\"; \
-             mkdir -p \"${{to%/*}}\"; umask 077; cat >\"$to.kdiy-new\"; \
-             is=$(openssl dgst -sha256 -r \"$to.kdiy-new\" 2>/dev/null || sha256sum \"$to.kdiy-new\"); \
-             [ \"${{is%% *}}\" = {digest} ] || {{ rm -f \"$to.kdiy-new\"; echo 'the file arrived damaged' >&2; exit 65; }}; \
-             chmod {mode} \"$to.kdiy-new\"; mv -f \"$to.kdiy-new\" \"$to{beside}\"; \
-             echo \"$to {digest} $(stat -c '%s %Y' \"$to{beside}\")\" >{stamps}/{key}",
+            "{LEDGER}\nset -eu; umask 022; to={to}; mkdir -p {stamps}; enter_file \"$to\"; mkdir \
+            -p \"${{to%/*}}\"; umask 077; cat >\"$to.kdiy-new\"; is=$(openssl dgst -sha256 -r \
+            \"$to.kdiy-new\" 2>/dev/null || sha256sum \"$to.kdiy-new\"); [ \"${{is%% *}}\" = \
+            {digest} ] || {{ rm -f \"$to.kdiy-new\"; echo 'the file was damaged during the \
+            transfer' >&2; exit 65; }}; chmod {mode} \"$to.kdiy-new\"; mv -f \"$to.kdiy-new\" \
+            \"$to{beside}\"; echo \"$to {digest} $(stat -c '%s %Y' \"$to{beside}\")\" \
+            >{stamps}/{key}",
             to = quote(&file.to),
             digest = file.sha256,
             mode = file.mode,
@@ -229,7 +230,7 @@ impl Runner {
             .on(machine)
             .in_step(&task.step)
             .tail(output.tail(TAIL))
-            .hint("is the disk full?")
+            .hint("check whether the disk is full")
             .into())
     }
 

@@ -1,5 +1,5 @@
-//! etcd's alarm NOSPACE: it is raised when a database reaches its quota, refuses every write, and
-//! stays until somebody takes it back.
+//! etcd's alarm NOSPACE: etcd raises it when a database reaches its quota, refuses every write, and
+//! keeps it until somebody clears it.
 
 use std::collections::BTreeMap;
 
@@ -29,8 +29,8 @@ impl Runner {
             let usage = answer.ok().and_then(|text| usage(&text));
             if usage.is_none_or(|(bytes, quota)| bytes * 100 >= quota * IN_USE_AT_MOST) {
                 self.events.warn(format!(
-                    "etcd has raised the alarm NOSPACE, and its database on {} is still about as \
-                     large as its quota allows",
+                    "etcd has raised the alarm NOSPACE, and its database on {} is still almost as \
+                    large as its quota",
                     machine.name
                 ));
                 return;
@@ -38,11 +38,9 @@ impl Runner {
         }
         match self.ask(&sponsor, &format!("{ETCDCTL} alarm disarm")).await {
             Ok(_) => {
-                self.events.note("took back etcd's alarm NOSPACE: its databases have room again")
+                self.events.note("cleared etcd's alarm NOSPACE: its databases have room again")
             }
-            Err(reason) => {
-                self.events.warn(format!("cannot take back the alarm NOSPACE: {reason}"))
-            }
+            Err(reason) => self.events.warn(format!("cannot clear the alarm NOSPACE: {reason}")),
         }
     }
 }

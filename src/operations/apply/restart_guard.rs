@@ -1,4 +1,4 @@
-//! Restarts of what the cluster counts on: one at a time, and only when it can spare it.
+//! Restarts of etcd and API servers: one at a time, and only if the cluster can tolerate it.
 
 use std::time::Instant;
 
@@ -51,13 +51,13 @@ impl Runner {
             if members.list().len() == 1 {
                 let unit = service.unit();
                 self.events.note(format!(
-                    "{machine} has the only {unit}: the api is away while it restarts"
+                    "{machine} has the only {unit}: the API is unavailable while it restarts"
                 ));
                 return Ok(Some(turn));
             }
             let Err(refusal) = members.allows_loss_of(&[machine]) else { return Ok(Some(turn)) };
             if self.beyond_quorum {
-                self.events.warn(format!("{}; going on because of {OVERRIDE}", refusal.what));
+                self.events.warn(format!("{}; continuing because of {OVERRIDE}", refusal.what));
                 return Ok(Some(turn));
             }
             if began.elapsed() >= self.slowly(BACK_WITHIN) || self.stop.is_cancelled() {
@@ -85,7 +85,7 @@ mod tests {
     use crate::bundle::observe::UnitState;
 
     #[test]
-    fn what_was_never_installed_is_not_stopped() {
+    fn a_unit_that_is_not_installed_is_not_stopped() {
         let start = [Difference::new(Verb::Start, "etcd.service")];
         let mut observed = Observed::default();
         assert_eq!(stopped_by(&start, &observed), None);

@@ -1,5 +1,5 @@
-//! Machines that do not answer: they are waited for, but named long before the wait is over, with
-//! what their absence means for the cluster.
+//! Machines that do not answer: kdiy waits for them, but names them long before the deadline, with
+//! the effect on the cluster.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -85,11 +85,11 @@ impl Runner {
     fn replacement(&self, machine: &str) -> String {
         let provider = &self.session.provider;
         if !provider.makes_machines() {
-            return format!("if {machine} is gone for good, put another in its place");
+            return format!("if {machine} is lost, replace it with another machine");
         }
         let maker = provider.name();
         format!(
-            "if {machine} is gone for good, delete it with {maker}'s own tool: `kdiy up` makes it anew"
+            "if {machine} is lost, delete it with {maker}'s own tool: `kdiy up` creates it again"
         )
     }
 }
@@ -100,15 +100,15 @@ fn meaning(standing: &Standing) -> String {
         format!("{} of {}", members.healthy(), members.list().len())
     };
     let numbers = format!(
-        "{} etcd members ({} needed) and {} api-servers are healthy",
+        "{} etcd members ({} needed) and {} API servers are healthy",
         count(Service::Etcd),
         standing.etcd.needed(),
         count(Service::ApiServer)
     );
     if Service::ALL.into_iter().map(|it| standing.members(it)).all(Members::works) {
-        format!("the cluster serves without it: {numbers}")
+        format!("the cluster works without it: {numbers}")
     } else {
-        format!("the cluster does not serve: {numbers}")
+        format!("the cluster does not work: {numbers}")
     }
 }
 
@@ -125,12 +125,12 @@ mod tests {
     }
 
     #[test]
-    fn an_absence_within_the_tolerance_is_told_from_one_beyond_it() {
+    fn an_outage_that_the_cluster_tolerates_differs_from_one_that_it_does_not() {
         assert_eq!(
             meaning(&standing(2)),
-            "the cluster serves without it: 2 of 3 etcd members (2 needed) and 2 of 3 api-servers \
+            "the cluster works without it: 2 of 3 etcd members (2 needed) and 2 of 3 API servers \
              are healthy"
         );
-        assert!(meaning(&standing(1)).starts_with("the cluster does not serve: 1 of 3 etcd"));
+        assert!(meaning(&standing(1)).starts_with("the cluster does not work: 1 of 3 etcd"));
     }
 }

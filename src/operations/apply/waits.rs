@@ -1,4 +1,4 @@
-//! What waits of a run need to know of each other.
+//! Deadlines that several tasks of a run share.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patience_begins_when_machines_are_made() {
+    fn deadlines_start_when_machines_are_created() {
         let (waits, began) = (Waits::default(), Instant::now());
         assert!(!waits.was_making(began));
         waits.making();

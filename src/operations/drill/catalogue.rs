@@ -1,5 +1,5 @@
-//! `playbooks/drills.yaml`: what can be broken, why the cluster should survive it, and how much of
-//! it may be seen.
+//! `playbooks/drills.yaml`: the drills, why the cluster should survive each one, and the bounds of
+//! its effects.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -127,8 +127,8 @@ impl Catalogue {
         let found = self.drills.iter().find(|drill| drill.name == name);
         found.map(|drill| vec![drill.clone()]).ok_or_else(|| {
             let names: Vec<&str> = self.drills.iter().map(|drill| drill.name.as_str()).collect();
-            Failure::input(format!("there is no drill {name}"))
-                .hint(format!("there are {}; or all", names.join(", ")))
+            Failure::input(format!("the drill {name} does not exist"))
+                .hint(format!("the drills are {}; or all", names.join(", ")))
         })
     }
 
@@ -140,7 +140,7 @@ impl Catalogue {
             };
             let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
             if drill.name.is_empty() || !drill.name.chars().all(plain) {
-                return wrong("a name is lower case letters, digits and hyphens".into());
+                return wrong("a name has only lower-case letters, digits and hyphens".into());
             }
             if RESERVED.contains(&drill.name.as_str()) || !names.insert(&drill.name) {
                 return wrong("the name is taken".into());
@@ -152,7 +152,7 @@ impl Catalogue {
                 return wrong("only units that are killed can be stopped gracefully".into());
             }
             if drill.writes == Writes::Refused && !drill.bounds.is_empty() {
-                return wrong("where writes are refused there is nothing to set bounds to".into());
+                return wrong("a drill with `writes: refused` has no `bounds`".into());
             }
         }
         Ok(())
@@ -202,9 +202,9 @@ mod tests {
         };
         for (text, problem) in [
             (drill("all", ", fault: power-off"), "all: the name is taken"),
-            (drill("A b", ", fault: power-off"), "lower case"),
+            (drill("A b", ", fault: power-off"), "lower-case"),
             (drill("a", ", fault: power-off, graceful: {}"), "stopped gracefully"),
-            (drill("a", ", fault: power-off, writes: refused, bounds: {pods: 1s}"), "nothing to"),
+            (drill("a", ", fault: power-off, writes: refused, bounds: {pods: 1s}"), "no `bounds`"),
             (drill("a", ", fault: power-off, bounds: {pods: soon}"), "drills.yaml"),
             (drill("a", ", fault: explode"), "drills.yaml"),
         ] {

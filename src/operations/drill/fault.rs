@@ -1,5 +1,5 @@
-//! Breaking a machine so that it mends: what undoes the fault is on the machine, with a timer, and
-//! on this computer, before the fault is made.
+//! Breaks a machine. Before it does, the undo script is on the machine, with a timer, and on this
+//! computer.
 
 use std::time::Duration;
 
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn the_machine_can_undo_a_fault_before_it_is_made() {
+    fn the_machine_can_undo_a_fault_before_it_happens() {
         let script = prepared(false).script(Duration::from_secs(90)).unwrap();
         let at = |part: &str| script.find(part).unwrap_or_else(|| panic!("no {part}: {script}"));
         assert!(at("--on-active=90s") < at(BROKEN));
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_undoes_a_fault_calls_off_the_timer_last() {
+    fn the_undo_script_stops_the_timer_last() {
         let How::Script(undo) = prepared(false).remedy().how else { panic!("not a script") };
         assert!(
             undo.find("systemctl start").unwrap() < undo.find("kdiy-drill-undo.timer").unwrap()

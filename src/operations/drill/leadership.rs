@@ -1,5 +1,5 @@
-//! Who leads, who has the virtual address and who holds the leases: once, to choose whom a drill
-//! hits, and again and again while it goes on.
+//! The holders of etcd's leadership, the virtual address and the leases: observed once to choose
+//! the target, and repeatedly during the drill.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn only_machines_that_hold_something_are_looked_at() {
+    fn only_machines_that_can_hold_something_are_checked() {
         let topology =
             Topology::build(&ClusterConfig::default(), "192.168.56.0/24".parse().unwrap()).unwrap();
         let of = |name: &str| glance(&topology, topology.machine(name).unwrap());

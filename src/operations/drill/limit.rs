@@ -1,4 +1,4 @@
-//! How much of a failure may be seen.
+//! Bounds of the effects of a failure.
 
 use std::str::FromStr;
 use std::time::Duration;

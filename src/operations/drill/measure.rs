@@ -1,5 +1,5 @@
-//! From what clients and watchers saw to what is reported. Pure; all times count from the start of
-//! the drill.
+//! Turns the observations of clients and watchers into measurements. Pure; all times count from the
+//! start of the drill.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -60,10 +60,10 @@ impl Measure {
             Self::WriteGap => "longest time without a write",
             Self::LastFailure => "last failed request after",
             Self::EtcdLeader => "new etcd leader after",
-            Self::VirtualAddress => "virtual address elsewhere after",
+            Self::VirtualAddress => "virtual address moved after",
             Self::ControllerManager => "new controller-manager after",
             Self::Scheduler => "new scheduler after",
-            Self::Pods => "pods elsewhere after",
+            Self::Pods => "pods on another node after",
         }
     }
 }
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_happens_outside_the_window_is_no_gap() {
+    fn events_outside_the_window_are_no_gap() {
         let mut times = vec![100, 950];
         times.extend((10..=50).map(|n| n * 100));
         let requests = times.into_iter().map(|at| write(0, at, Answer::Done)).collect();

@@ -1,4 +1,5 @@
-//! Pods that do not wait for a lost node, to see how long it takes until they run elsewhere.
+//! Pods that tolerate the loss of their node only briefly, to measure how long it takes until they
+//! run on another node.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -57,9 +58,9 @@ pub async fn start(client: &Client, context: &ClusterContext, node: &str) -> Res
         },
     });
     let params = PatchParams::apply(NAME).force();
-    api.patch(NAME, &params, &Patch::Apply(&deployment))
-        .await
-        .map_err(|error| Failure::cluster("cannot start pods to be rescheduled").because(error))?;
+    api.patch(NAME, &params, &Patch::Apply(&deployment)).await.map_err(|error| {
+        Failure::cluster("cannot start the pods that the drill reschedules").because(error)
+    })?;
     let began = Instant::now();
     let patience = STARTED_WITHIN * context.config.slow_machines;
     let mut saw = String::new();
@@ -71,7 +72,7 @@ pub async fn start(client: &Client, context: &ClusterContext, node: &str) -> Res
         }
         tokio::time::sleep(PAUSE).await;
     }
-    Err(Failure::cluster(format!("the pods to be rescheduled did not start on {node}"))
+    Err(Failure::cluster(format!("the pods that the drill reschedules did not start on {node}"))
         .cause(saw)
         .hint(format!("kdiy kubectl -- describe pods -n {NAMESPACE}")))
 }

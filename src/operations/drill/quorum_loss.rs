@@ -1,4 +1,4 @@
-//! What a cluster without quorum looks like: no reads that count, no writes, and pods that run on.
+//! Observes a cluster without quorum: no linearizable reads, no writes, and pods that keep running.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -65,7 +65,7 @@ async fn members(context: &ClusterContext, lost: &[String], verdict: &mut Verdic
         verdict.record(
             Some(&machine.name),
             "etcd's own health",
-            "none without a leader",
+            "unhealthy, without a leader",
             health,
             health.contains("\"health\":\"false\""),
         );
@@ -85,7 +85,7 @@ async fn api_server(context: &ClusterContext, master: &str, verdict: &mut Verdic
     let client = match context.api.client(&path).await {
         Ok(client) => client,
         Err(failure) => {
-            verdict.record(Some(master), "a way to it", "one", failure.to_string(), false);
+            verdict.record(Some(master), "a connection to it", "one", failure.to_string(), false);
             return;
         }
     };
@@ -96,7 +96,7 @@ async fn api_server(context: &ClusterContext, master: &str, verdict: &mut Verdic
         }
         Err(error) => (error, true),
     };
-    verdict.record(Some(master), "/readyz", "not ready, by etcd", saw, ok);
+    verdict.record(Some(master), "/readyz", "not ready, because of etcd", saw, ok);
     let api: Api<Namespace> = Api::all(client);
     let read =
         tokio::time::timeout(patience(context.config.slow_machines).answer, api.get(NAMESPACE));
@@ -105,5 +105,5 @@ async fn api_server(context: &ClusterContext, master: &str, verdict: &mut Verdic
         Ok(Err(error)) => (chain(&error), true),
         Err(_) => ("no answer in time".to_owned(), true),
     };
-    verdict.record(Some(master), "a linearizable read through the api", "refused", saw, ok);
+    verdict.record(Some(master), "a linearizable read through the API", "refused", saw, ok);
 }

@@ -1,4 +1,4 @@
-//! What a drill showed, and whether the cluster did what it promised.
+//! The results of a drill, and whether the cluster stayed within the bounds.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -151,9 +151,9 @@ impl Outcome {
             let place = machine.as_deref().unwrap_or("cluster");
             match ok {
                 true => self.seen.push(format!("{place}: {asked}: {saw}")),
-                false => {
-                    self.problems.push(format!("{place}: {asked}: expected {expected}, saw {saw}"))
-                }
+                false => self
+                    .problems
+                    .push(format!("{place}: {asked}: expected {expected}, observed {saw}")),
             }
         }
     }
@@ -162,8 +162,8 @@ impl Outcome {
     pub fn judge(&mut self) {
         match self.lost {
             Some(0) => {}
-            Some(lost) => self.problems.push(format!("{lost} acknowledged writes are lost")),
-            None => self.problems.push("the acknowledged writes could not be read back".into()),
+            Some(lost) => self.problems.push(format!("{lost} acknowledged writes were lost")),
+            None => self.problems.push("kdiy could not read back the acknowledged writes".into()),
         }
         let fine = self.problems.is_empty();
         self.verdict = if fine { Verdict::Survived } else { Verdict::Failed };
@@ -209,9 +209,9 @@ fn served(history: &History, fault: Window) -> Option<String> {
     let served = history.acknowledged_within(strict);
     if served > 0 {
         let writes = counted(served, "write");
-        return Some(format!("acknowledged although it had to be refused: {writes}"));
+        return Some(format!("acknowledged, although they had to be refused: {writes}"));
     }
-    history.reasons(fault).is_empty().then(|| "no write was tried while the fault lasted".into())
+    history.reasons(fault).is_empty().then(|| "no client tried to write during the fault".into())
 }
 
 /// Milliseconds as people read them, always in seconds, so that a column of them compares.
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stays_within_its_bounds_is_survived() {
+    fn a_drill_within_its_bounds_is_survived() {
         let outcome = outcome(&history(1000..2000), Writes::Served, &[(Measure::WriteGap, 1500)]);
         assert_eq!(outcome.verdict, Verdict::Survived, "{:?}", outcome.problems);
         assert_eq!(outcome.measured[0].ms, Some(1100));
@@ -300,6 +300,6 @@ mod tests {
         let served = outcome(&history(1000..4000), Writes::Refused, &[]);
         assert!(served.problems[0].contains("had to be refused"), "{:?}", served.problems);
         let silent = outcome(&History::default(), Writes::Refused, &[]);
-        assert!(silent.problems[0].contains("no write was tried"), "{:?}", silent.problems);
+        assert!(silent.problems[0].contains("no client tried to write"), "{:?}", silent.problems);
     }
 }

@@ -1,4 +1,4 @@
-//! One drill, from the question whether it may be done to what it showed.
+//! Runs one drill, from the check whether it is possible to its results.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -96,7 +96,7 @@ impl DrillRun<'_> {
     /// returns.
     pub async fn carry_out(&self, drill: &Drill, options: &Options, task: &str) -> Result<Outcome> {
         self.events.note(format!("{}\n  {}\n  {}", drill.title, drill.happens, drill.survives));
-        self.events.progress(task, "looking whom to hit");
+        self.events.progress(task, "choosing the target");
         let ready = match self.prepare(drill, options, task).await? {
             Ok(ready) => ready,
             Err(NoTarget(reason)) => {
@@ -173,7 +173,7 @@ impl DrillRun<'_> {
             (Some(bounds), true) => bounds,
             (None, true) => {
                 return Err(Failure::input(format!(
-                    "--graceful: {} knows no clean stop",
+                    "--graceful: {} has no clean stop",
                     drill.name
                 )));
             }
@@ -191,13 +191,13 @@ impl DrillRun<'_> {
         }
         let Some(possible) = &fault.possible else { return Ok(None) };
         let output = self.run(&fault.machine, Script::new(possible)).await?;
-        let reason = output.tail(1).pop().unwrap_or_else(|| "the machine does not say why".into());
+        let reason = output.tail(1).pop().unwrap_or_else(|| "the machine gives no reason".into());
         Ok((!output.success()).then_some(reason))
     }
 
     async fn count_down(&self, ready: &Ready) -> Result<()> {
         for left in (1..=COUNTDOWN).rev() {
-            let line = format!("{} in {left} s; Ctrl-C calls it off", ready.machines.join(", "));
+            let line = format!("{} in {left} s; Ctrl-C cancels", ready.machines.join(", "));
             self.events.progress(&ready.task, &line);
             if left == COUNTDOWN {
                 self.events.note(line);
@@ -223,7 +223,7 @@ impl DrillRun<'_> {
         let has_pods = ready.promise.bounds.contains_key(&Measure::Pods);
         let roamers = match has_pods {
             true => {
-                self.events.progress(&ready.task, "starting pods to be rescheduled");
+                self.events.progress(&ready.task, "starting the pods that the drill reschedules");
                 let client = self.context.api.any().await?;
                 pods::start(&client, &self.context, &ready.machines[0]).await?;
                 Some(pods::watch(self.context.clone(), ready.machines[0].clone(), log.clone()))
@@ -301,7 +301,7 @@ impl DrillRun<'_> {
 
     /// Until every client has written for a while.
     async fn calm(&self, ready: &Ready, log: &Log) -> Result<()> {
-        self.events.progress(&ready.task, "clients write undisturbed");
+        self.events.progress(&ready.task, "clients write before the fault");
         let began = Instant::now();
         let patience = self.slowly(CALM_WITHIN);
         let count = workload::count(&self.context.topology);
@@ -324,10 +324,10 @@ impl DrillRun<'_> {
                 let reason = reasons.into_iter().next().map(|(reason, _)| reason);
                 return Err(Failure::new(
                     Kind::Gate,
-                    "writing through the load balancer is not calm",
+                    "writes through the load balancer already fail or are slow",
                 )
                 .cause(reason.unwrap_or_else(|| "writes take too long".into()))
-                .hint("nothing was broken; is this computer too busy?"));
+                .hint("nothing was broken; perhaps this computer is too busy"));
             }
         }
     }
@@ -353,10 +353,10 @@ impl DrillRun<'_> {
             if output.success() {
                 return Ok(());
             }
-            Err(Failure::new(Kind::Step, "the fault could not be made")
+            Err(Failure::new(Kind::Step, "kdiy could not cause the fault")
                 .on(&fault.machine)
                 .tail(output.tail(8))
-                .hint("what had been done of it was undone"))
+                .hint("kdiy undid what it had already done"))
         });
         futures::future::try_join_all(breaks).await?;
         broken.into_inner().ok_or_else(|| Failure::bug("a fault without a moment"))
@@ -420,7 +420,7 @@ impl DrillRun<'_> {
 
     /// Also after Ctrl-C: what was broken on purpose has to be seen whole again.
     async fn recover(&self, task: &str) -> Result<()> {
-        self.events.progress(task, "proving that the cluster is whole again");
+        self.events.progress(task, "checking that the cluster is healthy again");
         self.whole(task, &CancellationToken::new()).await
     }
 
@@ -444,7 +444,7 @@ impl DrillRun<'_> {
 }
 
 fn called_off() -> Failure {
-    Failure::new(Kind::Interrupted, "called off; nothing was broken")
+    Failure::new(Kind::Interrupted, "cancelled; nothing was broken")
 }
 
 /// Everything of earlier drills that is still in the cluster.

@@ -1,4 +1,4 @@
-//! Whom a drill hits.
+//! Chooses the target of a drill.
 
 use crate::operations::drill::catalogue::Target;
 use crate::operations::drill::leadership::Holders;
@@ -24,7 +24,7 @@ pub fn candidates(
         holder.ok_or_else(|| NoTarget(why.to_owned()))
     };
     let found = match target {
-        Target::EtcdLeader => only(Measure::EtcdLeader, "no etcd member leads")?,
+        Target::EtcdLeader => only(Measure::EtcdLeader, "etcd has no leader")?,
         Target::EtcdFollower => {
             let leader = holders.get(Measure::EtcdLeader);
             names(Group::Etcd).into_iter().filter(|name| Some(name.as_str()) != leader).collect()
@@ -32,11 +32,11 @@ pub fn candidates(
         Target::VipHolder if topology.vip.is_none() => {
             return Err(NoTarget("this cluster has no virtual address".into()));
         }
-        Target::VipHolder => only(Measure::VirtualAddress, "nobody has the virtual address")?,
+        Target::VipHolder => only(Measure::VirtualAddress, "no machine has the virtual address")?,
         Target::ControllerManager => {
-            only(Measure::ControllerManager, "nobody holds the lease of kube-controller-manager")?
+            only(Measure::ControllerManager, "kube-controller-manager's lease has no holder")?
         }
-        Target::Scheduler => only(Measure::Scheduler, "nobody holds the lease of kube-scheduler")?,
+        Target::Scheduler => only(Measure::Scheduler, "kube-scheduler's lease has no holder")?,
         Target::Master => {
             let mut masters = names(Group::Masters);
             let holder = holders.get(Measure::VirtualAddress);
@@ -48,7 +48,7 @@ pub fn candidates(
     if found.is_empty() {
         return Err(NoTarget(match target {
             Target::Worker => "this cluster has no worker".into(),
-            _ => "with one member etcd has no followers".into(),
+            _ => "etcd has only one member, and so no followers".into(),
         }));
     }
     Ok(found)
@@ -59,14 +59,14 @@ pub fn named(wanted: &str, candidates: &[String], topology: &Topology) -> Result
     let full = format!("{}-{wanted}", topology.cluster);
     let Some(machine) = topology.machine(wanted).or_else(|| topology.machine(&full)) else {
         let names: Vec<&str> = topology.machines.iter().map(|it| it.name.as_str()).collect();
-        return Err(Failure::input(format!("--on: there is no machine {wanted}"))
-            .hint(format!("there are {}", names.join(", "))));
+        return Err(Failure::input(format!("--on: the machine {wanted} does not exist"))
+            .hint(format!("the machines are {}", names.join(", "))));
     };
     if candidates.contains(&machine.name) {
         return Ok(machine.name.clone());
     }
-    Err(Failure::input(format!("--on: this drill cannot hit {}", machine.name))
-        .hint(format!("it can hit {}", candidates.join(", "))))
+    Err(Failure::input(format!("--on: this drill cannot break {}", machine.name))
+        .hint(format!("it can break {}", candidates.join(", "))))
 }
 
 /// One machine more than etcd can lose, beginning with these.
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drill_hits_who_holds_what_it_is_about() {
+    fn a_drill_breaks_the_holder_of_its_lease_or_address() {
         let topology = topology(3, 2);
         let holders = holders(&[
             (Measure::EtcdLeader, "kdiy-master-2"),
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn where_there_is_nobody_to_hit_the_reason_is_said() {
+    fn a_drill_without_a_target_gives_the_reason() {
         let topology = topology(1, 0);
         let holders = holders(&[(Measure::EtcdLeader, "kdiy-master-1")]);
         for (target, reason) in [
@@ -126,7 +126,7 @@ mod tests {
         let leader = ["kdiy-master-2".to_owned()];
         assert_eq!(named("master-2", &leader, &topology).unwrap(), "kdiy-master-2");
         let refused = named("master-1", &leader, &topology).unwrap_err().to_string();
-        assert!(refused.contains("cannot hit kdiy-master-1"), "{refused}");
+        assert!(refused.contains("cannot break kdiy-master-1"), "{refused}");
         assert!(named("master-9", &leader, &topology).is_err());
     }
 

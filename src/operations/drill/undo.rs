@@ -1,5 +1,5 @@
-//! What undoes a drill, kept on this computer until it was done: `drill.json` is written before
-//! anything is broken, so that a kdiy that was killed leaves behind how to mend.
+//! The undo scripts of a drill, kept on this computer until they have run: kdiy writes `drill.json`
+//! before it breaks anything, so that the repair is known even if kdiy is killed.
 
 use std::path::{Path, PathBuf};
 
@@ -70,10 +70,10 @@ pub async fn undo(session: &ClusterHandle, pending: &Pending, events: &Events) -
     let mut failures = results.into_iter().filter_map(Result::err);
     let Some(first) = failures.next() else { return forget(session.state.root()) };
     let rest = failures.map(|failure| failure.to_string()).collect();
-    Err(Failure::new(Kind::Step, format!("the drill {} is not undone yet", pending.drill))
+    Err(Failure::new(Kind::Step, format!("the drill {} has not been undone", pending.drill))
         .cause(first.to_string())
         .tail(rest)
-        .hint(format!("kdiy drill --undo --name {} tries again", session.topology().cluster)))
+        .hint(format!("try again: kdiy drill --undo --name {}", session.topology().cluster)))
 }
 
 async fn mend(session: &ClusterHandle, remedy: &Remedy, events: &Events) -> Result<()> {
@@ -96,7 +96,7 @@ async fn mend(session: &ClusterHandle, remedy: &Remedy, events: &Events) -> Resu
             if output.success() {
                 return Ok(());
             }
-            Err(Failure::new(Kind::Step, "the fault could not be undone")
+            Err(Failure::new(Kind::Step, "kdiy could not undo the fault")
                 .on(machine)
                 .tail(output.tail(10)))
         }
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_mends_a_drill_is_kept_for_the_owner_until_it_was_done() {
+    fn undo_scripts_are_kept_until_they_have_run() {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path();
         assert_eq!(pending(root).unwrap(), None);
@@ -142,6 +142,6 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(file(directory.path()), "{").unwrap();
         let refused = pending(directory.path()).unwrap_err().to_string();
-        assert!(refused.contains("drill.json is not what kdiy wrote"), "{refused}");
+        assert!(refused.contains("drill.json is damaged: kdiy cannot parse it"), "{refused}");
     }
 }

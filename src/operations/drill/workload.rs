@@ -1,4 +1,4 @@
-//! Clients that write through the load balancer all the while, and read what they wrote.
+//! Clients that write through the load balancer during a drill, and read back what they wrote.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -221,7 +221,7 @@ pub async fn make_namespace(client: &Client, slow_machines: u32) -> Result<()> {
     let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
     let params = PatchParams::apply("kdiy-drill").force();
     api.patch(NAMESPACE, &params, &Patch::Apply(&body)).await.map(drop).map_err(|error| {
-        Failure::cluster(format!("cannot make the namespace {NAMESPACE}"))
+        Failure::cluster(format!("cannot create the namespace {NAMESPACE}"))
             .because(error)
             .hint(format!("kdiy kubectl -- describe namespace {NAMESPACE}"))
     })
@@ -229,7 +229,7 @@ pub async fn make_namespace(client: &Client, slow_machines: u32) -> Result<()> {
 
 async fn is_leaving(api: &Api<Namespace>) -> Result<bool> {
     let found = api.get_opt(NAMESPACE).await.map_err(|error| {
-        Failure::cluster(format!("cannot look for the namespace {NAMESPACE}")).because(error)
+        Failure::cluster(format!("cannot read the namespace {NAMESPACE}")).because(error)
     })?;
     Ok(found.is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_some()))
 }
@@ -258,7 +258,9 @@ pub async fn lost(
         // The first may still go by a connection that a machine's end has left half open.
         let read = (|| numbers(&client, label)).retry(ConstantBuilder::default());
         read.await.map_err(|error| {
-            Failure::cluster("what was written cannot be read back").on(&master.name).because(error)
+            Failure::cluster("cannot read back what the clients wrote")
+                .on(&master.name)
+                .because(error)
         })
     });
     let mut lost = BTreeSet::new();

@@ -1,5 +1,5 @@
-//! How Kubernetes is to behave, by its own documentation: the parts of its conformance suite that
-//! need no images of their own. Each check does what a user would do and looks at the result.
+//! Features of Kubernetes, as its documentation describes them: the parts of its conformance suite
+//! that need no images of their own. Each check does what a user would do, and checks the result.
 
 mod access;
 mod api;

@@ -31,8 +31,8 @@ impl Part {
     const fn heading(self) -> &'static str {
         match self {
             Self::Gates => "The gates of the playbooks",
-            Self::Smoke => "What people do with a cluster",
-            Self::Deep => "How Kubernetes is to behave",
+            Self::Smoke => "Smoke test",
+            Self::Deep => "Features of Kubernetes",
         }
     }
 }
@@ -53,7 +53,7 @@ impl Verdict {
         match result {
             Err(CheckError::Skipped(why)) => Self::Skipped(why),
             Err(CheckError::Failed(failure)) => Self::Failed(failure),
-            Ok(()) if evidence.is_empty() => Self::Failed(Failure::bug("nothing was looked at")),
+            Ok(()) if evidence.is_empty() => Self::Failed(Failure::bug("nothing was checked")),
             Ok(()) => match evidence.iter().find(|it| !it.ok) {
                 None => Self::Passed,
                 Some(red) => Self::Failed(Failure::new(Kind::Gate, red.difference())),
@@ -276,14 +276,14 @@ mod tests {
     }
 
     #[test]
-    fn only_evidence_that_is_all_green_passes() {
+    fn a_check_passes_only_if_all_evidence_does() {
         assert_eq!(Verdict::of(Ok(()), &[evidence(true)]), Verdict::Passed);
         assert!(matches!(Verdict::of(Ok(()), &[]), Verdict::Failed(_)));
         let Verdict::Failed(failure) = Verdict::of(Ok(()), &[evidence(true), evidence(false)])
         else {
             panic!("passed");
         };
-        assert_eq!(failure.what, "pods: expected 2, saw 1");
+        assert_eq!(failure.what, "pods: expected 2, observed 1");
         let stopped = Failure::new(Kind::Interrupted, "stopped");
         assert_eq!(Verdict::of(Err(stopped.into()), &[]), Verdict::Skipped("stopped".into()));
     }

@@ -1,4 +1,4 @@
-//! What checks work with: a namespace each, objects in it, and patience.
+//! The environment of a check: its namespace, objects in it, and a deadline.
 
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -75,7 +75,7 @@ impl Namespaces {
         loop {
             let left = persist(patience, is_transient, || self.left()).await;
             let left =
-                left.map_err(|error| refused("cannot remove what the checks made", &error))?;
+                left.map_err(|error| refused("cannot remove the objects of the checks", &error))?;
             if left.is_empty() {
                 return Ok(Evidence {
                     machine: None,
@@ -86,9 +86,12 @@ impl Namespaces {
                 });
             }
             if began.elapsed() > GONE_WITHIN * self.context.config.slow_machines {
-                return Err(Failure::new(Kind::Gate, "what the checks made does not go away")
-                    .cause(left.join(", "))
-                    .hint(format!("kdiy kubectl -- delete namespaces -l {}", network::TRIAL)));
+                return Err(Failure::new(
+                    Kind::Gate,
+                    "the objects of the checks are still being deleted",
+                )
+                .cause(left.join(", "))
+                .hint(format!("kdiy kubectl -- delete namespaces -l {}", network::TRIAL)));
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -257,7 +260,7 @@ impl Sandbox {
             }
             if began.elapsed() > self.within {
                 let seconds = self.within.as_secs();
-                return Err(Failure::new(Kind::Gate, format!("{what}: not within {seconds} s"))
+                return Err(Failure::new(Kind::Gate, format!("waited {seconds} s for {what}"))
                     .cause(seen)
                     .hint(format!("kdiy kubectl -- get events -n {}", self.namespace)));
             }
@@ -349,7 +352,7 @@ impl Sandbox {
             if ready == count && pods.len() == count {
                 Ok(pods)
             } else {
-                Err(format!("{ready} of {} are", pods.len()))
+                Err(format!("{ready} of {} are ready", pods.len()))
             }
         })
         .await

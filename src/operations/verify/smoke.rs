@@ -1,4 +1,4 @@
-//! What people do with a cluster on their first day.
+//! Smoke test: what users do with a cluster on their first day.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,7 +21,8 @@ use crate::topology::{Group, Machine};
 pub const CHECKS: &[Check] = &[
     Check {
         name: "deployment",
-        title: "a Deployment spreads over machines and answers through its Service, name and NodePort",
+        title: "a Deployment spreads over machines and answers through its Service, its DNS name \
+            and its NodePort",
         run: |bench| deployment(bench).boxed(),
     },
     Check {
@@ -31,12 +32,12 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "volume",
-        title: "a volume keeps its data over a pod's restart",
+        title: "a volume keeps its data when its pod restarts",
         run: |bench| volume(bench).boxed(),
     },
     Check {
         name: "pod-access",
-        title: "logs, exec and port-forward reach a pod",
+        title: "logs, exec and port-forward work",
         run: |bench| pod_access(bench).boxed(),
     },
 ];
@@ -70,7 +71,7 @@ async fn deployment(bench: Arc<Sandbox>) -> CheckResult {
         false => Group::Workers,
     };
     let expected = bench.context.topology.group(schedulable).len().min(REPLICAS);
-    bench.prove_same("machines with a pod of it", expected, machines.len());
+    bench.prove_same("machines that run one of its pods", expected, machines.len());
 
     let name = format!("web.{}.svc.{}", bench.namespace, bench.context.config.network.dns_domain);
     let script = format!("{}; for i in $(seq {REQUESTS}); do get {name}; done", get());
@@ -150,9 +151,9 @@ async fn rolling_update(bench: Arc<Sandbox>) -> CheckResult {
     let count = |word: &str| served.iter().filter(|line| **line == word).count();
     let (before, after) = (count("one"), count("two"));
     bench.prove(
-        "requests during the update",
-        "answered by the old version, then by the new",
-        format!("{before} by the old, {after} by the new"),
+        "answers during the update",
+        "first from the old version, then from the new one",
+        format!("{before} from the old version, {after} from the new one"),
         before > 0 && after > 0,
     );
     // Whatever is neither, an answer that was cut short as well.
@@ -179,7 +180,7 @@ fn updatable(bench: &Sandbox, version: &str, replicas: usize) -> serde_json::Val
 /// Waits until the client has heard this answer.
 async fn seen(bench: &Sandbox, answer: &str) -> Result<()> {
     bench
-        .until(&format!("the client to hear `{answer}`"), || async {
+        .until(&format!("the client to receive `{answer}`"), || async {
             let log = bench.logs("client").await.map_err(|failure| failure.to_string())?;
             let heard = log.lines().any(|line| line == answer);
             heard.then_some(()).ok_or_else(|| format!("last: {:?}", log.lines().last()))
@@ -196,7 +197,7 @@ async fn volume(bench: Arc<Sandbox>) -> CheckResult {
         class.annotations().get(name).is_some_and(|value| value == "true")
     };
     let Some(class) = classes.iter().find(is_default) else {
-        return Err(CheckError::Skipped("there is no default StorageClass".into()));
+        return Err(CheckError::Skipped("the cluster has no default StorageClass".into()));
     };
     let claim = json!({
         "metadata": {"name": "data"},
@@ -227,8 +228,8 @@ async fn volume(bench: Arc<Sandbox>) -> CheckResult {
         bench.until_ended("reader").await?,
     );
     let read = bench.logs("reader").await?;
-    bench.prove_same("what another pod finds in the file", written.as_str(), read.trim());
-    bench.prove("its StorageClass", "the default one", class.name_any(), true);
+    bench.prove_same("content that another pod reads from the file", written.as_str(), read.trim());
+    bench.prove("StorageClass of the claim", "the default", class.name_any(), true);
     Ok(())
 }
 
@@ -238,14 +239,10 @@ async fn pod_access(bench: Arc<Sandbox>) -> CheckResult {
         json!({"tcpSocket": {"port": PORT}, "periodSeconds": 1});
     bench.create::<Pod>(pod).await?;
     bench.until_ready("server").await?;
-    bench.prove_same("its log", "begun", bench.logs("server").await?.trim());
+    bench.prove_same("log of the pod", "begun", bench.logs("server").await?.trim());
     let user = bench.exec("server", "id -u").await?;
-    bench.prove_same("`id -u` by exec", "65534", user.trim());
-    bench.prove_same(
-        "what answers through port-forward",
-        "server",
-        forwarded(&bench).await?.trim(),
-    );
+    bench.prove_same("`id -u` with exec", "65534", user.trim());
+    bench.prove_same("answer through port-forward", "server", forwarded(&bench).await?.trim());
     Ok(())
 }
 
@@ -259,7 +256,7 @@ async fn forwarded(bench: &Sandbox) -> Result<String> {
     let exchange = async {
         let api: Api<Pod> = bench.api();
         let mut ports = api.portforward("server", &[PORT]).await.map_err(|e| e.to_string())?;
-        let mut stream = ports.take_stream(PORT).ok_or("there is no stream")?;
+        let mut stream = ports.take_stream(PORT).ok_or("the API server opened no stream")?;
         stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.map_err(|e| e.to_string())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.map_err(|e| e.to_string())?;

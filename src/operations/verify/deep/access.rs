@@ -1,4 +1,4 @@
-//! Who may do what, and how much of it.
+//! Permissions and quotas.
 
 use std::sync::Arc;
 
@@ -16,17 +16,17 @@ use crate::support::failure::chain;
 pub const CHECKS: &[Check] = &[
     Check {
         name: "rbac",
-        title: "a ServiceAccount may do what its Role says, and nothing else",
+        title: "a ServiceAccount may do only what its Role allows",
         run: |bench| rbac(bench).boxed(),
     },
     Check {
         name: "pod-security",
-        title: "pods that could take over their node are refused",
+        title: "PodSecurity refuses pods that could take over their node",
         run: |bench| pod_security(bench).boxed(),
     },
     Check {
         name: "quota",
-        title: "a ResourceQuota holds, a LimitRange fills in",
+        title: "a ResourceQuota is enforced, and a LimitRange sets defaults",
         run: |bench| quota(bench).boxed(),
     },
 ];
@@ -49,7 +49,7 @@ async fn rbac(bench: Arc<Sandbox>) -> CheckResult {
     let here = format!("/api/v1/namespaces/{}", bench.namespace);
     let settings = format!("{here}/configmaps/settings");
     bench
-        .until("the Role to be known to the api-server", || async {
+        .until("the Role to take effect", || async {
             match as_user(&bench.client, &user, "GET", &settings).await {
                 200 => Ok(()),
                 status => Err(status.to_string()),
@@ -92,8 +92,8 @@ async fn pod_security(bench: Arc<Sandbox>) -> CheckResult {
     host_network["spec"]["hostNetwork"] = json!(true);
     for (what, pod) in [
         ("a privileged pod", privileged),
-        ("one that mounts its node's disk", host_path),
-        ("one on its node's network", host_network),
+        ("a pod that mounts its node's disk", host_path),
+        ("a pod on its node's network", host_network),
     ] {
         let saw = refusal(bench.try_create::<Pod>(pod).await);
         bench.prove(what, "refused by PodSecurity", &saw, saw.contains("PodSecurity"));
@@ -111,7 +111,7 @@ async fn quota(bench: Arc<Sandbox>) -> CheckResult {
     let quota = json!({"metadata": {"name": "quota"}, "spec": {"hard": {"pods": "1"}}});
     bench.create::<ResourceQuota>(quota).await?;
     bench
-        .until_object("quota", "the quota to be in force", |quota: &ResourceQuota| {
+        .until_object("quota", "the quota to take effect", |quota: &ResourceQuota| {
             quota.status.as_ref()?.hard.as_ref().map(drop)
         })
         .await?;
@@ -124,7 +124,7 @@ async fn quota(bench: Arc<Sandbox>) -> CheckResult {
         let limits = spec.containers.into_iter().next()?.resources?.limits?;
         limits.get("memory").map(|quantity| quantity.0.clone())
     });
-    bench.prove_same("the limit that is filled in", "32Mi", memory.as_deref().unwrap_or("none"));
+    bench.prove_same("default limit", "32Mi", memory.as_deref().unwrap_or("none"));
     let saw = refusal(bench.try_create::<Pod>(bench.pod("second", "sleep 3600")).await);
     bench.prove(
         "a pod above the quota",

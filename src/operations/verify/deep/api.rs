@@ -1,4 +1,4 @@
-//! The api machinery: server-side apply, garbage collection, paging.
+//! API machinery: server-side apply, garbage collection, paging.
 
 use std::sync::Arc;
 
@@ -16,17 +16,17 @@ use crate::support::failure::chain;
 pub const CHECKS: &[Check] = &[
     Check {
         name: "server-side-apply",
-        title: "two who apply the same field conflict, and force wins",
+        title: "two owners of a field conflict in server-side apply, and force wins",
         run: |bench| server_side_apply(bench).boxed(),
     },
     Check {
         name: "garbage-collection",
-        title: "what belongs to an object goes with it",
+        title: "garbage collection deletes what an object owns",
         run: |bench| garbage_collection(bench).boxed(),
     },
     Check {
         name: "paging",
-        title: "a list comes in pages, whole and without doubles",
+        title: "a list in pages is complete and has no duplicates",
         run: |bench| paging(bench).boxed(),
     },
 ];
@@ -47,10 +47,10 @@ async fn server_side_apply(bench: Arc<Sandbox>) -> CheckResult {
             status_of(&error).map_or_else(|| chain(&error), |status| status.code.to_string())
         }
     };
-    bench.prove_same("another's value for the same field", "409", saw.as_str());
+    bench.prove_same("another owner's value for the same field", "409", saw.as_str());
     let forced: ConfigMap = bench.patch("shared", &second.force(), &object("two")).await?;
     let value = forced.data.unwrap_or_default().remove("key").unwrap_or_default();
-    bench.prove_same("the value after force", "two", value.as_str());
+    bench.prove_same("value after force", "two", value.as_str());
     Ok(())
 }
 
@@ -66,18 +66,18 @@ async fn garbage_collection(bench: Arc<Sandbox>) -> CheckResult {
     bench.delete::<ConfigMap>("owner").await?;
     let api = bench.api::<ConfigMap>();
     bench
-        .until("what was owned to go", || async {
+        .until("the owned object to be deleted", || async {
             match api.get_opt("owned").await {
                 Ok(None) => Ok(()),
-                Ok(Some(_)) => Err("it is still there".to_owned()),
+                Ok(Some(_)) => Err("it still exists".to_owned()),
                 Err(error) => Err(chain(&error)),
             }
         })
         .await?;
-    bench.prove_same("what belonged to the object", "gone", "gone");
+    bench.prove_same("the owned object", "gone", "gone");
     let free = bench.ask("read what is free", || api.get_opt("free")).await?;
     let saw = if free.is_some() { "there" } else { "gone" };
-    bench.prove_same("what belonged to nobody", "there", saw);
+    bench.prove_same("the object without an owner", "there", saw);
     Ok(())
 }
 

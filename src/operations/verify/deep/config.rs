@@ -1,4 +1,4 @@
-//! ConfigMaps, Secrets and what a pod knows of itself.
+//! ConfigMaps, Secrets and the downward API.
 
 use std::sync::Arc;
 
@@ -13,12 +13,12 @@ use crate::operations::verify::{Check, CheckResult};
 pub const CHECKS: &[Check] = &[
     Check {
         name: "config",
-        title: "ConfigMaps and Secrets reach pods, and changes reach their volumes",
+        title: "pods see ConfigMaps and Secrets, and volumes follow changes",
         run: |bench| config(bench).boxed(),
     },
     Check {
         name: "downward-api",
-        title: "a pod learns its own name, address and node",
+        title: "a pod sees its own name, address and node",
         run: |bench| downward_api(bench).boxed(),
     },
 ];
@@ -51,13 +51,13 @@ async fn config(bench: Arc<Sandbox>) -> CheckResult {
     bench.patch::<ConfigMap>("settings", &PatchParams::default(), &new).await?;
     // The kubelet looks at volumes once a minute, its sync period, or up to half as much later.
     let seen = bench
-        .until("the change to reach the volume", || async {
+        .until("the volume to show the change", || async {
             let text = bench.exec("reader", "echo $KEY $(cat /settings/key)").await;
             let text = text.map_err(|failure| failure.to_string())?;
             if text.contains("new") { Ok(text) } else { Err(text) }
         })
         .await?;
-    bench.prove_same("after a change: environment, which stays, and file", "old new", seen.trim());
+    bench.prove_same("after a change: environment (unchanged) and file", "old new", seen.trim());
     Ok(())
 }
 
@@ -82,6 +82,6 @@ async fn downward_api(bench: Arc<Sandbox>) -> CheckResult {
     let script = "echo $NAME $NAMESPACE $ADDRESS $NODE $(cat /about/labels)";
     let seen = bench.exec("self", script).await?;
     let expected = format!("self {} {address} {node} app=\"self\"", bench.namespace);
-    bench.prove_same("what the pod says of itself", expected.as_str(), seen.trim());
+    bench.prove_same("values that the pod sees", expected.as_str(), seen.trim());
     Ok(())
 }

@@ -17,7 +17,8 @@ use crate::operations::verify::{Check, CheckError, CheckResult};
 pub const CHECKS: &[Check] = &[
     Check {
         name: "services",
-        title: "a headless Service names every pod, session affinity keeps a client on one",
+        title: "a headless Service resolves to every pod; session affinity keeps a client on one \
+            pod",
         run: |bench| services(bench).boxed(),
     },
     Check {
@@ -47,14 +48,14 @@ async fn services(bench: Arc<Sandbox>) -> CheckResult {
     let domain = &bench.context.config.network.dns_domain;
     let lookup = format!("nslookup headless.{}.svc.{domain} | tail -n +3", bench.namespace);
     let found = bench
-        .until("the headless Service to name both pods", || async {
+        .until("the headless Service to resolve to both pods", || async {
             let text = bench.exec("client", &lookup).await.map_err(|it| it.to_string())?;
             let words: BTreeSet<&str> = text.split_whitespace().collect();
             let found = addresses.iter().filter(|it| words.contains(it.as_str())).count();
             if found == addresses.len() { Ok(found) } else { Err(text) }
         })
         .await?;
-    bench.prove_same("pods that the headless Service names", addresses.len(), found);
+    bench.prove_same("pods that the headless Service resolves to", addresses.len(), found);
 
     let ask = format!("{}; for i in $(seq 10); do get sticky; done", get());
     let names: BTreeSet<String> = pods.iter().map(kube::ResourceExt::name_any).collect();
@@ -98,7 +99,7 @@ async fn network_policy(bench: Arc<Sandbox>) -> CheckResult {
     if answer.trim() == server.name_any() {
         return Err(CheckError::Skipped(
             "the policy is stored, but this cluster's network does not enforce it: every pod \
-             reaches every other. Take a CNI that does, with network.cni: none and addons:"
+             reaches every other. Use a CNI that does, with network.cni: none and addons:"
                 .into(),
         ));
     }

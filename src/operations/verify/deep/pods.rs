@@ -16,17 +16,18 @@ use crate::topology::Group;
 pub const CHECKS: &[Check] = &[
     Check {
         name: "probes",
-        title: "a failing liveness probe restarts, a failing readiness probe takes out of a Service",
+        title: "a failing liveness probe restarts a container; a failing readiness probe removes a \
+            pod from its Service",
         run: |bench| probes(bench).boxed(),
     },
     Check {
         name: "init-containers",
-        title: "init containers run first, one after the other; a sidecar runs beside",
+        title: "init containers run first, in order; a sidecar keeps running",
         run: |bench| init_containers(bench).boxed(),
     },
     Check {
         name: "taints",
-        title: "only pods that tolerate it run on a tainted master",
+        title: "only pods that tolerate the taint run on a master",
         run: |bench| taints(bench).boxed(),
     },
 ];
@@ -52,14 +53,19 @@ async fn probes(bench: Arc<Sandbox>) -> CheckResult {
     let pods = bench.api::<Pod>();
     let moody = bench.ask("read the pod", || pods.get("moody")).await?;
     let ready = if is_ready(&moody) { "ready" } else { "not ready" };
-    bench.prove_same("and by its own word", "not ready", ready);
+    bench.prove_same("its Ready condition", "not ready", ready);
     let restarts = bench
-        .until_object("sick", "the sick container to restart", |pod: &Pod| {
+        .until_object("sick", "the failing container to restart", |pod: &Pod| {
             let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
             statuses.first().map(|status| status.restart_count).filter(|count| *count > 0)
         })
         .await?;
-    bench.prove("restarts of a container that is not alive", "1 or more", restarts, restarts > 0);
+    bench.prove(
+        "restarts of a container that fails its liveness probe",
+        "1 or more",
+        restarts,
+        restarts > 0,
+    );
     Ok(())
 }
 
@@ -68,14 +74,18 @@ async fn until_in_service(bench: &Sandbox, wanted: bool) -> CheckResult {
     let api = bench.api::<EndpointSlice>();
     let params = ListParams::default().labels("kubernetes.io/service-name=moody");
     bench
-        .until("the Service to notice how the pod is", || async {
+        .until("the Service to follow the readiness of the pod", || async {
             let slices = api.list(&params).await.map_err(|error| chain(&error))?;
             let mut endpoints =
                 slices.items.into_iter().filter_map(|slice| slice.endpoints).flatten();
             let ready = endpoints.any(|endpoint| {
                 endpoint.conditions.and_then(|conditions| conditions.ready).unwrap_or_default()
             });
-            if ready == wanted { Ok(()) } else { Err(format!("an endpoint is ready: {ready}")) }
+            if ready == wanted {
+                Ok(())
+            } else {
+                Err(format!("the pod is a ready endpoint: {ready}"))
+            }
         })
         .await?;
     Ok(())
@@ -105,7 +115,7 @@ async fn init_containers(bench: Arc<Sandbox>) -> CheckResult {
     pod["spec"]["volumes"] = json!([{"name": "shared", "emptyDir": {}}]);
     bench.create::<Pod>(pod).await?;
     bench.prove_same(
-        "the pod, whose sidecar runs on",
+        "the pod to run next to its sidecar",
         "Succeeded".to_owned(),
         bench.until_ended("ordered").await?,
     );
@@ -113,17 +123,21 @@ async fn init_containers(bench: Arc<Sandbox>) -> CheckResult {
     let log =
         bench.api::<Pod>().logs("ordered", &params).await.unwrap_or_else(|error| chain(&error));
     let order = log.split_whitespace().collect::<Vec<_>>().join(" ");
-    bench.prove_same("who ran, in this order", "first second main beside", order.as_str());
+    bench.prove_same(
+        "order in which the containers ran",
+        "first second main beside",
+        order.as_str(),
+    );
     Ok(())
 }
 
 async fn taints(bench: Arc<Sandbox>) -> CheckResult {
     if bench.context.config.masters_take_pods() {
-        return Err(CheckError::Skipped("masters take ordinary pods in this cluster".into()));
+        return Err(CheckError::Skipped("masters accept ordinary pods in this cluster".into()));
     }
     let masters = bench.context.topology.group(Group::Masters);
     let Some(master) = masters.first() else {
-        return Err(CheckError::Skipped("there is no master".into()));
+        return Err(CheckError::Skipped("the cluster has no master".into()));
     };
     let bound = |name: &str| {
         let mut pod = bench.pod(name, "sleep 3600");
@@ -136,14 +150,18 @@ async fn taints(bench: Arc<Sandbox>) -> CheckResult {
     bench.create::<Pod>(tolerant).await?;
     let pod = bench.until_ready("tolerant").await?;
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
-    bench.prove_same("where a pod runs that tolerates the taint", &master.name, &node);
+    bench.prove_same("node of the pod that tolerates the taint", &master.name, &node);
     let why = bench
-        .until_object("intolerant", "the scheduler to turn the other pod down", |pod: &Pod| {
-            let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-            let scheduled = conditions.iter().find(|it| it.type_ == "PodScheduled")?;
-            (scheduled.status == "False").then(|| scheduled.message.clone().unwrap_or_default())
-        })
+        .until_object(
+            "intolerant",
+            "the scheduler to reject the pod without the toleration",
+            |pod: &Pod| {
+                let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+                let scheduled = conditions.iter().find(|it| it.type_ == "PodScheduled")?;
+                (scheduled.status == "False").then(|| scheduled.message.clone().unwrap_or_default())
+            },
+        )
         .await?;
-    bench.prove("why one that does not stays out", "the taint", &why, why.contains("taint"));
+    bench.prove("reason why the other pod stays pending", "the taint", &why, why.contains("taint"));
     Ok(())
 }

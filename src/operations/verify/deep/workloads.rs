@@ -25,17 +25,17 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "stateful-set",
-        title: "a StatefulSet's pods come in order and keep their names",
+        title: "a StatefulSet creates its pods in order and keeps their names",
         run: |bench| stateful_set(bench).boxed(),
     },
     Check {
         name: "job",
-        title: "a Job completes, and one that cannot gives up",
+        title: "a Job completes; a Job that cannot complete gives up",
         run: |bench| job(bench).boxed(),
     },
     Check {
         name: "disruption-budget",
-        title: "a PodDisruptionBudget holds off an eviction, and only as long as it must",
+        title: "a PodDisruptionBudget blocks an eviction only as long as it must",
         run: |bench| disruption_budget(bench).boxed(),
     },
 ];
@@ -64,7 +64,7 @@ async fn cron_job(bench: Arc<Sandbox>) -> CheckResult {
         })
         .await?;
     let owner = done.owner_references().first().map(|owner| owner.name.clone());
-    bench.prove_same("who made the Job", "minutely".to_owned(), owner.unwrap_or_default());
+    bench.prove_same("owner of the Job", "minutely".to_owned(), owner.unwrap_or_default());
     Ok(())
 }
 
@@ -90,8 +90,8 @@ async fn stateful_set(bench: Arc<Sandbox>) -> CheckResult {
     let text = |time: Option<&Time>| time.map_or("never".into(), |time| time.0.to_string());
     bench.prove(
         "the second pod",
-        "made once the first was ready",
-        format!("first ready {}, second made {}", text(ready), text(made)),
+        "created after the first was ready",
+        format!("first ready {}, second created {}", text(ready), text(made)),
         ready.is_some() && made >= ready,
     );
     let address = first.status.as_ref().and_then(|status| status.pod_ip.clone());
@@ -99,7 +99,7 @@ async fn stateful_set(bench: Arc<Sandbox>) -> CheckResult {
     let domain = &bench.context.config.network.dns_domain;
     let name = format!("ordered-0.ordered.{}.svc.{domain}", bench.namespace);
     let found = bench
-        .until("the first pod's own name to resolve", || async {
+        .until("the DNS name of the first pod to resolve", || async {
             let script = format!("nslookup {name} | tail -n +3");
             let text = bench.exec("client", &script).await.map_err(|it| it.to_string())?;
             if text.split_whitespace().any(|word| word == address) {
@@ -109,15 +109,20 @@ async fn stateful_set(bench: Arc<Sandbox>) -> CheckResult {
             }
         })
         .await?;
-    bench.prove_same("where the first pod's own name leads", &address, &found);
+    bench.prove_same("address of the first pod's DNS name", &address, &found);
 
     bench.delete::<Pod>("ordered-0").await?;
     let again = bench
-        .until_object("ordered-0", "the first pod to come again", |pod: &Pod| {
+        .until_object("ordered-0", "a new first pod", |pod: &Pod| {
             (pod.uid() != first.uid()).then(|| pod.clone())
         })
         .await?;
-    bench.prove("a pod that was deleted", "comes again under its name", again.name_any(), true);
+    bench.prove(
+        "a pod that was deleted",
+        "is created again with the same name",
+        again.name_any(),
+        true,
+    );
     Ok(())
 }
 
@@ -168,13 +173,13 @@ async fn disruption_budget(bench: Arc<Sandbox>) -> CheckResult {
         Err(kube::Error::Api(status)) => status.code.to_string(),
         Err(error) => chain(error),
     };
-    bench.prove_same("an eviction below the budget", "429", saw.as_str());
+    bench.prove_same("an eviction that violates the budget", "429", saw.as_str());
     let lower = Patch::Merge(budget(1));
     bench.patch::<PodDisruptionBudget>("web", &PatchParams::default(), &lower).await?;
     allowed(&bench, 1).await?;
     let evicted = bench.api::<Pod>().evict(&pod, &EvictParams::default()).await;
     let saw = evicted.map_or_else(|error| chain(&error), |_| "allowed".to_owned());
-    bench.prove_same("the same within it", "allowed", saw.as_str());
+    bench.prove_same("an eviction that respects it", "allowed", saw.as_str());
     Ok(())
 }
 

@@ -239,7 +239,7 @@ fn a_machine_is_silent(cluster: &Cluster) -> Result<String> {
     host::run(cluster.docker().args(["pause", &name]))?;
     let began = Instant::now();
     let mut run = Running::start(cluster)?;
-    let named = run.says("has not answered for 15 s; the cluster serves without it");
+    let named = run.says("has not answered for 15 s; the cluster works without it");
     let after = began.elapsed();
     host::run(cluster.docker().args(["unpause", &name]))?;
     let (status, said) = run.ended()?;
