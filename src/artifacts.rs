@@ -1,4 +1,4 @@
-//! Release files: which there are, where they come from, and having them here, checked.
+//! Release files: the catalogue of them, their sources, download and verification.
 
 pub mod advisories;
 pub mod catalogue;

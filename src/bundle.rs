@@ -1,5 +1,5 @@
-//! One step on one machine, made concrete: the files with their bytes, the units, the commands,
-//! and the script that applies them. Pure; the same input gives the same bytes.
+//! One step rendered for one machine: the files with their bytes, the units, the commands, and the
+//! script that applies them. Pure; the same input gives the same bytes.
 
 pub mod etcd_data;
 pub mod key;

@@ -1,4 +1,4 @@
-//! The Kubernetes API: clients by every way to it, and changes that can be repeated without harm.
+//! The Kubernetes API: clients over every route, and changes that are safe to repeat.
 
 pub mod apply;
 pub mod client;

@@ -1,6 +1,6 @@
-//! Certificates, keys and the other secrets of a cluster. They are made on this computer, kept
-//! in the cluster's directory (0600), and made anew only when they have to be, so that what is
-//! rendered from them stays the same from run to run.
+//! Certificates, keys and other secrets of a cluster. kdiy generates them on this computer, keeps
+//! them in the cluster's directory (0600), and renews them only when necessary, so that files
+//! rendered from them stay the same from run to run.
 
 pub mod identity;
 pub mod issue;
@@ -161,7 +161,7 @@ impl Pki {
     pub fn pair(&self, name: &str, machine: Option<&Machine>) -> Result<&Pair> {
         let identity = identity::identity(name).ok_or_else(|| {
             let known: Vec<&str> = IDENTITIES.iter().map(|identity| identity.name).collect();
-            Failure::input(format!("there is no identity `{name}`"))
+            Failure::input(format!("the identity `{name}` does not exist"))
                 .hint(format!("known are {}", known.join(", ")))
         })?;
         let owner = machine.filter(|_| identity.per_machine).map(|machine| machine.name.clone());
@@ -307,7 +307,7 @@ impl Secrets for Pki {
             "service-account.key" => return Ok(self.service_account.serialize_pem()),
             "service-account.pub" => return Ok(self.service_account.public_key_pem()),
             "encryption-config" => return Ok(encryption_config(&self.loose.encryption_key)),
-            _ => return Err(Failure::input(format!("there is no authority file `{name}`"))),
+            _ => return Err(Failure::input(format!("the authority file `{name}` does not exist"))),
         };
         Ok(text.clone())
     }
@@ -408,7 +408,7 @@ impl Store {
         if let Some(text) = self.read(SERVICE_ACCOUNT)? {
             return KeyPair::from_pem(&text).map_err(|error| {
                 let path = self.path(SERVICE_ACCOUNT);
-                Failure::host(format!("{} is no private key", path.display())).because(error)
+                Failure::host(format!("{} is not a private key", path.display())).because(error)
             });
         }
         let key = KeyPair::generate().map_err(|error| unmakeable(SERVICE_ACCOUNT, error))?;
@@ -457,7 +457,7 @@ fn word(length: usize) -> String {
 }
 
 fn unmakeable(file: &str, error: rcgen::Error) -> Failure {
-    Failure::bug(format!("cannot make the certificate {file}")).because(error)
+    Failure::bug(format!("cannot create the certificate {file}")).because(error)
 }
 
 #[cfg(test)]
@@ -533,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_machine_that_was_taken_out_nothing_is_kept() {
+    fn nothing_of_a_removed_machine_is_kept() {
         let directory = tempfile::tempdir().unwrap();
         let config = ClusterConfig::default();
         open(directory.path(), &config);
@@ -550,7 +550,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_virtual_address_renews_only_what_names_it() {
+    fn a_new_virtual_address_renews_only_certificates_that_contain_it() {
         let directory = tempfile::tempdir().unwrap();
         let mut config = ClusterConfig::default();
         let (first, topology) = open(directory.path(), &config);

@@ -1,4 +1,4 @@
-//! `playbooks/advisories.yaml`: known holes in what kdiy installs.
+//! `playbooks/advisories.yaml`: known vulnerabilities of what kdiy installs.
 
 use std::collections::BTreeMap;
 

@@ -108,11 +108,13 @@ impl Versions {
             return Ok(());
         }
         let version = self.by_name.get(name).map(String::as_str).unwrap_or_default();
-        Err(Failure::input(format!("versions: no digest is known for the image {name} {version}"))
-            .hint(format!(
-                "give the digest that its registry shows, in the cluster file: artifacts: {{pins: \
+        Err(Failure::input(format!(
+            "versions: kdiy knows no digest for the image {name} {version}"
+        ))
+        .hint(format!(
+            "set the digest that its registry shows, in the cluster file: artifacts: {{pins: \
                  {{{name}: {{version: \"{version}\", digest: \"sha256:…\"}}}}}}"
-            )))
+        )))
     }
 }
 
@@ -120,15 +122,16 @@ impl Item {
     /// Why a file of which nobody has said what it must be is not fetched.
     pub fn undigested(&self) -> Failure {
         let Self { name, version, arch, .. } = self;
-        let failure =
-            Failure::input(format!("versions: no digest is known for {name} {version} on {arch}"));
+        let failure = Failure::input(format!(
+            "versions: kdiy knows no digest for {name} {version} on {arch}"
+        ));
         let failure = if self.known.is_empty() {
             failure
         } else {
             failure.hint(format!("known are {}", self.known.join(", ")))
         };
         failure.hint(format!(
-            "or give the digest that its release publishes, in the cluster file: artifacts: \
+            "or set the digest that its release publishes, in the cluster file: artifacts: \
              {{pins: {{{name}: {{version: \"{version}\", sha256: {{{arch}: <64 hex digits>}}}}}}}}"
         ))
     }
@@ -159,8 +162,10 @@ impl Catalogue {
         for (name, version) in &config.versions {
             if by_name.insert(name.clone(), version.clone()).is_none() {
                 let known: Vec<&str> = matrix.keys().map(String::as_str).collect();
-                return Err(Failure::input(format!("versions: there is no component `{name}`"))
-                    .hint(format!("known are {}", known.join(", "))));
+                return Err(Failure::input(format!(
+                    "versions: the component `{name}` does not exist"
+                ))
+                .hint(format!("known are {}", known.join(", "))));
             }
         }
         let pins = &config.artifacts.pins;
@@ -187,13 +192,13 @@ impl Catalogue {
                 "{field}: {name} {} has another digest{what} in playbooks/{FILE}",
                 pin.version
             ))
-            .hint("leave the pin out, or find out which of the two is wrong"))
+            .hint("remove the pin, or find out which of the two is wrong"))
         };
         match (self.artifacts.get(name), self.images.get(name)) {
             (Some(artifact), _) => {
                 if pin.sha256.is_empty() {
                     return Err(Failure::input(format!("{field}: a release file needs sha256:"))
-                        .hint("as in sha256: {amd64: <64 hex digits>}"));
+                        .hint("for example sha256: {amd64: <64 hex digits>}"));
                 }
                 for (arch, digest) in &pin.sha256 {
                     if artifact.pinned(&pin.version, arch).is_some_and(|known| known != *digest) {
@@ -204,17 +209,17 @@ impl Catalogue {
                 let version = version_of(versions, owner)?;
                 if owner != name && version != pin.version {
                     return Err(Failure::input(format!(
-                        "{field}: the version is {}, and that of the cluster {version}",
+                        "{field}: the version is {}, but that of the cluster is {version}",
                         pin.version
                     ))
-                    .hint(format!("{name} always has the version that `{owner}:` says")));
+                    .hint(format!("{name} always has the version of `{owner}:`")));
                 }
                 versions.insert(owner.to_owned(), pin.version.clone());
             }
             (None, Some(image)) => {
                 let Some(digest) = &pin.digest else {
                     return Err(Failure::input(format!("{field}: an image needs digest:"))
-                        .hint("as in digest: \"sha256:<64 hex digits>\""));
+                        .hint("for example digest: \"sha256:<64 hex digits>\""));
                 };
                 if image.digests.get(&pin.version).is_some_and(|known| known != digest) {
                     return contradicts("");
@@ -224,7 +229,7 @@ impl Catalogue {
             (None, None) => {
                 let known: Vec<&str> =
                     self.artifacts.keys().chain(self.images.keys()).map(String::as_str).collect();
-                return Err(Failure::input(format!("{field}: there is no such release"))
+                return Err(Failure::input(format!("{field}: this release does not exist"))
                     .hint(format!("known are {}", known.join(", "))));
             }
         }
@@ -243,7 +248,7 @@ impl Catalogue {
     /// `arch` as release names spell it.
     pub fn item(&self, name: &str, versions: &Versions, arch: &str) -> Result<Item> {
         let artifact = self.artifacts.get(name).ok_or_else(|| {
-            Failure::input(format!("playbooks/{FILE}: there is no artifact `{name}`"))
+            Failure::input(format!("playbooks/{FILE}: the artifact `{name}` does not exist"))
         })?;
         let version_name = artifact.version.as_deref().unwrap_or(name);
         let version = version_of(&versions.by_name, version_name)?;
@@ -350,8 +355,8 @@ mod tests {
         for (text, expected) in [
             (refused("etcd", "3.6.14", None), "etcd 3.6.14 has another digest on amd64"),
             (refused("pause", "3.10.2", Some(&zero)), "pause 3.10.2 has another digest"),
-            (refused("kube-proxy", "1.36.9", None), "that of the cluster 1.36."),
-            (refused("ectd", "3.6.14", None), "no such release"),
+            (refused("kube-proxy", "1.36.9", None), "that of the cluster is 1.36."),
+            (refused("ectd", "3.6.14", None), "this release does not exist"),
             (refused("coredns", "9.9.9", None), "an image needs digest:"),
             (refused("etcd", "9.9.9", Some(&zero)), "needs sha256:"),
         ] {

@@ -1,5 +1,5 @@
-//! Having release files on this computer: downloaded once, resumed where a download broke off,
-//! and never used before their digest was checked.
+//! Downloads release files once, resumes interrupted downloads, and never uses a file before its
+//! digest was verified.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -52,7 +52,7 @@ impl Store {
             .redirect(redirect::Policy::custom(follow))
             .user_agent(concat!("kdiy/", env!("CARGO_PKG_VERSION")))
             .build()
-            .map_err(|error| Failure::host("cannot make HTTPS requests").because(error))?;
+            .map_err(|error| Failure::host("cannot set up HTTPS").because(error))?;
         Ok(Self {
             cache: cache.to_owned(),
             source,
@@ -125,12 +125,12 @@ impl Store {
         let unpacked = unpacked.map_err(|error| {
             Failure::host(format!("cannot unpack {}", file.display()))
                 .because(error)
-                .hint("is the disk full?")
+                .hint("check whether the disk is full")
         })?;
         match members.iter().find(|member| !unpacked.contains_key(*member)) {
             Some(member) => {
                 Err(Failure::host(format!("{} has no member {member}", file.display()))
-                    .hint("playbooks/artifacts.yaml says which members are installed"))
+                    .hint("playbooks/artifacts.yaml lists the members that kdiy installs"))
             }
             None => Ok(unpacked),
         }
@@ -151,7 +151,7 @@ impl Store {
         task: &str,
     ) -> Result<Installable> {
         let location = self.source.in_mirror(file).ok_or_else(|| {
-            Failure::bug(format!("the image {name} was to come from a mirror that is not there"))
+            Failure::bug(format!("the mirror of the image {name} does not exist"))
         })?;
         let expected = self.source.replaced_digest(file)?.unwrap_or_default().to_owned();
         let local = self.have(file, &location, &expected, events, task).await?;
@@ -232,7 +232,7 @@ impl Store {
         let digest = text
             .split_whitespace()
             .find(|word| word.len() == 64 && word.bytes().all(|b| b.is_ascii_hexdigit()))
-            .ok_or_else(|| Failure::host(format!("{url} holds no SHA-256 digest")))?
+            .ok_or_else(|| Failure::host(format!("{url} has no SHA-256 digest")))?
             .to_ascii_lowercase();
         let mut pins = self.pins()?;
         pins.insert(item.url.clone(), digest.clone());
@@ -268,7 +268,7 @@ impl Store {
                     "artifacts.mirror: it lacks {}",
                     path.display()
                 ))
-                .hint("complete the mirror, or leave it out to fetch from the origin"));
+                .hint("complete the mirror, or leave it out to download from the origin"));
             }
             Location::Url(url) => {
                 let path = self.cache.join("files").join(name.trim_start_matches("https://"));
@@ -303,8 +303,9 @@ impl Store {
             }
             Location::Url(url) => {
                 let bytes = self.bytes(url).await?;
-                String::from_utf8(bytes)
-                    .map_err(|error| Failure::host(format!("{url} is no text")).because(error))
+                String::from_utf8(bytes).map_err(|error| {
+                    Failure::host(format!("{url} is not a text file")).because(error)
+                })
             }
         }
     }
@@ -332,7 +333,7 @@ impl Store {
                 DownloadError::File(error) => {
                     Failure::host(format!("cannot write {}", part.display()))
                         .because(error)
-                        .hint("is the disk full?")
+                        .hint("check whether the disk is full")
                 }
             })?;
         fs::rename(&part, to)
@@ -383,10 +384,10 @@ impl Store {
 fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
     let from = attempt.previous().last().map_or("", |url| url.scheme());
     if is_downgrade(from, attempt.url().scheme()) {
-        return attempt.error("it sends on from https to http, where anybody could answer");
+        return attempt.error("it redirects from https to http, where anybody could answer");
     }
     if attempt.previous().len() > MOST_REDIRECTS {
-        return attempt.error("it sends on again and again");
+        return attempt.error("it redirects too often");
     }
     attempt.follow()
 }
@@ -407,14 +408,14 @@ fn with_digest(place: &str) -> (&str, Option<&str>) {
 fn vouched(url: &str, expected: Option<&str>, found: &str) -> Result<()> {
     match expected {
         Some(expected) if expected.eq_ignore_ascii_case(found) => Ok(()),
-        Some(expected) => {
-            Err(Failure::input(format!("addons: {url} is not what the cluster file vouches for"))
-                .cause(format!("expected sha256 {expected}, got {found}"))
-                .hint("look at what is there now; if it is what you want, give its digest"))
-        }
+        Some(expected) => Err(Failure::input(format!(
+            "addons: {url} does not match the digest in the cluster file"
+        ))
+        .cause(format!("expected sha256 {expected}, got {found}"))
+        .hint("check the new content; if you want it, set its digest")),
         None => Err(Failure::input(format!("addons: {url} has no digest"))
-            .cause("whoever can change what is there could do anything in the cluster")
-            .hint(format!("look at it, and if it is what you want, write: {url}#sha256={found}"))),
+            .cause("anyone who can change that file could control the cluster")
+            .hint(format!("check the file; if you want it, write: {url}#sha256={found}"))),
     }
 }
 
@@ -466,12 +467,12 @@ fn is_transient(error: &reqwest::Error) -> bool {
 }
 
 fn unfetched(url: &str, error: reqwest::Error) -> Failure {
-    let failure = Failure::host(format!("cannot fetch {url}"));
+    let failure = Failure::host(format!("cannot download {url}"));
     let failure = match error.status() {
-        Some(StatusCode::NOT_FOUND) => failure.hint("does that version exist?"),
+        Some(StatusCode::NOT_FOUND) => failure.hint("check that this version exists"),
         _ => failure
-            .hint("what was downloaded so far is kept; the same command goes on from there")
-            .hint("without internet, give a mirror: --mirror DIR or URL"),
+            .hint("run the same command again; it resumes the download")
+            .hint("without internet access, set a mirror: --mirror DIR or URL"),
     };
     failure.because(error)
 }
@@ -479,8 +480,8 @@ fn unfetched(url: &str, error: reqwest::Error) -> Failure {
 fn wrong_digest(location: &Location, expected: &str, got: &str) -> Failure {
     Failure::host(format!("{location} is not what was released"))
         .cause(format!("expected sha256 {expected}, got {got}"))
-        .hint("nothing of it was installed; try again, or look at who serves it")
-        .hint("for a mirror of files that you built yourself, give --digests")
+        .hint("nothing of it was installed; try again, or check the server that sent it")
+        .hint("for a mirror of files that you built yourself, set --digests")
 }
 
 fn unreadable(path: &Path, error: io::Error) -> Failure {
@@ -610,7 +611,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_download_that_breaks_off_goes_on_from_there() {
+    async fn an_interrupted_download_resumes() {
         let (content, asked) = downloaded(
             "HTTP/1.1 206 Partial Content\r\nContent-Length: 6\r\n\
              Content-Range: bytes 4-9/10\r\n\r\n456789",
@@ -635,7 +636,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn what_was_cut_off_while_it_was_unpacked_is_unpacked_again() {
+    async fn an_interrupted_extraction_is_repeated() {
         crate::support::tls::install_provider();
         let directory = tempfile::tempdir().unwrap();
         let (file, members) = archive(directory.path());
@@ -681,7 +682,7 @@ mod tests {
     }
 
     #[test]
-    fn https_is_never_left_and_an_add_on_is_what_its_digest_says() {
+    fn downloads_stay_on_https_and_add_ons_match_their_digest() {
         assert!(is_downgrade("https", "http") && is_downgrade("https", "ftp"));
         assert!(!is_downgrade("https", "https") && !is_downgrade("http", "http"));
         let digest = hex::encode(Sha256::digest(b"kind: List\n"));
@@ -690,7 +691,10 @@ mod tests {
         assert_eq!((url, expected), ("https://a.b/c.yaml", Some(digest.as_str())));
         vouched(url, expected, &digest).unwrap();
         let changed = vouched(url, expected, &"0".repeat(64)).unwrap_err().to_string();
-        assert!(changed.contains("vouches") && changed.contains(&digest), "{changed}");
+        assert!(
+            changed.contains("does not match the digest") && changed.contains(&digest),
+            "{changed}"
+        );
         let without = vouched("https://a.b/c.yaml", None, &digest).unwrap_err().to_string();
         assert!(without.contains(&place), "{without}");
     }

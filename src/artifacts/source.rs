@@ -34,8 +34,8 @@ impl Source {
         let mirror = config.artifacts.mirror.as_deref().map(mirror).transpose()?;
         let digests = config.artifacts.digests.as_deref().map(read_digests).transpose()?;
         if digests.is_some() && mirror.is_none() {
-            return Err(Failure::input("artifacts.digests: there is no mirror for it to speak of")
-                .hint("give artifacts.mirror (--mirror) as well"));
+            return Err(Failure::input("artifacts.digests: it needs a mirror")
+                .hint("set artifacts.mirror (--mirror) as well"));
         }
         Ok(Self { mirror, digests })
     }
@@ -81,7 +81,7 @@ impl Source {
             0 => Ok(()),
             count => Err(Failure::input(format!("artifacts.mirror: it lacks {count} files"))
                 .tail(missing)
-                .hint("complete the mirror, or leave it out to fetch from the origins")),
+                .hint("complete the mirror, or leave it out to download from the origins")),
         }
     }
 
@@ -91,8 +91,9 @@ impl Source {
         let Some(digests) = &self.digests else { return Ok(None) };
         let path = path_of(path_or_url);
         digests.get(path).map(|digest| Some(digest.as_str())).ok_or_else(|| {
-            Failure::input(format!("artifacts.digests: the list has no line for {path}"))
-                .hint("make it with `sha256sum` from the mirror's root, or take another version")
+            Failure::input(format!("artifacts.digests: the list has no line for {path}")).hint(
+                "create the list with `sha256sum` in the mirror's root, or use another version",
+            )
         })
     }
 
@@ -114,8 +115,8 @@ fn mirror(text: &str) -> Result<Location> {
     if path.is_dir() {
         Ok(Location::File(path))
     } else {
-        Err(Failure::input(format!("artifacts.mirror: {text} is no directory"))
-            .hint("give a directory or an http(s) URL, laid out as <mirror>/<host>/<path>"))
+        Err(Failure::input(format!("artifacts.mirror: {text} is not a directory"))
+            .hint("set a directory or an http(s) URL with the files at <mirror>/<host>/<path>"))
     }
 }
 

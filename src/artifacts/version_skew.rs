@@ -30,17 +30,32 @@ pub fn check(record: &Record, wanted: &str) -> Result<()> {
     let name = &record.config.name;
     if (to.major, to.minor + MINORS_DOWN) < (newest.major, newest.minor) {
         return Err(Failure::input(format!(
-            "kubernetes: {wanted} is an older minor than {newest}, which the cluster {name} has"
+            "kubernetes: {wanted} is an older minor version than {newest}, which the cluster \
+            {name} has"
         ))
-        .cause("Kubernetes goes up, and never down by a minor: what an api-server has written, an older one may not be able to read")
-        .hint(format!("leave `kubernetes:` out to keep {newest}; another patch release of {}.{} can be chosen", newest.major, newest.minor)));
+        .cause(
+            "Kubernetes has no downgrade of minor versions: an older API server may not be able \
+            to read what a newer one has written",
+        )
+        .hint(format!(
+            "leave `kubernetes:` out to keep {newest}, or set another patch release of \
+            {}.{}",
+            newest.major, newest.minor
+        )));
     }
     if to.major != oldest.major || to.minor > oldest.minor + MINORS_UP {
         return Err(Failure::input(format!(
             "kubernetes: {wanted} is more than one minor newer than {oldest}, which the cluster {name} has"
         ))
-        .cause("Kubernetes goes up by one minor at a time: api-servers of one cluster may be no further apart")
-        .hint(format!("go to the newest {}.{} first, then on from there", oldest.major, oldest.minor + MINORS_UP)));
+        .cause(
+            "upgrade Kubernetes by one minor version at a time: API servers of one cluster may \
+            not differ by more",
+        )
+        .hint(format!(
+            "upgrade to the newest {}.{} first",
+            oldest.major,
+            oldest.minor + MINORS_UP
+        )));
     }
     Ok(())
 }
@@ -72,9 +87,11 @@ mod tests {
         for wanted in ["1.35.4", "1.35.9", "1.35.0", "1.36.0", "1.36.9"] {
             check(&from, wanted).unwrap();
         }
-        for (wanted, rule) in
-            [("1.34.11", "older minor"), ("1.37.0", "one minor at a time"), ("2.35.0", "one minor")]
-        {
+        for (wanted, rule) in [
+            ("1.34.11", "older minor"),
+            ("1.37.0", "one minor version at a time"),
+            ("2.35.0", "one minor"),
+        ] {
             let refused = check(&from, wanted).unwrap_err().to_string();
             assert!(refused.contains(rule) && refused.contains("kubernetes: "), "{refused}");
         }
@@ -85,7 +102,7 @@ mod tests {
         let under_way = record("1.36.4", Some("1.35.4"));
         check(&under_way, "1.36.4").unwrap();
         check(&under_way, "1.36.3").unwrap();
-        assert!(check(&under_way, "1.35.4").is_err(), "an api-server may have 1.36 by now");
+        assert!(check(&under_way, "1.35.4").is_err(), "an API server may already have 1.36");
         assert!(check(&under_way, "1.37.0").is_err(), "another may still have 1.35");
     }
 }

@@ -36,7 +36,7 @@ need_package() {
   elif command -v dnf >/dev/null 2>&1; then
     missing_dnf="${missing_dnf-} $3"
   else
-    fail "neither apt-get nor dnf is here to install $2"
+    fail "this machine has neither apt-get nor dnf to install $2"
   fi
 }
 
@@ -189,7 +189,7 @@ file() {
     settle "$path" "$mode" "$owner"
     return
   fi
-  enter_file "$path" || fail "could not keep $path as it is"
+  enter_file "$path" || fail "could not back up $path"
   mkdir -p "${path%/*}" || fail "could not create the directory of $path"
   mark "$@"
   new="$path.kdiy-new"
@@ -350,7 +350,7 @@ answers() {
   if [ "$(restarts_of "$@")" = "$restarts" ] && /bin/sh -c "$probe" >"$stage/probe" 2>&1; then
     return 0
   fi
-  echo "it answered, and a unit ended all the same" >>"$stage/probe"
+  echo "it answered, but a unit stopped" >>"$stage/probe"
   return 1
 }
 
@@ -378,7 +378,7 @@ ready() {
         fail "$unit failed"
       fi
     done
-    [ ! -e "$enough" ] || fail "stopped waiting for $what, since something else failed"
+    [ ! -e "$enough" ] || fail "stopped waiting for $what, because another check failed"
     worked=$((worked + $(little_work))) looks=$((looks + 1))
     if [ $(($(date +%s) - began)) -ge "$limit" ]; then
       slow=$((worked / looks / 4000000))

@@ -1,5 +1,5 @@
-//! What a machine has on disk of its etcd member. A member that has lost its write-ahead log has
-//! forgotten what it promised, so it must never start as the member that it was.
+//! The data of an etcd member on a machine's disk. A member that has lost its write-ahead log has
+//! forgotten writes that it acknowledged, so it must never start under its old identity.
 
 /// What etcd itself makes within its data directory (`--data-dir` in 20-etcd).
 pub const MEMBER: &str = "/var/lib/etcd/data/member";
@@ -66,10 +66,10 @@ impl EtcdData {
     /// In a few words, why there is no data.
     pub const fn why_not(self) -> &'static str {
         match self {
-            Self { unmounted: true, .. } => "a file system belongs there, and is not mounted",
-            Self { runs: true, .. } => "etcd runs on, but its files were deleted",
+            Self { unmounted: true, .. } => "its file system is not mounted",
+            Self { runs: true, .. } => "etcd is still running, but its files were deleted",
             Self { cluster_exists: true, .. } => "it was a member, and has no write-ahead log",
-            _ => "the machine is new, or was installed again",
+            _ => "the machine is new, or was reinstalled",
         }
     }
 }

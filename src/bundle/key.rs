@@ -1,4 +1,4 @@
-//! Which key is in a file, told in the same way here and by the shell of a machine.
+//! The digest of the key in a file, computed in the same way here and by the shell of a machine.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;

@@ -1,4 +1,4 @@
-//! What is on a machine now, read in one round trip, and what that leaves to do.
+//! The state of a machine, read in one round trip, and its differences from the bundles.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -292,8 +292,10 @@ pub enum Outdated<'a> {
 impl fmt::Display for Outdated<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Marked => f.write_str("a file of it was changed, and it has not restarted since"),
-            Self::Program => f.write_str("it runs a program that was replaced"),
+            Self::Marked => {
+                f.write_str("one of its files was changed, and it has not restarted since")
+            }
+            Self::Program => f.write_str("it runs a program that was replaced on disk"),
             Self::Path(path) => write!(f, "it was started with another {path}"),
         }
     }
@@ -663,7 +665,7 @@ mod tests {
     }
 
     #[test]
-    fn what_kdiy_started_is_told_by_contents_whatever_the_clocks_say() {
+    fn units_that_kdiy_started_are_compared_by_content_not_by_time() {
         let ca = "/etc/ca";
         for modified in [50, 150] {
             let started = |digest: &str| running("by-kdiy", &[(ca, digest)]);
@@ -674,7 +676,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_started_has_what_was_there_then() {
+    fn units_that_others_started_are_compared_with_changes_since_their_start() {
         let ca = "/etc/ca";
         let started = |digest: &str| running("at-boot", &[(ca, digest)]);
         assert_eq!(outdated(started("old"), ca, 50), None);
@@ -712,7 +714,7 @@ mod tests {
     }
 
     #[test]
-    fn on_an_empty_machine_everything_is_made_and_started() {
+    fn on_an_empty_machine_everything_is_created_and_started() {
         let all = ["create /etc/x", "run look", "enable x.service", "start x.service"];
         assert_eq!(work(&Observed::default(), &[], &[]), all);
     }
@@ -725,7 +727,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_lost_and_packages_that_were_removed_are_differences() {
+    fn missing_kernel_state_and_removed_packages_are_differences() {
         let mut bundle = bundle();
         bundle.commands[0].unless = Some("false".into());
         bundle.packages = vec![crate::playbook::format::Package {
@@ -744,7 +746,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_tells_what_is_not_true_and_what_it_lacks() {
+    fn failed_checks_and_missing_packages_of_a_machine_are_parsed() {
         let mut bundle = bundle();
         let command = |unless: &str| BundleCommand {
             run: "true".into(),

@@ -1,4 +1,4 @@
-//! A machine that was looked at: what it is, what every step wants of it, and what was found.
+//! A machine whose state was read: its facts, its bundles, and the observed state.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -51,7 +51,7 @@ remove_directory() {
   [ -e "$1" ] || [ -L "$1" ] || return
   if is_mount "$1"; then
     empty_directory "$1" empty
-    did "left $1 empty, as something is mounted there by now"
+    did "left $1 empty, because something is mounted there now"
     return
   fi
   unmount_in "$1"
@@ -110,7 +110,7 @@ remove_packages() {
   fi
   for package in $packages; do
     if is_installed "$package"; then
-      did "left the package $package, which others need by now"
+      did "left the package $package, because others need it now"
     else
       did "removed the package $package"
     fi

@@ -1,4 +1,4 @@
-//! The archive that carries a bundle to its machine, and what the machine answers.
+//! The archive that carries a bundle to its machine, and the lines that the machine answers.
 
 use std::io;
 
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_for_the_driver_are_told_from_the_rest() {
+    fn lines_for_kdiy_are_separated_from_other_output() {
         assert_eq!(Line::parse("@kdiy did wrote /a b"), Line::Did("wrote /a b"));
         assert_eq!(Line::parse("@kdiy fail x"), Line::Fail("x"));
         assert_eq!(Line::parse("did x"), Line::Other("did x"));
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn the_unit_that_crashes_is_the_one_that_is_blamed() {
+    fn the_crashing_unit_is_reported() {
         let (said, success) = waiting(
             "case $* in *kubelet*) echo NRestarts=63 ;; *show*) echo NRestarts=0 ;; *) exit 1 ;; esac",
             &["kubelet.service", "kube-proxy.service"],
@@ -274,7 +274,7 @@ mod tests {
         assert!(!waiting("exit 1", &[], &format!("little_work() {{ echo 900000; }}\n{late}")).1);
         let over = "touch \"$enough\"; ready 60 it false";
         let (said, success) = waiting("exit 1", &[], over);
-        assert!(!success && said.contains("since something else failed"), "{said}");
+        assert!(!success && said.contains("because another check failed"), "{said}");
     }
 
     /// `packages_by_apt` with a stand-in for apt-get; `$stage` is the directory given.
@@ -363,7 +363,7 @@ esac
     }
 
     #[test]
-    fn a_unit_restarts_for_what_a_run_changed_that_was_cut_off() {
+    fn a_unit_restarts_for_changes_of_an_interrupted_run() {
         let directory = tempfile::tempdir().unwrap();
         let at = directory.path();
         let owner = std::process::Command::new("stat").args(["-c", "%U:%G"]).arg(at).output();

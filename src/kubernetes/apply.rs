@@ -24,8 +24,8 @@ use crate::support::failure::{Failure, Kind, Result};
 /// The text of a manifest.
 pub fn decode(file: &str, bytes: &[u8]) -> Result<String> {
     yaml::decode(bytes).ok_or_else(|| {
-        Failure::input(format!("{file} is no text"))
-            .hint("a manifest is UTF-8, or UTF-16 with a byte order mark")
+        Failure::input(format!("{file} is not a text file"))
+            .hint("a manifest must be UTF-8, or UTF-16 with a byte order mark")
     })
 }
 
@@ -164,7 +164,7 @@ impl Applier<'_> {
                 return Err(Failure::new(
                     Kind::Step,
                     format!(
-                        "{file}: {} defines a kind that another definition has",
+                        "{file}: {} defines a kind that another definition already has",
                         object.describe()
                     ),
                 )
@@ -173,7 +173,7 @@ impl Applier<'_> {
             if began.elapsed() >= self.patience {
                 return Err(Failure::new(
                     Kind::Step,
-                    format!("{file}: the api does not serve what {} defines", object.describe()),
+                    format!("{file}: the API does not serve what {} defines", object.describe()),
                 ));
             }
             self.pause().await?;
@@ -184,7 +184,7 @@ impl Applier<'_> {
         tokio::select! {
             () = tokio::time::sleep(PAUSE) => Ok(()),
             () = self.stop.cancelled() => {
-                Err(Failure::new(Kind::Interrupted, "interrupted while manifests were applied"))
+                Err(Failure::new(Kind::Interrupted, "interrupted while applying manifests"))
             }
         }
     }
@@ -234,11 +234,11 @@ fn with_hints(failure: Failure, error: &Error) -> Failure {
         {
             failure
                 .hint(
-                    "another manager has set those fields to something else; leave them out of \
-                     the manifest if it is to have them",
+                    "another field manager has set those fields differently; remove them from the \
+                    manifest to keep its values",
                 )
                 .hint(format!(
-                    "or take them over once: `kdiy kubectl -- apply --server-side \
+                    "or take them over: `kdiy kubectl -- apply --server-side \
                      --field-manager={MANAGER} --force-conflicts -f FILE`"
                 ))
         }
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn what_starts_is_waited_for_longer_than_what_is_silent() {
+    fn starting_webhooks_are_waited_for_longer_than_silent_ones() {
         let patience = Duration::from_millis(30);
         let mut starting = Waiting::new(patience);
         let mut silent = Waiting::new(patience);

@@ -1,4 +1,4 @@
-//! Clients of the cluster's api, by every way that a client may take.
+//! Clients of the cluster's API, over every route that a client may use.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -108,9 +108,9 @@ impl ApiAccess {
                 Err(error) => last = Some(error),
             }
         }
-        Err(Failure::cluster("no api-server is ready")
+        Err(Failure::cluster("no API server is ready")
             .cause(last.unwrap_or_default())
-            .hint("look at the gates of the last run, or run `kdiy up` again"))
+            .hint("check the gates of the last run, or run `kdiy up` again"))
     }
 
     fn address(&self, path: &ApiPath) -> Result<(String, u16)> {
@@ -122,7 +122,7 @@ impl ApiAccess {
                 .topology
                 .machine(name)
                 .map(|machine| (machine.address.to_string(), API_PORT))
-                .ok_or_else(|| Failure::bug(format!("there is no master {name}"))),
+                .ok_or_else(|| Failure::bug(format!("the master {name} does not exist"))),
         }
     }
 
@@ -141,9 +141,9 @@ impl ApiAccess {
 
     async fn forwarded(&self, host: &str, port: u16, avoided: &[String]) -> Result<String> {
         let transports = self.connections.transports().await;
-        let address: IpAddr = host.parse().map_err(|_| {
-            Failure::cluster(format!("{host}:{port} is out of reach of this computer"))
-        })?;
+        let address: IpAddr = host
+            .parse()
+            .map_err(|_| Failure::cluster(format!("this computer cannot reach {host}:{port}")))?;
         let ways = transports.iter().filter(|(machine, _)| !avoided.contains(machine));
         let mut last = None;
         for (_, transport) in ways {
@@ -152,7 +152,7 @@ impl ApiAccess {
                 Err(error) => last = Some(chain(&error)),
             }
         }
-        let failure = Failure::cluster(format!("{host}:{port} is out of reach, over SSH as well"));
+        let failure = Failure::cluster(format!("cannot reach {host}:{port}, not even over SSH"));
         Err(match last {
             Some(reason) => failure.cause(reason),
             None => failure,
@@ -200,5 +200,5 @@ fn client(config: kube::Config, patience: Patience) -> Result<Client> {
 }
 
 fn unusable(error: impl std::error::Error) -> Failure {
-    Failure::bug("the kubeconfig is unusable").cause(error.to_string())
+    Failure::bug("cannot use the kubeconfig").cause(error.to_string())
 }

@@ -1,9 +1,9 @@
-//! Deciding about the certificates that kubelets ask for.
+//! Decides about the certificates that kubelets request.
 //!
-//! A first client certificate is given to the machine that it names: its token, which no other
-//! machine has, tells. A serving certificate is given to a node that is known already, for its own
-//! name and address. Nothing else is approved here; what was issued is held against what was
-//! approved.
+//! kdiy approves a first client certificate for the machine that the request names, which the
+//! machine's own token proves. It approves a serving certificate for an existing node, for its own
+//! name and address. It approves nothing else, and compares each issued certificate with the
+//! approved request.
 
 mod der;
 #[cfg(test)]
@@ -96,7 +96,7 @@ fn judge(request: &Request, topology: &Topology, owners: &BTreeMap<String, Strin
     let Some(machine) =
         named.and_then(|name| nodes.into_iter().find(|machine| machine.name == name))
     else {
-        return Decision::Refuse(format!("`{common_name}` is no node of this cluster"));
+        return Decision::Refuse(format!("`{common_name}` is not a node of this cluster"));
     };
     let sender = if serving {
         serving_problem(request, machine)
@@ -222,7 +222,7 @@ pub async fn approve(
             match tidy(client).await {
                 Ok(taken) => changes.extend(taken),
                 Err(error) if may_pass(&error) => continue,
-                Err(error) => return Err(refused("cannot take back tokens", &error)),
+                Err(error) => return Err(refused("cannot revoke tokens", &error)),
             }
             return Ok(changes);
         }
@@ -301,8 +301,14 @@ fn misissued(csr: &CertificateSigningRequest, difference: &str) -> Failure {
     let user = csr.spec.username.as_deref().unwrap_or("somebody");
     Failure::new(Kind::Step, format!("{name} was issued another certificate than was approved"))
         .cause(format!("{user} asked for it; {difference}"))
-        .hint("take the machine that asked off the network: it may use the certificate until it ends, and Kubernetes cannot revoke one")
-        .hint("find out who else may have it; if you cannot, make the cluster anew, with new authorities: kdiy destroy, kdiy up")
+        .hint(
+            "take the machine that asked off the network: it may use the certificate until it \
+            ends, and Kubernetes cannot revoke one",
+        )
+        .hint(
+            "find out who else may have it; if you cannot, create the cluster again, with new \
+            CAs: kdiy destroy, kdiy up",
+        )
         .hint(format!("then delete the request: kdiy kubectl -- delete csr {name}"))
 }
 

@@ -1,4 +1,4 @@
-//! Emptying a node before its machine goes, as `kubectl drain` does.
+//! Drains a node before its machine is removed, as `kubectl drain` does.
 
 use std::time::{Duration, Instant};
 
@@ -97,8 +97,10 @@ pub async fn drain(
             let names = left.iter().map(full_name);
             return Err(Failure::new(Kind::Step, format!("pods are still on {node}"))
                 .tail(names.chain(denied).collect())
-                .hint("they may have nowhere else to go: kdiy kubectl -- get pods -A -o wide")
-                .hint(format!("to let pods onto it again: kdiy kubectl -- uncordon {node}")));
+                .hint("perhaps no other node can run them: kdiy kubectl -- get pods -A -o wide")
+                .hint(format!(
+                    "to let the node accept pods again: kdiy kubectl -- uncordon {node}"
+                )));
         }
         events.progress(task, format!("{} of {count} pods are still on {node}", left.len()));
         tokio::time::sleep(PAUSE).await;
@@ -123,7 +125,7 @@ async fn evict(client: &Client, pod: &Pod) -> Result<Option<String>> {
 /// the kubelet brings it back. What may pass is tried again for `patience`.
 pub async fn forget(client: &Client, node: &str, patience: Duration) -> Result<()> {
     let parameters = DeleteParams::default();
-    let kept = |error| refused("cannot take the node out of the api", &error).on(node);
+    let kept = |error| refused("cannot delete the Node from the API", &error).on(node);
     persist(patience, is_transient, || tokens::retire(client, Some(node))).await.map_err(kept)?;
     let nodes: Api<Node> = Api::all(client.clone());
     let deleted = persist(patience, is_transient, || nodes.delete(node, &parameters));
@@ -180,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_was_evicted_is_there_until_the_api_has_it_no_more() {
+    fn an_evicted_pod_counts_until_the_api_deletes_it() {
         let ending = pod(json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}), "Failed");
         assert!(moves(&ending));
     }

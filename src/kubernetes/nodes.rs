@@ -1,4 +1,4 @@
-//! What a kubelet may not say of itself: its role and its pod network.
+//! Properties that a kubelet may not set itself: its role and its pod network.
 
 use std::time::Instant;
 
@@ -39,7 +39,9 @@ pub async fn mark(
                 Ok(changes) => break changes,
                 Err(error) if may_pass(&error) => {}
                 Err(error) => {
-                    return Err(refused("cannot mark the node", &error).on(&machine.name));
+                    return Err(
+                        refused("cannot set the role of the node", &error).on(&machine.name)
+                    );
                 }
             }
             tokio::time::sleep(PAUSE * slow_machines).await;
@@ -82,7 +84,9 @@ pub async fn foresee(
         let found = api.get_opt(&machine.name).await;
         match found.map_err(|error| refused("cannot read nodes", &error).on(&machine.name))? {
             Some(node) => changes.extend(marking(machine, &node, schedulable_masters)?.changes),
-            None => changes.push(format!("wait for {} to register, and mark it", machine.name)),
+            None => {
+                changes.push(format!("wait for {} to register, and set its role", machine.name))
+            }
         }
     }
     Ok(changes)
@@ -130,7 +134,7 @@ fn marking(machine: &Machine, node: &Node, schedulable_masters: bool) -> Result<
                 )
                 .on(&machine.name)
                 .hint(
-                    "a Node's pod network cannot be changed: kubectl delete node, then kdiy up",
+                    "the pod network of a Node cannot be changed: kubectl delete node, then kdiy up",
                 ));
             }
         }

@@ -1,5 +1,5 @@
-//! Changes that are made through the api. Each may be made again without harm and says what it
-//! changed, one line a thing.
+//! Changes through the API. Each is safe to repeat and reports what it changed, one line for each
+//! thing.
 
 use std::time::{Duration, Instant};
 
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_may_pass_is_asked_again_until_patience_ends() {
+    async fn transient_errors_are_retried_until_the_deadline() {
         assert_eq!(asked(PATIENCE * 1, 503).await, (2, true));
         assert_eq!(asked(PATIENCE * 1, 403).await, (1, false));
         assert_eq!(asked(Duration::ZERO, 503).await, (1, false));

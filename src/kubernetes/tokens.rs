@@ -1,8 +1,7 @@
-//! Tokens with which machines join: Secrets that the api has while somebody needs them, and no
-//! longer.
+//! Tokens with which machines join: Secrets that exist in the API only while a machine needs them.
 //!
-//! Which machine a token was made for stands on its Secret. Whoever can write Secrets in
-//! `kube-system` owns the cluster anyway.
+//! The Secret records which machine its token is for. Anyone who can write Secrets in `kube-system`
+//! controls the cluster anyway.
 
 use std::collections::BTreeMap;
 
@@ -42,7 +41,7 @@ pub async fn admit(
         "metadata": {"name": name, "namespace": NAMESPACE, "labels": {MACHINE: machine}},
         "type": TYPE,
         "stringData": {
-            "description": format!("{machine} joins with this, and only {machine}"),
+            "description": format!("{machine} joins with this token, and no other machine"),
             "token-id": id,
             "token-secret": secret,
             "expiration": ends,
@@ -53,7 +52,7 @@ pub async fn admit(
     let secrets: Api<Secret> = Api::namespaced(client.clone(), NAMESPACE);
     let (parameters, patch) = (PatchParams::apply(MANAGER).force(), Patch::Apply(&document));
     let applied = persist(patience, is_transient, || secrets.patch(&name, &parameters, &patch));
-    let refusal = |error| refused("cannot make a token to join with", &error).on(machine);
+    let refusal = |error| refused("cannot create a token for joining", &error).on(machine);
     applied.await.map(drop).map_err(refusal)
 }
 
@@ -84,7 +83,7 @@ pub(super) async fn retire(client: &Client, only: Option<&str>) -> kube::Result<
         let name = secret.name_any();
         gone(secrets.delete(&name, &DeleteParams::default()).await)?;
         let whose = machine.unwrap_or_else(|| "a machine".into());
-        taken.push(format!("took back the token of {whose}"));
+        taken.push(format!("revoked the token of {whose}"));
     }
     Ok(taken)
 }

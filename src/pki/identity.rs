@@ -1,4 +1,4 @@
-//! Who there is: every identity that a certificate gives, as a table.
+//! Every identity that has a certificate, as a table.
 
 use serde::Serialize;
 
@@ -102,11 +102,11 @@ const fn client(
 pub const IDENTITIES: &[Identity] = &[
     Identity {
         usage: Usage::Both,
-        ..server("etcd-server", Authority::Etcd, Names::Machine, "an etcd member, to its clients")
+        ..server("etcd-server", Authority::Etcd, Names::Machine, "an etcd member, for its clients")
     },
     Identity {
         usage: Usage::Both,
-        ..server("etcd-peer", Authority::Etcd, Names::Machine, "an etcd member, to its peers")
+        ..server("etcd-peer", Authority::Etcd, Names::Machine, "an etcd member, for its peers")
     },
     client(
         "etcd-client",
@@ -118,50 +118,55 @@ pub const IDENTITIES: &[Identity] = &[
         "apiserver-etcd-client",
         Authority::Etcd,
         "kube-apiserver-etcd-client",
-        "a kube-apiserver, to etcd; nobody else in Kubernetes talks to etcd",
+        "a kube-apiserver, for etcd; no other component of Kubernetes uses etcd",
     ),
-    server("apiserver", Authority::Kubernetes, Names::ApiServer, "a kube-apiserver, to everybody"),
+    server(
+        "apiserver",
+        Authority::Kubernetes,
+        Names::ApiServer,
+        "a kube-apiserver, for all clients",
+    ),
     client(
         "apiserver-kubelet-client",
         Authority::Kubernetes,
         "kube-apiserver-kubelet-client",
-        "a kube-apiserver, to the kubelets: logs, exec, port-forward",
+        "a kube-apiserver, for kubelets: logs, exec, port-forward",
     ),
     client(
         "controller-manager",
         Authority::Kubernetes,
         "system:kube-controller-manager",
-        "a kube-controller-manager, to its api-server",
+        "a kube-controller-manager, for its API server",
     ),
     server(
         "controller-manager-server",
         Authority::Kubernetes,
         Names::Machine,
-        "a kube-controller-manager, to those who ask for its health and metrics",
+        "a kube-controller-manager, for clients that read its health and metrics",
     ),
     client(
         "scheduler",
         Authority::Kubernetes,
         "system:kube-scheduler",
-        "a kube-scheduler, to its api-server",
+        "a kube-scheduler, for its API server",
     ),
     server(
         "scheduler-server",
         Authority::Kubernetes,
         Names::Machine,
-        "a kube-scheduler, to those who ask for its health and metrics",
+        "a kube-scheduler, for clients that read its health and metrics",
     ),
     client(
         "kube-proxy",
         Authority::Kubernetes,
         "system:kube-proxy",
-        "a kube-proxy, to the api: reads Services and their endpoints",
+        "a kube-proxy, for the API: reads Services and their endpoints",
     ),
     client(
         "flannel",
         Authority::Kubernetes,
         "kdiy-flannel",
-        "a flanneld, to the api: reads Nodes and writes its own annotations",
+        "a flanneld, for the API: reads Nodes and writes its own annotations",
     ),
     Identity {
         organization: Some("kdiy:cluster-admins"),
@@ -170,7 +175,7 @@ pub const IDENTITIES: &[Identity] = &[
             "admin",
             Authority::Kubernetes,
             "kdiy-admin",
-            "you: cluster-admin through a binding that can be taken away",
+            "you: cluster-admin through a binding that can be deleted",
         )
     },
     Identity {
@@ -180,14 +185,15 @@ pub const IDENTITIES: &[Identity] = &[
             "bootstrap-admin",
             Authority::Kubernetes,
             "kdiy-bootstrap",
-            "`kdiy up`, on this computer only: past all authorization, to make and mend the bindings",
+            "`kdiy up`, on this computer only: bypasses all authorization, to create and repair \
+            the bindings",
         )
     },
     client(
         "front-proxy-client",
         Authority::FrontProxy,
         "front-proxy-client",
-        "a kube-apiserver, to aggregated api-servers, in the name of its own clients",
+        "a kube-apiserver, for aggregated API servers, on behalf of its own clients",
     ),
 ];
 

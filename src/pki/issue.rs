@@ -1,4 +1,4 @@
-//! Keys and certificates: making them, and looking at those that exist.
+//! Generates keys and certificates, and reads existing ones.
 
 use std::net::IpAddr;
 

@@ -1,6 +1,6 @@
-//! What a cluster cannot do without: the authorities, the key that signs pods' tokens and the key
-//! that encrypts Secrets. They are made once. Where one is missing, damaged or another cluster's,
-//! a new one would shut every node out or leave every Secret unreadable, so everything stops.
+//! Keys that the cluster needs: the CAs, the key that signs pods' tokens and the key that encrypts
+//! Secrets. kdiy generates them once. If one is missing, damaged or belongs to another cluster, a
+//! new one would lock out every node or make every Secret unreadable, so kdiy stops.
 
 use std::path::Path;
 
@@ -54,10 +54,10 @@ pub fn check(directory: &Path, known: &Fingerprints) -> Result<()> {
         return Ok(());
     }
     let list = problems.iter().map(|Problem { file, what, .. }| format!("{file} {what}"));
-    let failure = Failure::host("keys that the cluster cannot do without are not what they were")
+    let failure = Failure::host("keys that the cluster needs are missing or have changed")
         .tail(list.collect())
         .hint(format!(
-            "nothing was changed; bring them back from your copy of {}",
+            "nothing was changed; restore them from your copy of {}",
             directory.display()
         ));
     let mut remedies: Vec<&str> = problems.iter().map(|problem| problem.remedy).collect();
@@ -92,10 +92,11 @@ fn authority_problem(
             "every master has both files: /etc/kubernetes/pki/ca.crt and ca.key"
         }
         Authority::Etcd => {
-            "members have the certificate (/etc/etcd/pki/ca.crt), and nobody the key"
+            "members have the certificate (/etc/etcd/pki/ca.crt), but no machine has the key"
         }
         Authority::FrontProxy => {
-            "masters have the certificate (/etc/kubernetes/pki/front-proxy-ca.crt), and nobody the key"
+            "masters have the certificate (/etc/kubernetes/pki/front-proxy-ca.crt), but no machine \
+            has the key"
         }
     };
     let problem = |ending: &str, what: String| {
@@ -113,7 +114,7 @@ fn authority_problem(
     let text = std::fs::read_to_string(directory.join(format!("{name}.crt"))).ok()?;
     let ends = crate::pki::issue::expiry(&text)?;
     if ends <= OffsetDateTime::now_utc().unix_timestamp() {
-        let hint = "has ended: nothing that it signed is believed any more";
+        let hint = "has expired: no certificate that it signed is valid any more";
         return problem("crt", hint.into());
     }
     None
@@ -137,7 +138,7 @@ fn differs(found: Result<String, String>, known: Option<&String>) -> Option<Stri
     match found {
         Err(what) => Some(what),
         Ok(found) if known.is_some_and(|known| *known != found) => {
-            Some("is another one than the cluster was made with".into())
+            Some("differs from the one that the cluster was created with".into())
         }
         Ok(_) => None,
     }
@@ -193,7 +194,7 @@ mod tests {
             assert!(said.contains(&format!("{file} is damaged")), "{said}");
             fs::copy(other.path().join(file), &path).unwrap();
             let said = check(directory.path(), &known).unwrap_err().to_string();
-            assert!(said.contains(&format!("{file} is another one")), "{said}");
+            assert!(said.contains(&format!("{file} differs from")), "{said}");
             assert!(said.contains("nothing was changed"), "{said}");
             fs::write(&path, text).unwrap();
             check(directory.path(), &known).unwrap();
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_is_not_taken_for_its_key() {
+    fn a_certificate_is_not_accepted_as_its_key() {
         let (directory, known) = made();
         let path = |file: &str| directory.path().join(file);
         fs::copy(path("etcd-ca.crt"), path("etcd-ca.key")).unwrap();

@@ -1,5 +1,4 @@
-//! Objects as a manifest holds them: exactly what was written, so that the api and not kdiy judges
-//! fields.
+//! Objects exactly as a manifest has them, so that the API and not kdiy validates fields.
 
 use serde_json::Value;
 
@@ -29,7 +28,7 @@ pub struct Objects {
 /// `file` is what the user can find.
 pub fn parse(file: &str, text: &str) -> Result<Objects> {
     let documents = yaml::read(text).map_err(|error| {
-        Failure::input(format!("{file} is no valid manifest")).cause(error.to_string())
+        Failure::input(format!("{file} is not a valid manifest")).cause(error.to_string())
     })?;
     let mut objects = Vec::new();
     for value in documents.values {
@@ -45,8 +44,8 @@ pub fn parse(file: &str, text: &str) -> Result<Objects> {
 /// without saying that they are each a `RoleBinding`.
 fn flatten(file: &str, value: Value, objects: &mut Vec<Object>) -> Result<()> {
     let Value::Object(mut fields) = value else {
-        return Err(Failure::input(format!("{file} is no valid manifest"))
-            .cause(format!("it holds a document that is no object: {}", shortened(&value))));
+        return Err(Failure::input(format!("{file} is not a valid manifest"))
+            .cause(format!("it has a document that is not an object: {}", shortened(&value))));
     };
     if let Some(items) = fields.remove("items") {
         let list = Value::Object(fields);
@@ -68,14 +67,14 @@ fn flatten(file: &str, value: Value, objects: &mut Vec<Object>) -> Result<()> {
 }
 
 fn no_list(file: &str, list: &Value) -> Failure {
-    Failure::input(format!("{file}: `items` of a {} is no list", text(&list["kind"])))
+    Failure::input(format!("{file}: `items` of a {} is not a list", text(&list["kind"])))
 }
 
 fn object(file: &str, value: Value) -> Result<Object> {
     for field in ["kind", "apiVersion"] {
         if text(&value[field]).is_empty() {
             return Err(Failure::input(format!("{file}: an object has no `{field}`"))
-                .cause(format!("it begins {}", shortened(&value))));
+                .cause(format!("the object begins {}", shortened(&value))));
         }
     }
     let (kind, metadata) = (text(&value["kind"]).to_owned(), &value["metadata"]);
@@ -83,12 +82,12 @@ fn object(file: &str, value: Value) -> Result<Object> {
     if name.is_empty() {
         return Err(match text(&metadata["generateName"]) {
             "" => Failure::input(format!("{file}: a {kind} has no `metadata.name`"))
-                .hint("a name that looks like a number or like yes or no needs quotes"),
+                .hint("quote a name that looks like a number, or like yes or no"),
             prefix => Failure::input(format!(
                 "{file}: a {kind} has `generateName: {prefix}` and no name, so it cannot be applied"
             ))
-            .hint("give it a `metadata.name`: each run would make another one otherwise")
-            .hint(format!("or make it once yourself: `kdiy kubectl -- create -f {file}`")),
+            .hint("set `metadata.name`: otherwise each run would create another one")
+            .hint(format!("or create it once yourself: `kdiy kubectl -- create -f {file}`")),
         });
     }
     let namespace = text(&metadata["namespace"]);
@@ -133,14 +132,14 @@ mod tests {
     }
 
     #[test]
-    fn documents_are_told_apart_and_empty_ones_passed_over() {
+    fn documents_are_split_and_empty_ones_skipped() {
         let text = "---\napiVersion: v1\nkind: A\nmetadata: {name: a}\n---\n---\napiVersion: v1\n\
                     kind: B\nmetadata: {name: b, namespace: ns}\n";
         assert_eq!(names(text), ["A a", "B ns/b"]);
     }
 
     #[test]
-    fn what_others_live_in_comes_first_and_all_else_stays_in_order() {
+    fn namespaces_and_definitions_come_first_and_the_rest_keeps_its_order() {
         let kinds = ["Deployment", "CustomResourceDefinition", "Service", "Namespace"];
         let document =
             |kind: &&str| format!("apiVersion: v1\nkind: {kind}\nmetadata: {{name: x}}\n");
@@ -162,13 +161,13 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_applied_is_named_with_its_file() {
+    fn an_invalid_object_is_named_with_its_file() {
         for (text, part) in [
             ("a: [", "line 1"),
             ("apiVersion: v1\nkind: Pod\nmetadata: {generateName: job-}", "generateName"),
-            ("apiVersion: v1\nkind: Pod\nmetadata: {name: 007}", "needs quotes"),
+            ("apiVersion: v1\nkind: Pod\nmetadata: {name: 007}", "quote a name"),
             ("apiVersion: v1\nmetadata: {name: a}", "`kind`"),
-            ("just words", "no object"),
+            ("just words", "not an object"),
         ] {
             let failure = parse("my.yaml", text).unwrap_err().to_string();
             assert!(failure.contains("my.yaml") && failure.contains(part), "{text}: {failure}");

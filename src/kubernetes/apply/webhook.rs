@@ -1,5 +1,5 @@
-//! A webhook that does not answer yet. The api asks it about objects that are applied after it, and
-//! refuses them while nobody answers: until the pods behind the webhook are ready.
+//! Webhooks that do not answer yet. Until the pods of a webhook are ready, the API refuses objects
+//! that are applied after it.
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Service};
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn the_service_is_told_by_the_words_of_the_api() {
+    fn the_service_is_parsed_from_the_error_of_the_api() {
         let said = error(
             "Internal error occurred: failed calling webhook \"hook.example.org\": failed to call \
              webhook: Post \"https://hook.default.svc:443/?timeout=5s\": no endpoints available \
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_starts_is_waited_for_and_what_is_stuck_is_told() {
+    fn starting_pods_are_waited_for_and_stuck_ones_reported() {
         let pod = |state: serde_json::Value| {
             serde_json::from_value::<Pod>(json!({
                 "metadata": {"name": "p"},

@@ -1,7 +1,7 @@
-//! Reading manifests as kubectl does: sigs.k8s.io/yaml, which is go-yaml v2, on the documents into
-//! which apimachinery's YAMLOrJSONDecoder splits a file. That is YAML 1.1 with exceptions of its
-//! own: `0400` and `0o400` are 256, `yes`, `on` and `y` are true, `12e4567` and `2001-01-01` are
-//! strings. Another reading would send the api something else than the author has tried.
+//! Parses manifests as kubectl does: sigs.k8s.io/yaml, which is go-yaml v2, on the documents into
+//! which apimachinery's YAMLOrJSONDecoder splits a file. That is YAML 1.1 with exceptions: `0400`
+//! and `0o400` are 256, `yes`, `on` and `y` are true, `12e4567` and `2001-01-01` are strings.
+//! Another parser would send something else to the API than the author tested.
 
 use std::collections::BTreeMap;
 
@@ -147,13 +147,13 @@ impl<'input> Composer<'input> {
                 Event::StreamEnd => return Ok((value, composer.warnings)),
                 Event::DocumentStart(..) if value.is_some() => {
                     // go-yaml would pass over the rest in silence.
-                    return Err(composer.error(span, "begin the next document with a line `---`"));
+                    return Err(composer.error(span, "start the next document with a line `---`"));
                 }
                 Event::DocumentStart(..) => {
                     let (event, span) = composer.next()?;
                     value = Some(composer.node(event, span)?.0);
                 }
-                _ => return Err(composer.error(span, "this is no document")),
+                _ => return Err(composer.error(span, "this is not a document")),
             }
         }
     }
@@ -220,8 +220,8 @@ impl<'input> Composer<'input> {
                 self.count(counted.1, counted.1, span)?;
                 Ok(counted)
             }
-            Some(None) => Err(self.error(span, "this alias stands in what it stands for")),
-            None => Err(self.error(span, "there is no anchor of this name")),
+            Some(None) => Err(self.error(span, "this alias is inside its own anchor")),
+            None => Err(self.error(span, "no anchor has this name")),
         }
     }
 
@@ -236,7 +236,7 @@ impl<'input> Composer<'input> {
             && self.nodes > NODES_FREE
             && self.from_aliases as f64 / nodes > allowed;
         if is_excessive {
-            return Err(self.error(span, "aliases make too much of this document"));
+            return Err(self.error(span, "aliases make this document too large"));
         }
         Ok(())
     }
@@ -271,8 +271,8 @@ impl<'input> Composer<'input> {
             if !given.insert(key.clone()) {
                 let line = self.line(span.start.line());
                 self.warnings.push(format!(
-                    "line {line}: `{key}` is given twice in one mapping; the last one counts, as \
-                     with kubectl"
+                    "line {line}: `{key}` appears twice in one mapping; the last one counts, as \
+                    with kubectl"
                 ));
             }
             fields.insert(key, value);
@@ -309,7 +309,7 @@ impl<'input> Composer<'input> {
     fn merge(&mut self, fields: &mut Map<String, Value>) -> Result<()> {
         let (event, span) = self.next()?;
         let is_sequence = matches!(event, Event::SequenceStart(..));
-        let wanted = "`<<` takes a mapping, an alias of one, or a list of those";
+        let wanted = "`<<` needs a mapping, an alias of one, or a list of those";
         match self.node(event, span)?.0 {
             Value::Object(merged) => fields.extend(merged),
             // Those that come first win.
@@ -346,7 +346,7 @@ impl Scalar {
             Self::Signed(number) => Value::from(*number),
             Self::Unsigned(number) => Value::from(*number),
             Self::Float(number) => {
-                go_number(*number).ok_or_else(|| format!("{number} is no number in JSON"))?
+                go_number(*number).ok_or_else(|| format!("{number} is not a number in JSON"))?
             }
             Self::Text(text) => Value::String(text.clone()),
         })
@@ -436,7 +436,7 @@ fn resolve(
     let Some(kind) = name.strip_prefix("tag:yaml.org,2002:") else {
         return Ok(Scalar::Text(text.into()));
     };
-    let refused = || format!("`{text}` is no {kind}");
+    let refused = || format!("`{text}` is not a {kind}");
     match (kind, implicit(text)) {
         ("binary", _) => binary(text).map(Scalar::Text).ok_or_else(refused),
         ("bool", scalar @ Scalar::Bool(_))

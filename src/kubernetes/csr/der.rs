@@ -1,7 +1,7 @@
-//! A reader of DER that accounts for every byte.
+//! A DER reader that accounts for every byte.
 //!
-//! Whoever signs a request reads it with another parser than whoever approves it. Where one of them
-//! passes over something, they may see different requests; so nothing is passed over here.
+//! The signer parses a request with another parser than the approver. If one of them skips
+//! something, they may see different requests; so this reader skips nothing.
 
 /// Tags of ITU-T X.690, with the class and whether they are constructed.
 pub(super) const BOOLEAN: u8 = 0x01;
@@ -27,9 +27,9 @@ pub(super) struct Reader<'a> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DerError {
-    #[error("{0} is cut off, or not encoded as DER wants it")]
+    #[error("{0} is truncated, or not encoded in DER")]
     Malformed(&'static str),
-    #[error("{0} has more parts than it may have")]
+    #[error("{0} has too many parts")]
     Surplus(&'static str),
 }
 

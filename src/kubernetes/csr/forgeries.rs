@@ -1,4 +1,4 @@
-//! Requests that must not be approved, each one change away from one that is.
+//! Requests that kdiy must refuse, each one change away from a valid one.
 
 use std::sync::LazyLock;
 
@@ -187,7 +187,7 @@ type Change = fn(&mut Draft);
 type Forgery = (&'static str, fn() -> Draft, Change);
 
 #[test]
-fn what_kubelets_send_is_approved() {
+fn requests_of_kubelets_are_approved() {
     let variants: &[(&str, Change)] = &[
         ("as it is", |_| {}),
         ("the name before the group", |d| d.subject.reverse()),
@@ -216,7 +216,7 @@ fn what_kubelets_send_is_approved() {
 
 /// As `kdiy-node-bootstrap` makes it.
 #[test]
-fn what_openssl_makes_is_approved() {
+fn requests_of_openssl_are_approved() {
     let directory = tempfile::tempdir().unwrap();
     let openssl = |arguments: &[&str]| {
         let mut command = std::process::Command::new("openssl");
@@ -483,7 +483,7 @@ mod issued {
     }
 
     #[test]
-    fn a_certificate_says_what_was_approved_or_stops_the_run() {
+    fn a_certificate_matches_its_approved_request_or_stops_the_run() {
         assert_eq!(issued(|_| {}, &KEY), Issued::AsApproved);
         let others: [fn(&mut CertificateParams); 5] = [
             |p| p.distinguished_name.push(DnType::CommonName, MASTER),
@@ -500,7 +500,7 @@ mod issued {
     }
 
     #[test]
-    fn what_an_older_kdiy_approved_is_looked_at_as_well() {
+    fn requests_that_an_older_kdiy_approved_are_checked_too() {
         let mut draft = Draft::client();
         draft.subject.push(name(CN, MASTER));
         let mut csr = draft.csr();

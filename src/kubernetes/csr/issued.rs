@@ -1,4 +1,4 @@
-//! Whether what was issued is what was approved.
+//! Checks that an issued certificate matches the approved request.
 
 use std::net::Ipv4Addr;
 
@@ -32,7 +32,7 @@ impl Issued {
         };
         let asked = match Request::read(csr) {
             Ok(request) => request.asked,
-            Err(error) => return Self::Otherwise(format!("its request is no exact one: {error}")),
+            Err(error) => return Self::Otherwise(format!("its request is not valid: {error}")),
         };
         match difference(&certificate.0, &asked, &csr.spec.signer_name) {
             None => Self::AsApproved,
@@ -43,7 +43,7 @@ impl Issued {
 
 fn difference(pem: &[u8], asked: &Asked, signer: &str) -> Option<String> {
     let Some(found) = Found::in_pem(pem) else {
-        return Some("what was issued is not one certificate that can be read".into());
+        return Some("cannot parse the issued certificate".into());
     };
     let wanted = Found {
         subject: sorted(vec![
@@ -71,7 +71,7 @@ fn difference(pem: &[u8], asked: &Asked, signer: &str) -> Option<String> {
         names.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ")
     };
     Some(format!(
-        "issued was a certificate for {}; approved was one for {}",
+        "the issued certificate is for {}; kdiy approved one for {}",
         tell(&found),
         tell(&wanted)
     ))

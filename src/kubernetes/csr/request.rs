@@ -1,8 +1,8 @@
-//! What a request for a node's certificate says, read so that it cannot say anything else to whoever
-//! signs it.
+//! Parses a request for a node's certificate so strictly that the signer cannot read it
+//! differently.
 //!
-//! Go, in which Kubernetes is written, takes the last of several common names, and the extensions
-//! of all `extensionRequest` attributes together. Here there is one of each, or no request at all.
+//! Go, the language of Kubernetes, uses the last of several common names, and merges the extensions
+//! of all `extensionRequest` attributes. This parser accepts exactly one of each.
 
 use std::net::Ipv4Addr;
 
@@ -62,9 +62,9 @@ pub enum RequestError {
     Der(#[from] DerError),
     #[error("its version is not that of PKCS #10")]
     Version,
-    #[error("its subject is not one organization (O) and one common name (CN), as plain text")]
+    #[error("its subject must be one organization (O) and one common name (CN), as plain text")]
     Subject,
-    #[error("it has an attribute that is no request for extensions, or several that are")]
+    #[error("it has an attribute that is not a request for extensions, or several that are")]
     Attributes,
     #[error("it asks for an extension that is not a list of names, or for several")]
     Extensions,

@@ -256,9 +256,10 @@ fn nothing_is_left_to_do(cluster: &Cluster) -> Result<()> {
 }
 
 fn never_down(cluster: &Cluster) -> Result<String> {
-    for (version, rule) in
-        [("1.35.4", "never down by a minor"), ("1.34.11", "never down by a minor")]
-    {
+    for (version, rule) in [
+        ("1.35.4", "no downgrade of minor versions"),
+        ("1.34.11", "no downgrade of minor versions"),
+    ] {
         let output = up(cluster, version).stdin(Stdio::null()).output()?;
         let said = [&output.stdout[..], &output.stderr].concat();
         let said = String::from_utf8_lossy(&said);

@@ -64,7 +64,7 @@ fn foreign_keys_stop(cluster: &Cluster) -> Result<String> {
     fs::write(&secrets, &own_secrets)?;
     fs::write(&record, &own_record)?;
     for said in known? {
-        ensure!(said.contains("secrets.json is another one"), "{said}");
+        ensure!(said.contains("secrets.json differs from"), "{said}");
     }
     for said in unknown? {
         ensure!(said.contains("/etc/kubernetes/encryption.yaml"), "{said}");
@@ -100,7 +100,7 @@ fn clients_are_no_members(cluster: &Cluster) -> Result<String> {
 }
 
 /// haproxy itself, for a few seconds, with a configuration that expects another master where one is:
-/// so it is when somebody has taken an api-server's address, who has a certificate of the cluster.
+/// so it is when somebody has taken an API server's address, who has a certificate of the cluster.
 fn servers_are_known_by_name(cluster: &Cluster) -> Result<String> {
     let (master, other) = (cluster.machine("master-1"), cluster.machine("master-2"));
     let script = format!(
