@@ -149,9 +149,9 @@ impl Ui {
             return Ok(());
         }
         if !std::io::stdin().is_terminal() || self.mode == Mode::Json {
-            return Err(Failure::input("there is nobody to ask")
+            return Err(Failure::input("kdiy has no terminal to ask for confirmation")
                 .cause(question.to_owned())
-                .hint("say --yes to go ahead without being asked"));
+                .hint("use --yes to continue without confirmation"));
         }
         let _ = write!(anstream::stderr(), "{question} [y/N] ");
         let mut answer = String::new();

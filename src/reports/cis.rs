@@ -1,5 +1,4 @@
-//! The CIS Kubernetes Benchmark: `playbooks/cis.yaml` says what is looked at and what is
-//! expected; here a live cluster is held against it.
+//! The CIS Kubernetes Benchmark: checks the running cluster against `playbooks/cis.yaml`.
 
 mod cluster;
 pub mod expectation;
@@ -205,7 +204,7 @@ impl Benchmark {
         let mut seen = BTreeSet::new();
         for check in &benchmark.checks {
             if !seen.insert(&check.id) {
-                return Err(invalid(format!("{} is there twice", check.id)));
+                return Err(invalid(format!("{} is listed twice", check.id)));
             }
             if let Probe::Files(files) = &check.look {
                 machine::check_paths(&files.paths)
@@ -248,7 +247,7 @@ fn finding(check: &Check, mut seen: Seen) -> Finding {
         (Probe::Manual(text), _) => (Status::Manual, Some(text)),
         _ if seen.blind => (Status::Fail, None),
         _ if seen.looked_at == 0 => {
-            seen.problems.push("there was nothing to look at".into());
+            seen.problems.push("there was nothing to check".into());
             (Status::Fail, None)
         }
         _ if seen.problems.is_empty() => (Status::Pass, None),
@@ -306,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn having_looked_at_nothing_is_no_pass_and_cannot_be_waived() {
+    fn a_check_of_nothing_does_not_pass_and_cannot_be_waived() {
         assert_eq!(status(None, FILES, Seen::default()), Status::Fail);
         assert_eq!(status(Some("why"), FILES, Seen::default()), Status::Fail);
         let mut half = Seen { looked_at: 1, problems: vec!["x".into()], blind: false };
@@ -318,7 +317,7 @@ mod tests {
     fn a_number_given_twice_and_a_path_for_the_shell_are_refused() {
         let one = format!("- {{id: '1', title: t, look: {FILES}}}\n");
         let twice = parse(&format!("{one}{one}")).unwrap_err().to_string();
-        assert!(twice.contains("cis.yaml: 1 is there twice"), "{twice}");
+        assert!(twice.contains("cis.yaml: 1 is listed twice"), "{twice}");
         let shell = parse(&one.replace("/a", "'/$(reboot)'")).unwrap_err().to_string();
         assert!(shell.contains("/$(reboot)"), "{shell}");
     }

@@ -1,4 +1,4 @@
-//! What a step or a topic is about, as Markdown, told with this cluster's own machines.
+//! A step or a topic as Markdown, with this cluster's own machines.
 
 use std::fmt::Write as _;
 
@@ -50,7 +50,7 @@ fn topics(playbooks: &Playbooks) -> Vec<(String, &str)> {
 
 /// `entries`, for people.
 pub fn list(playbooks: &Playbooks) -> String {
-    let mut text = String::from("# What can be explained\n\n| topic | |\n|---|---|\n");
+    let mut text = String::from("# Topics and steps\n\n| topic | |\n|---|---|\n");
     for entry in entries(playbooks).iter().filter(|entry| entry.topic) {
         let _ = writeln!(text, "| {} | {} |", entry.name, entry.title);
     }
@@ -96,9 +96,9 @@ impl Explainer<'_> {
         let _ = write!(text, "{}\n\n", self.place(step, &machines));
         if !step.needs.is_empty() {
             let needs: Vec<String> = step.needs.iter().map(|need| format!("`{need}`")).collect();
-            let _ = write!(text, "It needs {} first.", needs.join(", "));
+            let _ = write!(text, "It needs these steps first: {}.", needs.join(", "));
             if step.rolling {
-                text.push_str(" On a cluster that runs, machines change one at a time");
+                text.push_str(" On a running cluster, kdiy changes one machine at a time");
                 if let Some(gate) = step.between() {
                     let _ = write!(text, ", with the gate `{}` in between", gate.name);
                 }
@@ -109,7 +109,7 @@ impl Explainer<'_> {
         text.push_str(&rationale::of(step));
         if let Some(gate) = &step.gate {
             let _ =
-                write!(text, "## The proof\n\nThe gate `{}`: {}\n\n", gate.name, gate.why.trim());
+                write!(text, "## The gate\n\nThe gate `{}`: {}\n\n", gate.name, gate.why.trim());
         }
         let is_there = step.on == Group::Cluster || first.is_some();
         if self.template_context.all_hold(&step.when) && is_there {
@@ -128,13 +128,13 @@ impl Explainer<'_> {
     fn place(&self, step: &Step, machines: &[&Machine]) -> String {
         let names: Vec<&str> = machines.iter().map(|machine| machine.name.as_str()).collect();
         if !self.template_context.all_hold(&step.when) {
-            "This cluster is of another kind and does not have it.".to_owned()
+            "This cluster does not have this step.".to_owned()
         } else if step.on == Group::Cluster {
-            "It is done once, through the api.".to_owned()
+            "kdiy does it once, through the API.".to_owned()
         } else if names.is_empty() {
-            "This cluster has no machine for it.".to_owned()
+            "This cluster has no machine for this step.".to_owned()
         } else {
-            format!("It is done on {}.", names.join(", "))
+            format!("kdiy does it on {}.", names.join(", "))
         }
     }
 
@@ -154,7 +154,8 @@ impl Explainer<'_> {
             self.templates.render(&format!("{}: exercise.{what}", step.name), text, &context)
         };
         Ok(format!(
-            "## Break it yourself\n\nOn a cluster that you may break:\n\n```sh\n{}\n```\n\n{}\n\n**To mend it:** {}\n",
+            "## Break it yourself\n\nOn a cluster that you may \
+            break:\n\n```sh\n{}\n```\n\n{}\n\n**To repair it:** {}\n",
             render("break", &exercise.r#break)?.trim(),
             render("see", &exercise.see)?.trim(),
             render("mend", &exercise.mend)?.trim(),
@@ -201,7 +202,7 @@ fn identities() -> Value {
             "names": match it.names {
                 Names::None => "",
                 Names::Machine => "the machine's name and address",
-                Names::ApiServer => "every name and address by which clients come",
+                Names::ApiServer => "every name and address that clients use",
             },
             "perMachine": it.per_machine,
             "what": it.what,

@@ -1,8 +1,8 @@
-//! The runbook: one cluster, from bare machines to the last proof, as commands for a person.
+//! The runbook: one cluster, from bare machines to the last check, as commands for a person.
 //!
-//! It is written from the same playbooks that `up` carries out. Secrets are not in it: the reader
-//! makes keys of their own, and wherever `up` would put a secret a stand-in is rendered that the
-//! reader's shell replaces. Pure.
+//! It comes from the same playbooks that `up` uses. It contains no secrets: readers generate their
+//! own keys, and where `up` would write a secret, the guide has a placeholder that the reader's
+//! shell replaces. Pure.
 
 pub mod block;
 pub mod html;
@@ -256,11 +256,11 @@ impl<'a> Guide<'a> {
              cat >ssh_config <<END\n{}\
              Host *\n  UserKnownHostsFile \"$PWD/known_hosts\"\n  \
              StrictHostKeyChecking accept-new\n  BatchMode yes\nEND\n\
-             # Every block for this computer begins with these settings.\n\
+             # Every block for this computer starts with these settings.\n\
              cat >settings <<'END'\n\
              umask 077\ncd {directory}\n\
              PATH=$PWD/bin:$PATH KUBECONFIG=$PWD/root.kubeconfig\nexport PATH KUBECONFIG\n\
-             # on MACHINE COMMAND: there, as root; into likewise, with what is piped to it\n\
+             # on MACHINE COMMAND: run it there as root; into: the same, with standard input\n\
              on() {{ into \"$@\" </dev/null; }}\n\
              into() {{ machine=$1; shift; ssh -F ssh_config \"$machine\" sudo -n \"$@\"; }}\nEND\n\
              . ./settings\n\

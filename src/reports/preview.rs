@@ -1,8 +1,7 @@
-//! What `up` would do, without doing it: for each step and machine what would be made, changed,
-//! restarted and run, and why.
+//! What `up` would do: for each step and machine what it would create, change, restart and run, and
+//! why.
 //!
-//! The machines are looked at by [`look`]; what follows from that is decided here, by the same
-//! functions that `up` asks.
+//! [`look`] reads the machines; this module decides what follows, with the same functions as `up`.
 
 pub mod current_state;
 pub mod graph;
@@ -107,7 +106,7 @@ impl PreviewBuilder<'_> {
                 .renderer
                 .playbooks
                 .step(name)
-                .ok_or_else(|| Failure::bug(format!("there is no step {name}")))?;
+                .ok_or_else(|| Failure::bug(format!("the step {name} does not exist")))?;
             if step.on == Group::Cluster {
                 parts.extend(self.on_cluster(step));
             }
@@ -148,7 +147,7 @@ impl PreviewBuilder<'_> {
         let member = |(name, data): &(&str, Option<EtcdData>)| {
             let data = data.filter(|data| data.cluster_exists && !data.has_log)?;
             Some(format!(
-                "etcd on {name} has lost its data ({}): `kdiy up` lets it in as a new member",
+                "etcd on {name} has lost its data ({}): `kdiy up` adds it as a new member",
                 data.why_not()
             ))
         };
@@ -210,7 +209,7 @@ impl PreviewBuilder<'_> {
             }
             let mut action = self.action(step, bundle, look, difference);
             if action.verb == Verb::Install {
-                let sent = || "it was sent by an earlier run".to_owned();
+                let sent = || "an earlier run copied it".to_owned();
                 let lacks = lacking.iter().find(|it| it.0 == action.what);
                 action.why = Some(lacks.map_or_else(sent, |(_, why)| why.clone()));
             }
@@ -226,10 +225,10 @@ impl PreviewBuilder<'_> {
     fn action(&self, step: &Step, bundle: &Bundle, look: &MachineState, it: Difference) -> Action {
         let mut action = Action::plain(it.verb, &it.what);
         if it.verb == Verb::Redo {
-            action.why = Some("it was not finished, or consists of other things now".into());
+            action.why = Some("it was not completed, or its content has changed".into());
         }
         if it.verb == Verb::Run && look.observed.is_untrue(bundle, &it.what) {
-            action.why = Some("this is not so on the machine now".into());
+            action.why = Some("not in effect on the machine".into());
         }
         let Some(place) = bundle.files.iter().position(|file| file.path == it.what) else {
             return action;
@@ -239,7 +238,7 @@ impl PreviewBuilder<'_> {
         action.why = match step.files.get(place) {
             Some(described) => described.why.clone(),
             None if file.path.starts_with(RECONCILE_DIRECTORY) => {
-                Some("what kdiy-reconcile looks at every few seconds, and restores".into())
+                Some("what kdiy-reconcile checks every few seconds and restores".into())
             }
             None => Some(format!("the unit of {}", step.name)),
         };
@@ -437,7 +436,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_whole_install_tells_everything_but_the_secrets() {
+    async fn a_preview_of_a_new_cluster_shows_everything_but_secrets() {
         let paper = Paper::draw().await;
         let text = serde_json::to_string(&paper.preview(true)).unwrap();
         assert!(

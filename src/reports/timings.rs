@@ -1,5 +1,5 @@
-//! Where the time of a run went: when each task ran, the chain of tasks that decided when the run
-//! was done, and what of that was kdiy's own. Pure; read from the events of a journal.
+//! How long a run took: the tasks, its critical path, and kdiy's own share of it. Pure; read from
+//! the events of a journal.
 
 pub mod waterfall;
 
@@ -220,7 +220,7 @@ pub mod tests {
     }
 
     #[test]
-    fn the_critical_path_follows_what_came_last() {
+    fn the_critical_path_follows_the_last_dependency() {
         let timings = example();
         let path: Vec<(&str, u64)> =
             timings.critical_path.iter().map(|hop| (hop.task.as_str(), hop.waited_ms)).collect();
@@ -241,7 +241,7 @@ pub mod tests {
         let timings = Timings::of(&events).unwrap();
         let cut = timings.tasks.iter().find(|timed| timed.task.id == "b@m").unwrap();
         assert_eq!((cut.finished_ms, cut.outcome), (900, None));
-        assert_eq!(Timings::of(&events[..2]), None, "nothing was begun");
+        assert_eq!(Timings::of(&events[..2]), None, "no task was started");
         assert_eq!(Timings::of(&[]), None);
     }
 }

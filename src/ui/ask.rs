@@ -1,4 +1,4 @@
-//! Questions to the user. Only asked where there is somebody to answer.
+//! Questions to the user, asked only on a terminal.
 
 use std::fmt::Display;
 use std::io::IsTerminal;
@@ -47,5 +47,5 @@ fn theme() -> Box<dyn Theme> {
 }
 
 fn unanswered(error: dialoguer::Error) -> Failure {
-    Failure::new(Kind::Interrupted, "no answer; nothing was written").because(error)
+    Failure::new(Kind::Interrupted, "no answer; kdiy wrote nothing").because(error)
 }

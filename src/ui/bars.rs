@@ -1,5 +1,5 @@
-//! One line a machine, one for the whole, gates as ticks above them. On a screen with fewer lines
-//! than machines those are shown that work.
+//! One line for each machine and one for the run, with passed gates above them. If the screen has
+//! fewer lines than machines, it shows those that work.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -236,7 +236,7 @@ fn others(places: &[Place], shown: &[usize]) -> String {
         }
     }
     let [work, wait, done] = count;
-    format!("{} more: {work} work, {wait} wait, {done} done", work + wait + done)
+    format!("{} more: {work} working, {wait} waiting, {done} done", work + wait + done)
 }
 
 /// Without fractions, which only flicker.
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn machines_gates_and_warnings_look_right_on_an_ordinary_terminal() {
+    fn display_shows_machines_gates_and_warnings_on_a_terminal() {
         let screen = screen(24, 80, &[("etcd", 20)], small_run());
         let lines: Vec<&str> = screen.lines().map(str::trim_end).collect();
         assert_eq!(
@@ -396,11 +396,11 @@ mod tests {
             [
                 "warning: mind the gap",
                 "kdiy-master-1 | a line of its own",
-                "✔ gate leader kdiy-master-1, 1 thing proven · 1.5 s",
+                "✔ gate leader kdiy-master-1, 1 check passed · 1.5 s",
                 "✔ machines      done",
                 "⠙ kdiy-master-1 title of etcd@kdiy-master-1: sending 25 %",
                 "  kdiy-master-2 waits",
-                "✔ proofs        done",
+                "✔ gates         done",
                 "██████████░░░░░░░░░░ 2/4 · 9 s, about 20 s left",
             ]
         );
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn more_machines_than_lines_are_told_in_one() {
+    fn machines_that_do_not_fit_share_one_line() {
         let names: Vec<String> = (0..150).map(|number| format!("worker-{number}")).collect();
         let tasks = names
             .iter()
@@ -430,7 +430,7 @@ mod tests {
         let lines: Vec<&str> = screen.lines().map(str::trim_end).collect();
         assert_eq!(lines.len(), 7, "{screen}");
         assert!(lines[0].contains("worker-1 ") && lines[4].contains("worker-149"), "{screen}");
-        assert_eq!(lines[5], "  … 145 more: 0 work, 144 wait, 1 done");
+        assert_eq!(lines[5], "  … 145 more: 0 working, 144 waiting, 1 done");
         assert!(lines[6].contains("1/150"), "{screen}");
     }
 

@@ -1,4 +1,4 @@
-//! How a cluster fares against the CIS benchmark, as a table.
+//! The result of the CIS benchmark, as a table.
 
 use std::fmt::Write as _;
 
@@ -30,7 +30,7 @@ pub fn render(report: &Report, all: bool) -> String {
     }
     let _ = write!(
         text,
-        "{} {} on {}: {} pass, {} waived, {} are for you to judge, {} fail",
+        "{} {} on {}: {} passed, {} waived, {} to check by hand, {} failed",
         report.benchmark,
         report.version,
         report.cluster,
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fails_says_where_and_what_is_waived_says_why() {
+    fn failures_name_the_machine_and_waivers_the_reason() {
         let report = Report {
             benchmark: "CIS".into(),
             version: "2.0".into(),
@@ -94,7 +94,7 @@ mod tests {
         };
         let text = anstream::adapter::strip_str(&render(&report, false)).to_string();
         for part in
-            ["FAIL", "1.2", "master-1: --x", "waived", "because", "1 pass, 1 waived", "no route"]
+            ["FAIL", "1.2", "master-1: --x", "waived", "because", "1 passed, 1 waived", "no route"]
         {
             assert!(text.contains(part), "no {part} in {text}");
         }

@@ -1,4 +1,4 @@
-//! What drills showed, as a table for the terminal and as a Markdown document.
+//! The results of drills, as a table for the terminal and as a Markdown document.
 
 use std::fmt::Write as _;
 
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_possible_claims_nothing() {
+    fn an_impossible_drill_claims_nothing() {
         let text = markdown(&report());
         let row = text.lines().find(|line| line.contains("| clock")).unwrap();
         assert!(row.contains("not possible here") && !row.contains('0'), "{row}");

@@ -1,5 +1,5 @@
-//! How long a run still takes: the longest chain of what is left, by how long each step took
-//! before. Pure.
+//! Estimates how long a run still takes: the longest remaining chain of tasks, by how long each
+//! step took before. Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -85,7 +85,7 @@ mod tests {
     use crate::support::event::TaskKind;
 
     #[test]
-    fn the_longest_chain_of_what_is_left_counts() {
+    fn the_longest_remaining_chain_counts() {
         let task = |id: &str, needs: &[&str]| TaskInfo {
             id: id.into(),
             title: String::new(),

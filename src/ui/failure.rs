@@ -1,4 +1,4 @@
-//! An error as people read it: what, where, why, what the machine said last, what to do.
+//! Prints an error: what, where, why, the last lines of the machine, and what to do.
 
 use owo_colors::OwoColorize;
 

@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn code_is_not_broken_and_says_where_it_is_typed() {
+    fn code_is_not_wrapped_and_names_its_machine() {
         let long = "x".repeat(60);
         let text = plain(&format!("```sh on=a,b\n{long}\n\ny\n```\n"), 30);
         assert_eq!(text, format!("on a, b:\n    {long}\n\n    y\n\n"));

@@ -93,8 +93,8 @@ fn finished(
 pub fn proof(evidence: &[Evidence]) -> String {
     let leader = evidence.iter().find(|line| line.asked == "leader");
     let count = match evidence.len() {
-        1 => "1 thing proven".to_owned(),
-        count => format!("{count} things proven"),
+        1 => "1 check passed".to_owned(),
+        count => format!("{count} checks passed"),
     };
     match leader {
         Some(leader) => format!("leader {}, {count}", leader.saw),
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changed_is_told_with_its_place() {
+    fn a_change_is_printed_with_its_machine() {
         let mut events = run(&[("etcd@a", 0, Some(1500), &[])]);
         if let Some(Event::TaskFinished { changes, .. }) =
             events.last_mut().map(|stamped| &mut stamped.event)
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_silence_is_broken_with_what_is_waited_for() {
+    fn after_a_pause_the_running_tasks_are_printed() {
         let mut plain = Plain::new(false);
         for stamped in run(&[
             ("a@m", 0, None, &[]),

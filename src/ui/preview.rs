@@ -1,4 +1,4 @@
-//! What `up` would do, as people read it.
+//! Prints what `up` would do.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -48,9 +48,11 @@ fn machine_line(machine: &MachinePreview) -> String {
     let about = format!("{} at {address}", role.as_str());
     match standing {
         Standing::Answers => String::new(),
-        Standing::ToBeMade => format!("{} make {}  {}\n", "+".green(), name.bold(), about.dimmed()),
+        Standing::ToBeMade => {
+            format!("{} create {}  {}\n", "+".green(), name.bold(), about.dimmed())
+        }
         Standing::Silent { reason } => format!(
-            "{} {}  does not answer, so it cannot be said what it needs: {reason}\n",
+            "{} {}  does not answer, so kdiy does not know what it needs: {reason}\n",
             "?".yellow(),
             name.bold()
         ),
@@ -61,7 +63,7 @@ fn step(preview: &Preview, group: &[&Part]) -> String {
     let part = group[0];
     let machines: Vec<&str> = group.iter().filter_map(|part| part.machine.as_deref()).collect();
     let place = match machines.len() {
-        0 => "through the api".to_owned(),
+        0 => "through the API".to_owned(),
         count if count == preview.machines.len() && count > 1 => "on every machine".to_owned(),
         _ => format!("on {}", machines.join(", ")),
     };
@@ -120,14 +122,14 @@ fn conclusion(preview: &Preview) -> String {
         true => format!("{}: {actions} to do in {steps}", preview.cluster),
         false => {
             let machines = counted(preview.machines.len(), "machine");
-            format!("{} would be made: {machines}, {actions} to do in {steps}", preview.cluster)
+            format!("{} would be created: {machines}, {actions} to do in {steps}", preview.cluster)
         }
     };
     if silent > 0 {
         let _ = write!(text, "; no answer from {}", counted(silent, "machine"));
     }
-    let _ = write!(text, "\nproven afterwards: {}\n", preview.gates.join(", "));
-    text.push_str("nothing was changed; `kdiy up` does it\n");
+    let _ = write!(text, "\ngates afterwards: {}\n", preview.gates.join(", "));
+    text.push_str("nothing was changed; `kdiy up` makes these changes\n");
     text
 }
 
@@ -188,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_machine_is_no_reason_to_say_that_all_is_well() {
+    fn an_unreachable_machine_is_not_reported_as_unchanged() {
         let reason = "no route to host".to_owned();
         let text = shown(&preview(Vec::new(), Standing::Silent { reason }), false);
         assert!(text.contains("no route to host") && !text.contains("as it should be"), "{text}");

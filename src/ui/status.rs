@@ -97,7 +97,7 @@ fn heading(status: &Status) -> Line {
     vec![
         span(format!("{sign} {} is {}", status.cluster, status.health.as_str()), tone),
         dim(format!(
-            "  Kubernetes {} · {} · looked {}",
+            "  Kubernetes {} · {} · checked {}",
             status.kubernetes,
             status.endpoint.url,
             duration(Duration::from_millis(status.elapsed_ms)),
@@ -229,7 +229,7 @@ fn facts(status: &Status) -> Vec<Line> {
     if let Some(vip) = &status.virtual_address {
         let holder = match vip.holders.as_slice() {
             [one] => plain(format!("{} is on {one}", vip.address)),
-            [] => span(format!("nobody is seen to hold {}", vip.address), Tone::Doubtful),
+            [] => span(format!("no machine holds {}", vip.address), Tone::Doubtful),
             many => span(format!("{} is on {}", vip.address, many.join(", ")), Tone::Bad),
         };
         rows.push(vec![dim("address"), holder]);
@@ -241,7 +241,7 @@ fn facts(status: &Status) -> Vec<Line> {
                 let age = age as f64 / 1000.0;
                 span(format!("held by {holder}, renewed {age:.1} s ago"), tone)
             }
-            _ => span("nobody holds it", Tone::Bad),
+            _ => span("no holder", Tone::Bad),
         };
         rows.push(vec![dim(&lease.name), held]);
     }
@@ -250,7 +250,7 @@ fn facts(status: &Status) -> Vec<Line> {
         let answered = match (dns.answered_ms, &dns.error) {
             (_, Some(error)) => error.clone(),
             (Some(ms), None) => format!("answered from every node in {ms} ms"),
-            (None, None) => "no node could be asked".into(),
+            (None, None) => "no node answered the check".into(),
         };
         let tone = if good { Tone::Plain } else { Tone::Doubtful };
         let text = format!("{} of {} ready, {answered}", dns.ready, dns.endpoints);
@@ -263,7 +263,7 @@ fn facts(status: &Status) -> Vec<Line> {
         .min_by_key(|(_, certificate)| certificate.days_left);
     if let Some((machine, certificate)) = soonest {
         let days = certificate.days_left;
-        let text = format!("the first ends in {days} days: {} on {machine}", certificate.path);
+        let text = format!("the first expires in {days} days: {} on {machine}", certificate.path);
         rows.push(vec![dim("certificates"), plain(text)]);
     }
     let steps = status.machines.iter().map(|machine| machine.drift.len()).sum();
@@ -284,15 +284,15 @@ fn facts(status: &Status) -> Vec<Line> {
 }
 
 /// `3 members, quorum 2, may lose 1`, or what is left of that, first, for what comes last may not
-/// fit on the screen: `2 of 3 members agree, quorum 2, may lose 0; 1 when whole`.
+/// fit on the screen: `2 of 3 members agree, quorum 2, 0 may fail; 1 when whole`.
 fn quorum(status: &Status) -> Span {
     let etcd = &status.etcd;
     let members = counted(etcd.members as usize, "member");
     if etcd.in_quorum == etcd.members {
-        return plain(format!("{members}, quorum {}, may lose {}", etcd.quorum, etcd.tolerance));
+        return plain(format!("{members}, quorum {}, {} may fail", etcd.quorum, etcd.tolerance));
     }
     let now = format!(
-        "{} of {members} agree, quorum {}, may lose {}; {} when whole",
+        "{} of {members} agree, quorum {}, {} may fail; {} when complete",
         etcd.in_quorum, etcd.quorum, etcd.may_lose_now, etcd.tolerance
     );
     span(now, if etcd.in_quorum < etcd.quorum { Tone::Bad } else { Tone::Doubtful })
@@ -415,7 +415,7 @@ mod tests {
             problems: vec![Problem {
                 health: Health::Degraded,
                 machine: Some("kdiy-master-2".into()),
-                what: "out of reach: connect to host 192.168.56.12 port 22: No route to host, \
+                what: "unreachable: connect to host 192.168.56.12 port 22: No route to host, \
                        which is what a machine that is off looks like from here"
                     .into(),
             }],
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn the_screen_fits_any_width_and_keeps_what_matters() {
+    fn the_screen_fits_any_width_and_keeps_problems() {
         for columns in [40, 80, 200] {
             let lines = unpainted(&degraded(), columns);
             for line in &lines {
@@ -453,13 +453,13 @@ mod tests {
     }
 
     #[test]
-    fn what_may_still_be_lost_is_said_when_it_is_less() {
+    fn a_reduced_tolerance_is_shown() {
         let screen = unpainted(&degraded(), 80).join("\n");
-        assert!(screen.contains("2 of 3 members agree, quorum 2, may lose 0;"), "{screen}");
+        assert!(screen.contains("2 of 3 members agree, quorum 2, 0 may fail;"), "{screen}");
     }
 
     #[test]
-    fn words_are_kept_whole_where_they_fit() {
+    fn words_that_fit_are_not_broken() {
         assert_eq!(wrapped("one two three", 7), ["one two", "three"]);
         assert_eq!(wrapped("abcdefghij k", 4), ["abcd", "efgh", "ij k"]);
         assert_eq!(wrapped("", 4), [""; 0]);

@@ -1,4 +1,4 @@
-//! How `up` ends: what there is now, how much of it may fail, and what to do with it.
+//! The summary of `up`: the cluster, how many machines may fail, and what to do next.
 
 use std::fmt::Write as _;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Where the time of a run went, as a table of its critical path.
+//! The critical path of a run, as a table.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub fn render(timings: &Timings) -> String {
         let rest = timings.done_ms().saturating_sub(reachable);
         let _ = writeln!(
             text,
-            "machines reachable after {}, everything done {} later",
+            "machines reachable after {}, done {} later",
             took(reachable),
             took(rest)
         );
@@ -41,7 +41,7 @@ pub fn render(timings: &Timings) -> String {
     let done = timings.done_ms().max(1);
     let _ = writeln!(
         text,
-        "\nkdiy's own preparation and scheduling: {} of {} ({} %)",
+        "\npreparation and scheduling by kdiy: {} of {} ({} %)",
         took(timings.own_ms),
         took(done),
         100 * timings.own_ms / done
@@ -64,7 +64,7 @@ mod tests {
         let text = anstream::adapter::strip_str(&render(&timings)).to_string();
         for part in [
             "kdiy up of kdiy, 1970-01-01T00:00:00Z: 2.0 s",
-            "machines reachable after 1.0 s, everything done 1.0 s later",
+            "machines reachable after 1.0 s, done 1.0 s later",
             "     1.9 s     100 ms       900 ms  gate:last",
             "1.0 s of 2.0 s (50 %)",
         ] {

@@ -1,4 +1,4 @@
-//! How `verify` ends: the count, and everything that is not proven.
+//! The summary of `verify`: the count, and everything that did not pass.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub fn text(report: &Report, stopped: bool) -> String {
     }
     let things: usize = report.entries.iter().map(|entry| entry.evidence.len()).sum();
     let counts = format!(
-        "{} passed, {} failed, {} skipped; {} looked at",
+        "{} passed, {} failed, {} skipped; {} checked",
         report.passed,
         report.failed,
         report.skipped,
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_stopped_is_not_called_proven() {
+    fn an_interrupted_run_is_not_reported_as_passed() {
         let report = Report::new("home", "1.36.4", 900, Vec::new());
         let told = |stopped| anstream::adapter::strip_str(&text(&report, stopped)).to_string();
         assert!(told(false).starts_with("✔ home 0 passed"), "{}", told(false));

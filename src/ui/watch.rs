@@ -1,4 +1,4 @@
-//! The live view: a [`Status`] that is drawn again whenever there is a new one.
+//! The live view: draws each new [`Status`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +40,7 @@ pub async fn run(probe: Arc<Probe>, every: Duration) -> Result<Health> {
         draw(&mut terminal, current.as_ref(), every, &mut top).map_err(failed)?;
         let event = tokio::select! {
             changed = status.changed() => {
-                if changed.is_err() { return Err(Failure::bug("nobody looks any more")) }
+                if changed.is_err() { return Err(Failure::bug("the display was closed")) }
                 continue;
             }
             _ = ended.recv() => break,

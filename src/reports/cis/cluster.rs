@@ -1,4 +1,4 @@
-//! What is looked at through the api.
+//! Checks through the API.
 
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
@@ -66,7 +66,7 @@ impl Cluster {
             let what = format!("{} may {verb} {}", denied.group, denied.resource);
             match self.may(denied, verb).await {
                 Ok(may) => seen.note(may.then_some(what)),
-                Err(reason) => seen.unseen(format!("whether {what} is not known: {reason}")),
+                Err(reason) => seen.unseen(format!("cannot check whether {what}: {reason}")),
             }
         }
         seen
@@ -97,21 +97,21 @@ impl Cluster {
             .create(&PostParams::default(), &review)
             .await
             .map_err(|error| reason(&error))?;
-        answer.status.map(|status| status.allowed).ok_or_else(|| "there was no answer".into())
+        answer.status.map(|status| status.allowed).ok_or_else(|| "no answer".into())
     }
 
     /// Asks the api to make the pod and to keep nothing of it.
     pub(super) async fn refused(&self, spec: &Value) -> Seen {
         let mut seen = Seen::default();
-        let what = format!("a pod with {spec} is taken");
+        let what = format!("the API accepts a pod with {spec}");
         match self.try_pod(spec).await {
             Ok(refused) => seen.note((!refused).then_some(what)),
-            Err(reason) => seen.unseen(format!("whether {what} is not known: {reason}")),
+            Err(reason) => seen.unseen(format!("cannot check whether {what}: {reason}")),
         }
         seen
     }
 
-    /// Whether Pod Security refuses it; that it is refused for another reason says nothing.
+    /// Whether Pod Security refuses it; that it is refused for another reason prints nothing.
     async fn try_pod(&self, spec: &Value) -> Result<bool, String> {
         let client = self.client.clone()?;
         let pod = json!({"metadata": {"generateName": "kdiy-cis-"}, "spec": spec});
@@ -204,15 +204,15 @@ mod tests {
         );
         let seen = cluster(Ok(settings())).kubelets(&wanted);
         assert_eq!(seen.looked_at, 3);
-        assert_eq!(seen.problems, ["worker: podPidsLimit is not given; it must be at least 1"]);
+        assert_eq!(seen.problems, ["worker: podPidsLimit is not set; it must be at least 1"]);
     }
 
     #[tokio::test]
-    async fn what_does_not_answer_has_not_passed() {
+    async fn a_check_without_an_answer_does_not_pass() {
         let cluster = cluster(Err("no answer".into()));
         assert_eq!(cluster.kubelets(&wanted("[{at: a, must: absent}]")).problems.len(), 1);
         let spec = json!({"hostPID": true});
-        assert!(cluster.refused(&spec).await.problems[0].contains("not known: no api"));
+        assert!(cluster.refused(&spec).await.problems[0].contains("cannot check whether"));
         let denied: Denied =
             serde_saphyr::from_str("{group: g, verbs: [get, list], resource: secrets}").unwrap();
         assert_eq!(cluster.denied(&denied).await.problems.len(), 2);

@@ -47,7 +47,7 @@ impl Expectation {
             return None;
         }
         let saw = match value {
-            None => "is not given".to_owned(),
+            None => "is not set".to_owned(),
             Some(value) => format!("is `{value}`"),
         };
         Some(format!("{name} {saw}; it must {self}"))
@@ -57,14 +57,14 @@ impl Expectation {
 impl fmt::Display for Expectation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Given => f.write_str("be given"),
-            Self::Absent => f.write_str("not be given"),
+            Self::Given => f.write_str("be set"),
+            Self::Absent => f.write_str("not be set"),
             Self::Is(wanted) => write!(f, "be {wanted}"),
             Self::IsNot(unwanted) => write!(f, "not be {unwanted}"),
-            Self::Has(wanted) => write!(f, "have {wanted} in it"),
-            Self::Lacks(unwanted) => write!(f, "not have {unwanted} in it"),
+            Self::Has(wanted) => write!(f, "contain {wanted}"),
+            Self::Lacks(unwanted) => write!(f, "not contain {unwanted}"),
             Self::AtLeast(least) => write!(f, "be at least {least}"),
-            Self::Among(known) => write!(f, "be of {}", known.join(", ")),
+            Self::Among(known) => write!(f, "be one of {}", known.join(", ")),
         }
     }
 }
@@ -98,10 +98,10 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_says_what_was_seen_and_what_must_be() {
+    fn a_problem_states_the_observed_and_the_required_value() {
         let problem = Expectation::Is("false".into()).problem("--profiling", Some("true")).unwrap();
         assert_eq!(problem, "--profiling is `true`; it must be false");
         let problem = Expectation::Given.problem("--client-ca-file", None).unwrap();
-        assert_eq!(problem, "--client-ca-file is not given; it must be given");
+        assert_eq!(problem, "--client-ca-file is not set; it must be set");
     }
 }

@@ -1,4 +1,4 @@
-//! What is looked at on the machines themselves, in one round trip for each.
+//! Checks on the machines themselves, in one round trip for each.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -44,7 +44,7 @@ pub async fn look<'a>(benchmark: &Benchmark, context: &'a ClusterContext) -> Mac
 pub fn check_paths(paths: &[String]) -> Result<(), String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-*".contains(c);
     match paths.iter().find(|path| !path.starts_with('/') || !path.chars().all(plain)) {
-        Some(path) => Err(format!("`{path}` is no absolute path")),
+        Some(path) => Err(format!("`{path}` is not an absolute path")),
         None => Ok(()),
     }
 }
@@ -189,11 +189,15 @@ impl FileMust {
             Self::Mode(most) => {
                 let most = u32::from_str_radix(most, 8).unwrap_or(0);
                 (file.mode & !most != 0).then(|| {
-                    format!("{} has mode {:04o}; at most {most:04o} is right", file.path, file.mode)
+                    format!(
+                        "{} has mode {:04o}; it must be at most {most:04o}",
+                        file.path, file.mode
+                    )
                 })
             }
-            Self::Owner(owner) => (file.owner != *owner)
-                .then(|| format!("{} belongs to {}; {owner} is right", file.path, file.owner)),
+            Self::Owner(owner) => (file.owner != *owner).then(|| {
+                format!("{} belongs to {}; it must belong to {owner}", file.path, file.owner)
+            }),
             Self::Absent => Some(format!("there is {}", file.path)),
         }
     }
@@ -228,7 +232,7 @@ mod tests {
         assert!(flags("{flag: --client-cert-auth, must: {is: 'true'}}").is_empty());
         assert_eq!(
             flags("{flag: --auto-tls, must: given}"),
-            ["--auto-tls is not given; it must be given"]
+            ["--auto-tls is not set; it must be set"]
         );
         assert_eq!(
             problems("{flags: {on: etcd, of: kubelet, all: [{flag: --x, must: absent}]}}"),
@@ -244,7 +248,7 @@ mod tests {
         };
         assert!(files("{mode: '0640'}").is_empty());
         assert!(files("{mode: '0644'}").is_empty());
-        assert_eq!(files("{mode: '0600'}"), ["/etc/a has mode 0640; at most 0600 is right"]);
+        assert_eq!(files("{mode: '0600'}"), ["/etc/a has mode 0640; it must be at most 0600"]);
         assert_eq!(files("{owner: 'etcd:etcd'}").len(), 1);
         assert_eq!(files("absent"), ["there is /etc/a"]);
         let mut seen = Seen::default();
@@ -263,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn the_script_is_one_that_a_shell_takes() {
+    fn the_script_is_valid_shell() {
         let playbooks = crate::playbook::load::Playbooks::load(None).unwrap();
         let benchmark = Benchmark::load(&playbooks).unwrap();
         let topology =

@@ -1,4 +1,4 @@
-//! Commands for a person to type, and where.
+//! Commands for a person to run, and the machine to run them on.
 
 use std::fmt::Write as _;
 
@@ -105,7 +105,7 @@ pub fn waiting(bundle: &Bundle) -> Option<Block> {
         units => format!(": journalctl -n 50 -u {}", units.join(" -u ")),
     };
     let text = format!(
-        "# Wait for {}; when it takes more than {} s, look why{look}\nuntil\n{}\ndo sleep 1; done",
+        "# Wait for {}; if it takes more than {} s, find out why{look}\nuntil\n{}\ndo sleep 1; done",
         ready.what,
         ready.seconds,
         indented(ready.run.trim_end())

@@ -1,4 +1,4 @@
-//! The guide as one HTML document that needs nothing else.
+//! The guide as one self-contained HTML page.
 
 use std::fmt::Write as _;
 
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_block_says_where_it_is_typed_and_a_heading_is_in_the_contents() {
+    fn a_block_names_its_machine_and_headings_are_in_the_contents() {
         let page = page("a <b>", "## One & `two`\n\n```sh on=m1,m2\necho <x>\n```\n");
         assert!(page.contains("<title>a &lt;b&gt;</title>"), "{page}");
         assert!(page.contains("<a href=\"#s1\">One &amp; two</a>"), "{page}");

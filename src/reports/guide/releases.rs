@@ -135,7 +135,7 @@ fn artifact(item: Item, source: &Source) -> Result<Release> {
 fn image(name: &str, file: &str, source: &Source) -> Result<Release> {
     let location = source
         .in_mirror(file)
-        .ok_or_else(|| Failure::bug(format!("the image {name} is in no mirror")))?;
+        .ok_or_else(|| Failure::bug(format!("no mirror has the image {name}")))?;
     let digest = match source.replaced_digest(file)? {
         Some(digest) => Digest::Known(digest.to_owned()),
         None => Digest::Unknown,

@@ -1,8 +1,7 @@
-//! Stand-ins: rendering takes them for secrets, and a shell on the reader's computer replaces
-//! them by what the reader has made.
+//! Placeholders: rendered in place of secrets, and replaced on the reader's computer by a shell.
 //!
-//! A stand-in is one word of letters and digits, so that whatever holds it (YAML, base64, a
-//! quoted string) is rendered as it would be around the secret itself.
+//! A placeholder is one word of letters and digits, so that YAML, base64 or a quoted string around
+//! it is rendered as around the secret itself.
 
 use crate::bundle::Secrets;
 use crate::pki::identity::{self, Identity};
@@ -49,7 +48,7 @@ impl SecretPlaceholders {
     fn pair(&self, name: &str, machine: Option<&Machine>) -> Result<String> {
         identity::identity(name)
             .map(|identity| pair(identity, machine))
-            .ok_or_else(|| Failure::input(format!("there is no identity `{name}`")))
+            .ok_or_else(|| Failure::input(format!("the identity `{name}` does not exist")))
     }
 
     /// A kubeconfig for the reader, who is not on a machine.
@@ -101,7 +100,9 @@ impl Secrets for SecretPlaceholders {
             }
             Some(("service-account", _)) => file(&format!("{PKI}/{name}")),
             Some((authority, ending)) => file(&format!("{PKI}/{authority}-ca.{ending}")),
-            None => return Err(Failure::input(format!("there is no authority file `{name}`"))),
+            None => {
+                return Err(Failure::input(format!("the authority file `{name}` does not exist")));
+            }
         })
     }
 }
@@ -154,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shell_puts_what_was_made_where_the_stand_in_was() {
+    fn a_shell_replaces_the_placeholder_with_the_key() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::create_dir(directory.path().join(PKI)).unwrap();
         std::fs::write(directory.path().join("pki/key"), "a/b+c=\n").unwrap();
@@ -170,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_text_that_is_one_file_is_a_whole_file() {
+    fn only_a_single_placeholder_is_a_whole_file() {
         assert_eq!(whole_file(&file("pki/a.crt")), Some("pki/a.crt".into()));
         assert_eq!(whole_file(&base64("pki/a.crt")), None);
         assert_eq!(whole_file(&format!("x{}", file("pki/a.crt"))), None);

@@ -1,5 +1,5 @@
-//! Looking at what there is: each machine in three round trips, the cluster through its api.
-//! Nothing is changed.
+//! Reads the current state: each machine in three round trips, the cluster through its API. Changes
+//! nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -126,7 +126,10 @@ impl CurrentState {
                 let why = match observed.staged.get(&place.path).or(installed) {
                     Some(has) if place.digests.contains(has) => return None,
                     Some(_) if place.digests.is_empty() => {
-                        format!("{}, unless it has that already: not fetched yet", place.version)
+                        format!(
+                            "{}, unless the machine already has it: not downloaded yet",
+                            place.version
+                        )
                     }
                     _ => place.version.clone(),
                 };
@@ -266,8 +269,10 @@ async fn cluster(
             continue;
         }
         let look = if session.is_some() && client.is_none() {
-            let unknown =
-                format!("{} (the api does not answer, so what differs is not known)", step.title);
+            let unknown = format!(
+                "{} (the API does not answer, so kdiy does not know what differs)",
+                step.title
+            );
             ClusterObjects { actions: vec![unknown], ..ClusterObjects::default() }
         } else {
             look_through(renderer, client.as_ref(), book, step, store).await?
@@ -318,7 +323,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn contents_come_back_as_they_were_whatever_they_hold() {
+    fn file_contents_are_read_back_unchanged() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("it's a\"file");
         std::fs::write(&path, "one\ttwo\n\nthree").unwrap();

@@ -1,4 +1,4 @@
-//! The plan as a graph of steps, for those who draw it.
+//! The plan as a graph of steps, for drawing tools.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -41,7 +41,7 @@ pub fn draw(plan: &Plan, notation: Notation) -> String {
     for task in &plan.tasks {
         let node = &nodes[task.id.as_str()];
         titles.entry(node).or_insert_with(|| match task.kind {
-            TaskKind::Fetch => "fetch release files".to_owned(),
+            TaskKind::Fetch => "download release files".to_owned(),
             TaskKind::Gate => format!("gate: {}", task.step),
             _ => task.title.clone(),
         });
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn machines_are_folded_and_what_follows_is_left_out() {
+    fn machines_are_folded_and_implied_edges_omitted() {
         let text = draw(&plan(), Notation::Dot);
         let edges: Vec<&str> = text.lines().filter(|line| line.contains("->")).collect();
         assert_eq!(edges, ["  \"a\" -> \"gate-a\";", "  \"gate-a\" -> \"b\";"]);

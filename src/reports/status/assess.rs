@@ -1,4 +1,4 @@
-//! What follows from what was read: the quorum, what is wrong, and how bad that is. Pure.
+//! Assesses what was collected: the quorum, the problems, and their severity. Pure.
 
 use std::collections::BTreeSet;
 
@@ -75,7 +75,7 @@ impl Problems {
 
     fn api(&mut self, status: &Status) {
         let Some(error) = &status.endpoint.error else { return };
-        let what = format!("the api does not answer at {}: {error}", status.endpoint.url);
+        let what = format!("the API does not answer at {}: {error}", status.endpoint.url);
         // Leases were read through some api-server, so one does answer.
         let health = if status.leases.is_some() { Health::Degraded } else { Health::Down };
         self.add(health, None, what);
@@ -91,7 +91,7 @@ impl Problems {
                 Health::Down,
                 None,
                 format!(
-                    "etcd has no leader: {} of {} members answer, a quorum is {}",
+                    "etcd has no leader: {} of {} members answer, the quorum is {}",
                     answers.len(),
                     status.etcd.members,
                     status.etcd.quorum
@@ -102,8 +102,8 @@ impl Problems {
             self.add(
                 Health::Down,
                 None,
-                "etcd is out of space (alarm NOSPACE), so nothing can be written: raise \
-                 etcd.quotaMebibytes and run `kdiy up`",
+                "etcd is out of space (alarm NOSPACE) and refuses writes: raise \
+                etcd.quotaMebibytes and run `kdiy up`",
             );
         }
         self.lost_data(status);
@@ -122,12 +122,12 @@ impl Problems {
             .collect();
         let all = lost.len() == status.machines.iter().filter(on_etcd).count();
         if all && !lost.is_empty() {
-            let what = "etcd has no data on any machine; `kdiy up` says what can be done";
+            let what = "etcd has no data on any machine; `kdiy up` says what you can do";
             self.add(Health::Down, None, what);
         }
         for (name, reason) in lost {
-            let then = if all { "" } else { "; `kdiy up` lets it in as a new member" };
-            self.degraded(Some(name), format!("etcd: its data is gone ({reason}){then}"));
+            let then = if all { "" } else { "; `kdiy up` adds it as a new member" };
+            self.degraded(Some(name), format!("etcd: it lost its data ({reason}){then}"));
         }
     }
 
@@ -136,10 +136,14 @@ impl Problems {
             match (&lease.holder, lease.renewed_ms_ago) {
                 (Some(holder), Some(age)) if age > lease.duration_ms => self.degraded(
                     Some(holder),
-                    format!("does not renew the lease {}: last {} s ago", lease.name, age / 1000),
+                    format!(
+                        "does not renew the lease {}: last renewed {} s ago",
+                        lease.name,
+                        age / 1000
+                    ),
                 ),
                 (Some(_), Some(_)) => {}
-                _ => self.degraded(None, format!("nobody holds the lease {}", lease.name)),
+                _ => self.degraded(None, format!("the lease {} has no holder", lease.name)),
             }
         }
     }
@@ -172,7 +176,7 @@ impl Problems {
     fn machine(&mut self, machine: &crate::reports::status::Machine) {
         let name = Some(machine.name.as_str());
         if let Some(reason) = &machine.unreachable {
-            self.degraded(name, format!("out of reach: {reason}"));
+            self.degraded(name, format!("unreachable: {reason}"));
         }
         match &machine.etcd {
             Some(Heard::Error(error)) => self.degraded(name, format!("etcd: {error}")),
@@ -180,11 +184,11 @@ impl Problems {
             None => {}
         }
         if let Some(api) = machine.api_server.as_ref().filter(|api| !api.ready) {
-            self.degraded(name, format!("api-server is not ready: {}", api.failing.join(", ")));
+            self.degraded(name, format!("the API server is not ready: {}", api.failing.join(", ")));
         }
         for backend in machine.load_balancer.iter().flat_map(|balancer| &balancer.backends) {
             if !backend.up {
-                let what = format!("haproxy has {} out: {}", backend.machine, backend.saw);
+                let what = format!("haproxy does not use {}: {}", backend.machine, backend.saw);
                 self.degraded(name, what);
             }
         }
@@ -193,13 +197,13 @@ impl Problems {
                 let reason = node.reason.as_deref().unwrap_or("not Ready");
                 self.degraded(name, format!("node: {reason}"));
             } else if node.cordoned {
-                self.degraded(name, "node: takes no new pods (cordoned)");
+                self.degraded(name, "node: cordoned, accepts no new pods");
             }
         }
         if let Some(system) = machine.system.as_ref()
             && system.disk_used_percent >= DISK_PERCENT
         {
-            self.degraded(name, format!("its disk is {} % full", system.disk_used_percent));
+            self.degraded(name, format!("the disk is {} % full", system.disk_used_percent));
         }
         for certificate in &machine.certificates {
             let kubelets = certificate.path.starts_with("/var/lib/kubelet/");
@@ -212,7 +216,7 @@ impl Problems {
             if certificate.days_left < limit {
                 let what = match certificate.days_left {
                     days if days < 0 => format!("{} has expired", certificate.path),
-                    days => format!("{} ends in {days} days", certificate.path),
+                    days => format!("{} expires in {days} days", certificate.path),
                 };
                 self.degraded(name, what);
             }
@@ -236,7 +240,7 @@ impl Problems {
             self.degraded(name, format!("etcd: {error}"));
         }
         if member.learner {
-            self.degraded(name, "etcd: a learner, which has no vote yet");
+            self.degraded(name, "etcd: a learner, which does not vote yet");
         }
         if member.lag > LAG {
             self.degraded(name, format!("etcd: {} entries behind", member.lag));
@@ -340,7 +344,7 @@ mod tests {
         let down: Vec<_> =
             problems(&status).into_iter().filter(|it| it.health == Health::Down).collect();
         assert_eq!(down.len(), 2, "{down:?}");
-        assert!(down[1].what.contains("1 of 3 members answer, a quorum is 2"), "{down:?}");
+        assert!(down[1].what.contains("1 of 3 members answer, the quorum is 2"), "{down:?}");
     }
 
     #[test]
@@ -368,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn data_that_all_members_lost_is_told_from_that_of_one() {
+    fn loss_of_all_data_differs_from_loss_on_one_member() {
         let mut status = status([gone(), member(2, 2, 4), member(3, 2, 4)], true);
         status.machines[0].etcd_data_lost = Some("it was a member".into());
         assert_eq!(worst(&status), Some(Health::Degraded));
@@ -395,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_nobody_holds_is_a_problem_once_all_were_asked() {
+    fn an_address_without_a_holder_is_a_problem_if_all_machines_answered() {
         let mut status = status([member(1, 2, 4), member(2, 2, 4), member(3, 2, 4)], true);
         status.virtual_address.as_mut().unwrap().holders.clear();
         assert!(problems(&status)[0].what.contains("no machine holds"));

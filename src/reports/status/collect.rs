@@ -1,5 +1,5 @@
-//! Looking at a cluster: every machine and the api at the same time, each with a deadline of its
-//! own. Nothing is written, and nothing is waited for.
+//! Collects the state of a cluster: every machine and the API at the same time, each with its own
+//! deadline. Changes nothing.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -104,8 +104,7 @@ impl Probe {
     async fn machine(&self, machine: &topology::Machine) -> Result<Seen, String> {
         let line = self.line(machine).await?;
         let look = tokio::time::timeout(self.slowly(MACHINE_WITHIN), self.ask(machine, &line));
-        let seen =
-            look.await.unwrap_or_else(|_| Err("it is connected, but does not answer".into()));
+        let seen = look.await.unwrap_or_else(|_| Err("connected, but it does not answer".into()));
         if seen.is_err() {
             // The next look begins with a new connection.
             self.lines.lock().await.remove(&machine.name);
@@ -439,7 +438,7 @@ fn node(node: &Node) -> crate::reports::status::Node {
         ready,
         reason: (!ready).then(|| {
             let said = condition.and_then(|condition| condition.message.clone());
-            said.unwrap_or_else(|| "says nothing".into())
+            said.unwrap_or_else(|| "prints nothing".into())
         }),
         version: status.node_info.map(|info| info.kubelet_version).unwrap_or_default(),
         cordoned: node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or_default(),

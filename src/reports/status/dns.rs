@@ -51,11 +51,11 @@ pub fn read(answer: &[u8]) -> Result<(), String> {
         Some(u16::from_be_bytes([bytes[0], bytes[1]]))
     };
     let (Some(id), Some(flags), Some(answers)) = (field(0), field(1), field(3)) else {
-        return Err(format!("{} bytes are no DNS header of {HEADER}", answer.len()));
+        return Err(format!("{} bytes are too short for a DNS header of {HEADER}", answer.len()));
     };
     match (flags & RESPONSE_CODE, answers) {
         _ if id != ID || flags & IS_ANSWER == 0 => {
-            Err("something other than an answer came".into())
+            Err("the server sent something other than an answer".into())
         }
         (0, 0) => Err("the name has no address".into()),
         (0, _) => Ok(()),

@@ -1,4 +1,4 @@
-//! What one machine says of itself: the script that asks, and the reader of its answer.
+//! The status of one machine: the script that collects it, and its parser.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -169,10 +169,10 @@ fn parse_etcd(text: &str, fsync: &str) -> Heard<Member> {
     let status: MemberStatus = match serde_json::from_str(first) {
         Ok(status) => status,
         Err(_) if first.starts_with("curl:") => return Heard::Error(first.to_owned()),
-        Err(_) => return Heard::Error("the member does not say how it is".into()),
+        Err(_) => return Heard::Error("the member does not report its status".into()),
     };
     let Ok(Members { members }) = serde_json::from_str(second) else {
-        return Heard::Error("the member does not say who its peers are".into());
+        return Heard::Error("the member does not report its members".into());
     };
     let voters = members.into_iter().filter(|member| !member.is_learner);
     Heard::Answer(Member {
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_answer_says_why() {
+    fn a_missing_answer_has_a_reason() {
         let refused = "curl: (7) Failed to connect to 127.0.0.1 port 2379";
         let answer = read(&format!("@etcd\n{refused}\n@readyz\ncurl: (28) timed out\n\n000\n"));
         assert_eq!(answer.etcd, Some(Heard::Error(refused.into())));

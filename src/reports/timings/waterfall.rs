@@ -38,12 +38,12 @@ pub fn html(timings: &Timings) -> String {
 
 fn begun(timings: &Timings) -> String {
     let mut text =
-        format!("{:.0}, <strong>{}</strong> in all", timings.began, seconds(timings.elapsed_ms));
+        format!("{:.0}, <strong>{}</strong> in total", timings.began, seconds(timings.elapsed_ms));
     if let Some(reachable) = timings.reachable_ms {
         let rest = timings.done_ms().saturating_sub(reachable);
         let _ = write!(
             text,
-            ": machines reachable after {}, everything done <strong>{}</strong> later",
+            ": machines reachable after {}, done <strong>{}</strong> later",
             seconds(reachable),
             seconds(rest)
         );
@@ -54,8 +54,8 @@ fn begun(timings: &Timings) -> String {
 fn account(timings: &Timings) -> String {
     let done = timings.done_ms();
     format!(
-        "On the critical path: <strong>{}</strong> of work, <strong>{}</strong> ({} %) of kdiy's own \
-         preparation and scheduling",
+        "On the critical path: <strong>{}</strong> of work, <strong>{}</strong> ({} %) of \
+        preparation and scheduling by kdiy",
         seconds(done.saturating_sub(timings.own_ms)),
         seconds(timings.own_ms),
         100 * timings.own_ms / done.max(1)
@@ -64,12 +64,12 @@ fn account(timings: &Timings) -> String {
 
 fn legend() -> String {
     let entries = [
-        ("machine", "making machines"),
-        ("fetch", "fetching files"),
+        ("machine", "creating machines"),
+        ("fetch", "downloading files"),
         ("apply", "changing a machine"),
         ("cluster", "changing the cluster"),
         ("gate", "proving"),
-        ("failed", "failed or cut off"),
+        ("failed", "failed or interrupted"),
         ("own", "kdiy itself"),
     ];
     let spans: String = entries
