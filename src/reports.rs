@@ -1,4 +1,4 @@
-//! What only looks: at the cluster, at this computer, or at what would be done.
+//! Reports that only read: about the cluster, about this computer, or about what would change.
 
 pub mod cis;
 pub mod doctor;

@@ -15,7 +15,7 @@ const ASKED_EVERY: Duration = Duration::from_millis(200);
 /// An api-server that is well, on a machine that is not emulated.
 pub const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
 
-/// What is in etcd, so that an answer takes an api-server and its quorum. `/readyz` says no while an
+/// What is in etcd, so that an answer takes an API server and its quorum. `/readyz` says no while an
 /// api-server that is about to stop still serves.
 const OBJECT: &str = "/api/v1/namespaces/default";
 

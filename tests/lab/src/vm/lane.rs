@@ -126,7 +126,7 @@ impl Made {
 /// The providers that are not here are read as far as Vagrant goes without their plugins.
 fn vagrantfiles_are_valid(cache: &Path) -> Result<String> {
     let test = ["test", "--quiet", "--package", "kdiy", "--lib", "--", "--ignored", "--exact"];
-    let name = "machines::vagrant::tests::vagrant_takes_every_vagrantfile";
+    let name = "providers::vagrant::tests::vagrant_accepts_every_vagrantfile";
     let mut cargo = crate::cargo();
     // Docker's provider asks for its engine before it says anything.
     Engine::ensure(cache)?.set(&mut cargo);
