@@ -265,7 +265,10 @@ pub fn merge(file: &str, text: &str, mine: &Entries, merged: &Merged) -> Result<
     }
     text = with_current(file, &text, &merged.names.context)?;
     expected["current-context"] = merged.names.context.clone().into();
-    read_back(file, text, &expected)
+    let text = read_back(file, text, &expected)?;
+    // kdiy adds nothing that it could not take out again.
+    take_out(file, &text, merged)?;
+    Ok(text)
 }
 
 /// Something to add fields to.
@@ -527,6 +530,12 @@ mod tests {
         }
         assert_eq!(parse("x", "").unwrap(), empty());
         assert!(parse("x", "clusters:\n").is_ok(), "kubectl writes empty lists as null");
+    }
+
+    #[test]
+    fn nothing_is_merged_that_could_not_be_taken_out() {
+        let text = "clusters: &¡";
+        assert!(merge("x", text, &mine(), &merged("bug")).is_err());
     }
 
     proptest! {
