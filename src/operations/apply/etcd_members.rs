@@ -22,6 +22,7 @@ use crate::etcd::etcdctl::{self, ETCDCTL};
 use crate::etcd::quorum_guard::{Members, Service};
 use crate::operations::apply::{Runner, lost};
 use crate::support::failure::{Failure, Kind, Result};
+use crate::support::poll::poll;
 use crate::support::time_scale::Unscaled;
 use crate::topology::{ETCD_PEER_PORT, Group, Machine};
 use crate::transport::{Output, Script};
@@ -312,22 +313,20 @@ impl Runner {
 
     /// Gives a vote to the machine's member, where it has none, as soon as it has caught up.
     pub(super) async fn promote(&self, task: &Task, machine: &Machine) -> Result<Vec<String>> {
-        let began = Instant::now();
-        loop {
-            let reason = match self.promote_once(machine).await {
-                Ok(true) => return Ok(vec![format!("promoted the etcd learner {}", machine.name)]),
-                Ok(false) => return Ok(Vec::new()),
-                Err(reason) => reason,
-            };
-            self.events.progress(&task.id, format!("waiting for the member to catch up: {reason}"));
-            if began.elapsed() >= self.slowly(CAUGHT_UP_WITHIN) || self.stop.is_cancelled() {
-                return Err(Failure::new(Kind::Step, "the new etcd member is still a learner")
-                    .on(&machine.name)
-                    .in_step(&task.step)
-                    .cause(reason)
-                    .hint("run `kdiy up` again: it continues to wait for it"));
-            }
-            tokio::time::sleep(PAUSE).await;
+        let promoted = poll(self.slowly(CAUGHT_UP_WITHIN), PAUSE, &self.stop, || async {
+            self.promote_once(machine).await.inspect_err(|reason| {
+                let text = format!("waiting for the member to catch up: {reason}");
+                self.events.progress(&task.id, text);
+            })
+        });
+        match promoted.await {
+            Ok(true) => Ok(vec![format!("promoted the etcd learner {}", machine.name)]),
+            Ok(false) => Ok(Vec::new()),
+            Err(ended) => Err(Failure::new(Kind::Step, "the new etcd member is still a learner")
+                .on(&machine.name)
+                .in_step(&task.step)
+                .cause(ended.last())
+                .hint("run `kdiy up` again: it continues to wait for it")),
         }
     }
 

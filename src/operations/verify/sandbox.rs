@@ -18,6 +18,7 @@ use crate::gates::network;
 use crate::kubernetes::retry::{PATIENCE, gone, is_transient, persist, refused};
 use crate::support::event::Evidence;
 use crate::support::failure::{Failure, Kind, Result, chain};
+use crate::support::poll::{Ended, poll};
 use crate::support::time_scale::Unscaled;
 
 const PREFIX: &str = "kdiy-verify-";
@@ -245,27 +246,19 @@ impl Sandbox {
     }
 
     /// Looks until there is something; `Err` of a look is what is seen instead.
-    pub async fn until<T, F>(&self, what: &str, mut look: impl FnMut() -> F) -> Result<T>
+    pub async fn until<T, F>(&self, what: &str, look: impl FnMut() -> F) -> Result<T>
     where
         F: Future<Output = Result<T, String>>,
     {
-        let began = Instant::now();
-        loop {
-            let seen = match look().await {
-                Ok(found) => return Ok(found),
-                Err(seen) => seen,
-            };
-            if self.stop.is_cancelled() {
-                return Err(crate::operations::verify::interrupted());
-            }
-            if began.elapsed() > self.within {
+        poll(self.within, PAUSE, &self.stop, look).await.map_err(|ended| match ended {
+            Ended::Stopped(_) => crate::operations::verify::interrupted(),
+            Ended::Late(seen) => {
                 let seconds = self.within.as_secs();
-                return Err(Failure::new(Kind::Gate, format!("waited {seconds} s for {what}"))
+                Failure::new(Kind::Gate, format!("waited {seconds} s for {what}"))
                     .cause(seen)
-                    .hint(format!("kdiy kubectl -- get events -n {}", self.namespace)));
+                    .hint(format!("kdiy kubectl -- get events -n {}", self.namespace))
             }
-            tokio::time::sleep(PAUSE).await;
-        }
+        })
     }
 
     /// Waits until an object is as `look` wants it; `None` while it is not.
