@@ -19,7 +19,7 @@ use crate::ui::Format;
 ///   kdiy kubectl -- get nodes
 ///   kdiy destroy
 #[derive(Debug, Parser)]
-#[command(name = "kdiy", version, verbatim_doc_comment)]
+#[command(name = "kdiy", version, long_version = env!("KDIY_VERSION"), verbatim_doc_comment)]
 pub struct Cli {
     /// Output format
     #[arg(long, global = true, value_enum, default_value_t)]
