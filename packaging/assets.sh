@@ -12,8 +12,6 @@ cd "$(dirname "$0")/.."
 rm -rf target/packaging
 mkdir -p target/packaging/man target/packaging/completions
 "$program" man target/packaging/man >/dev/null
-# Commands that help does not show have no place in the manual.
-rm -f target/packaging/man/kdiy-man.1 target/packaging/man/kdiy-demo.1
 # -n: neither the name nor the time of the file enters the archive.
 gzip -9n target/packaging/man/*.1
 "$program" completions bash >target/packaging/completions/kdiy.bash
