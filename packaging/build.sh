@@ -36,7 +36,7 @@ tar=$(command -v gtar || command -v tar)
 
 case $target in
   *-linux-*)
-    cargo deb --locked --no-build --no-strip --target "$target" --output dist/
+    cargo deb --no-build --no-strip --target "$target" --output dist/
     cargo generate-rpm --target "$target" --target-dir "$CARGO_TARGET_DIR" --output dist/
     ;;
 esac
