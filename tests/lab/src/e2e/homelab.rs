@@ -17,6 +17,35 @@ const STARTS_WITHIN: Duration = Duration::from_secs(30);
 const INVENTORY: &str = include_str!("existing/inventory.sh");
 pub(super) const PASSWORD: &str = "correct horse battery";
 
+/// What `docker run` takes for a container in which systemd runs, and containerd under it.
+pub(super) const AS_A_MACHINE: [&str; 24] = [
+    "--cap-add",
+    "ALL",
+    "--cap-drop",
+    "SYS_RESOURCE",
+    "--cgroupns",
+    "private",
+    "--security-opt",
+    "seccomp=unconfined",
+    "--security-opt",
+    "apparmor=unconfined",
+    "--security-opt",
+    "systempaths=unconfined",
+    "--device-cgroup-rule",
+    "a *:* rwm",
+    "--device",
+    "/dev/fuse",
+    "--tmpfs",
+    "/run",
+    "--tmpfs",
+    "/run/lock",
+    "--tmpfs",
+    "/tmp",
+    // containerd cannot stack its layers on the container's own.
+    "--volume",
+    "/var/lib",
+];
+
 pub(super) struct Machine {
     pub name: &'static str,
     pub address: &'static str,
@@ -110,15 +139,8 @@ impl Homelab<'_> {
         let image = self.lab.engine.image(&self.cache, *debian)?;
         let mut run = self.docker();
         run.args(["run", "--detach", "--name", &self.container(machine), "--hostname", name])
-            .args(["--network", self.name, "--ip", address, "--cap-add", "ALL"])
-            .args(["--cap-drop", "SYS_RESOURCE", "--cgroupns", "private"])
-            .args(["--security-opt", "seccomp=unconfined"])
-            .args(["--security-opt", "apparmor=unconfined"])
-            .args(["--security-opt", "systempaths=unconfined"])
-            .args(["--device-cgroup-rule", "a *:* rwm", "--device", "/dev/fuse"])
-            .args(["--tmpfs", "/run", "--tmpfs", "/run/lock", "--tmpfs", "/tmp"])
-            // containerd cannot stack its layers on the container's own.
-            .args(["--volume", "/var/lib"])
+            .args(["--network", self.name, "--ip", address])
+            .args(AS_A_MACHINE)
             .arg(image);
         host::run(&mut run)?;
         let public = fs::read_to_string(self.directory.join("key.pub"))?;

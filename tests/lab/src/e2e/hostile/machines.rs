@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::docker::Debian;
+use crate::e2e::homelab::AS_A_MACHINE;
 use crate::stage::Check;
 use crate::{Ground as _, Ready, host};
 
@@ -139,14 +140,8 @@ impl Odd<'_> {
         let image = self.lab.engine.image(self.cache, Debian::Bookworm)?;
         let mut run = self.docker();
         run.args(["run", "--detach", "--name", NAME, "--hostname", HOST_NAME])
-            .args(["--network", NAME, "--ip", ADDRESS, "--cap-add", "ALL"])
-            .args(["--cap-drop", "SYS_RESOURCE", "--cgroupns", "private"])
-            .args(["--security-opt", "seccomp=unconfined"])
-            .args(["--security-opt", "apparmor=unconfined"])
-            .args(["--security-opt", "systempaths=unconfined"])
-            .args(["--device-cgroup-rule", "a *:* rwm", "--device", "/dev/fuse"])
-            .args(["--tmpfs", "/run", "--tmpfs", "/run/lock", "--tmpfs", "/tmp"])
-            .args(["--volume", "/var/lib"])
+            .args(["--network", NAME, "--ip", ADDRESS])
+            .args(AS_A_MACHINE)
             .arg(image);
         host::run(&mut run)?;
         let began = Instant::now();
