@@ -27,16 +27,16 @@ pub const LOCAL_PATH: &str = "local-path";
 pub struct ClusterConfig {
     /// Cluster name: a DNS label, prefix of every machine's name. Each name has its own state.
     pub name: String,
-    /// Where the machines come from.
+    /// What creates the machines.
     pub provider: ProviderChoice,
     /// Control-plane machines: 1, 3, 5 or 7.
     pub masters: u32,
-    /// Machines that run workloads only.
+    /// Machines that run only workloads.
     pub workers: u32,
     /// Kubernetes version, without the leading `v`.
     pub kubernetes: String,
-    /// Versions of other components, by artifact name; what is absent follows the tested matrix
-    /// in `playbooks/artifacts.yaml`.
+    /// Versions of other components, by artifact name; others come from the tested matrix in
+    /// `playbooks/artifacts.yaml`.
     pub versions: BTreeMap<String, String>,
     pub etcd: Etcd,
     pub load_balancer: LoadBalancer,
@@ -55,7 +55,7 @@ pub struct ClusterConfig {
 }
 
 impl ClusterConfig {
-    /// Add-ons that the user has brought along: paths and URLs of manifests.
+    /// Add-ons of the user: paths and URLs of manifests.
     pub fn own_addons(&self) -> impl Iterator<Item = &String> {
         self.addons.iter().filter(|addon| *addon != LOCAL_PATH)
     }
@@ -100,7 +100,7 @@ impl Default for ClusterConfig {
 #[serde(rename_all = "snake_case")]
 #[clap(rename_all = "snake_case")]
 pub enum ProviderChoice {
-    /// The first usable one of those below, in this order.
+    /// The first provider below that this computer can use.
     Auto,
     Libvirt,
     Virtualbox,
@@ -108,7 +108,7 @@ pub enum ProviderChoice {
     Parallels,
     /// System containers: fast, and enough to learn and test with.
     Docker,
-    /// Machines that exist already, reached over SSH (`hosts:`).
+    /// Existing machines, reached over SSH (`hosts:`).
     Existing,
 }
 
@@ -119,16 +119,16 @@ pub struct Etcd {
     pub topology: EtcdTopology,
     /// Members, for `external` only: 3, 5 or 7.
     pub members: u32,
-    /// How often the leader tells its followers that it is there. etcd's default; about the
-    /// round-trip time between members (etcd docs, "Tuning").
+    /// Interval of the leader's heartbeats. etcd's default; about the round-trip time between
+    /// members (etcd docs, "Tuning").
     pub heartbeat_interval: Span,
-    /// How long a follower waits for a heartbeat before it stands for election; at least five
+    /// Time without a heartbeat after which a follower starts an election; at least five
     /// heartbeats, at most 50 s (etcd docs, "Tuning").
     pub election_timeout: Span,
-    /// Database size at which etcd stops taking writes, in MiB (etcd's default 2048, advised
-    /// maximum 8192).
+    /// Database size at which etcd refuses writes, in MiB (etcd's default 2048, advised maximum
+    /// 8192).
     pub quota_mebibytes: u32,
-    /// How much history the periodic auto-compaction keeps.
+    /// Age of the revisions that the periodic auto-compaction keeps.
     pub compaction_retention: Span,
 }
 
@@ -155,14 +155,14 @@ pub enum EtcdTopology {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct LoadBalancer {
-    /// What stands in front of the api-servers. `auto`: `stacked` for more than one master,
+    /// The load balancer in front of the API servers. `auto`: `stacked` for more than one master,
     /// `none` for one.
     pub mode: LoadBalancerMode,
     /// Machines for `dedicated`: 1, or 2 with a virtual address.
     pub machines: u32,
-    /// HOST:PORT of a load balancer that exists already, for `external`.
+    /// HOST:PORT of an existing load balancer, for `external`.
     pub address: Option<String>,
-    /// The virtual IP; when absent, the tenth address of the machines' network.
+    /// The virtual address; by default the tenth address of the machines' network.
     pub vip: Option<std::net::Ipv4Addr>,
 }
 
@@ -186,8 +186,8 @@ pub enum LoadBalancerMode {
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct ControlPlane {
     pub leader_election: LeaderElection,
-    /// Let ordinary pods run on masters (no taint). Absent: where there are no workers when the
-    /// cluster is made.
+    /// Let ordinary pods run on masters (no taint). By default only if the cluster is created
+    /// without workers.
     pub schedulable: Option<bool>,
 }
 
@@ -195,11 +195,11 @@ pub struct ControlPlane {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct LeaderElection {
-    /// How long a lease counts after its last renewal (`--leader-elect-lease-duration`).
+    /// How long a lease is valid after its last renewal (`--leader-elect-lease-duration`).
     pub lease_duration: Span,
     /// How long the holder tries to renew before it gives up (`--leader-elect-renew-deadline`).
     pub renew_deadline: Span,
-    /// How often holder and standbys try (`--leader-elect-retry-period`).
+    /// How often the holder and the standbys try (`--leader-elect-retry-period`).
     pub retry_period: Span,
 }
 
@@ -216,7 +216,7 @@ impl Default for LeaderElection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Network {
-    /// The network between the machines (IPv4, /24 or larger). Absent: the first /24 in
+    /// The network between the machines (IPv4, /24 or larger). By default the first /24 in
     /// 192.168.56.0/21 that no other cluster of this computer uses.
     #[schemars(with = "Option<String>")]
     pub machines: Option<Ipv4Net>,
@@ -253,7 +253,7 @@ pub enum Cni {
     Bridge,
     /// flannel's vxlan, as a service on each machine.
     Flannel,
-    /// Nothing: bring your own manifests with `addons`.
+    /// None: list the manifests of your own network in `addons`.
     None,
 }
 
@@ -271,9 +271,9 @@ pub struct Machines {
     pub worker: MachineSize,
     pub etcd: MachineSize,
     pub load_balancer: MachineSize,
-    /// Vagrant box, when the provider's own default should not be used.
+    /// Vagrant box, instead of the provider's default.
     pub r#box: Option<String>,
-    /// Image for `provider: docker`; kdiy builds its own when absent.
+    /// Image for `provider: docker`; by default kdiy builds its own.
     pub image: Option<String>,
 }
 
@@ -304,12 +304,12 @@ pub struct Artifacts {
     pub mirror: Option<String>,
     /// `sha256sum`-style file that replaces the pinned digests, for mirrors of rebuilt files.
     pub digests: Option<PathBuf>,
-    /// Releases that kdiy does not know the digests of, by artifact or image name; each sets the
-    /// version as `versions` does.
+    /// Releases whose digests kdiy does not know, by artifact or image name; each sets the version
+    /// as `versions` does.
     pub pins: BTreeMap<String, Pin>,
 }
 
-/// A release, and what it must be.
+/// A release and its digests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Pin {
@@ -317,22 +317,21 @@ pub struct Pin {
     /// SHA-256 of the release file, in hex, by architecture (`amd64`, `arm64`); for artifacts.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sha256: BTreeMap<String, String>,
-    /// `sha256:` and 64 hex digits: what a registry calls the image, for all architectures; for
+    /// `sha256:` and 64 hex digits: the digest of the image's index, for all architectures; for
     /// images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
 }
 
-/// One machine that exists already.
+/// One existing machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Host {
     pub role: HostRole,
-    /// Address on the network that the cluster uses; also where SSH goes, unless `ssh.host` says
-    /// otherwise.
+    /// Address on the network that the cluster uses; also for SSH, unless `ssh.host` is set.
     pub address: IpAddr,
-    /// What the Node and the etcd member are called, 52 letters at most; absent:
-    /// `<cluster>-<role>-<number>`. The machine's own host name is left as it is.
+    /// Name of the Node and the etcd member, at most 52 letters; by default
+    /// `<cluster>-<role>-<number>`. kdiy does not change the machine's own host name.
     #[serde(default)]
     pub name: Option<String>,
     #[serde(default)]
@@ -358,14 +357,13 @@ pub struct HostSsh {
     pub key: Option<PathBuf>,
     /// Bastion, as in ssh's `-J`. Its own key and port come from the ssh configuration.
     pub jump: Option<String>,
-    /// An ssh configuration file that is read instead of `~/.ssh/config`.
+    /// An ssh configuration file to read instead of `~/.ssh/config`.
     pub config: Option<PathBuf>,
-    /// Believe a host key that is not known yet, and remember it. One that has changed is refused
-    /// whatever this says.
+    /// Accept and remember an unknown host key. A changed host key is always refused.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub accept_new_host_key: bool,
-    /// `sudo` wants a password: it is asked for once, or comes from `$KDIY_SUDO_PASSWORD` or from
-    /// the file (0600) that `$KDIY_SUDO_PASSWORD_FILE` names.
+    /// `sudo` asks for a password: kdiy asks you once, or reads it from `$KDIY_SUDO_PASSWORD` or
+    /// from the file (0600) that `$KDIY_SUDO_PASSWORD_FILE` names.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub sudo_password: bool,
 }
