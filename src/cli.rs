@@ -223,7 +223,7 @@ pub struct Guide {
     pub out: Option<PathBuf>,
 }
 
-/// Check whether existing machines can become the cluster; changes nothing.
+/// Check whether existing machines can become the cluster; changes nothing
 ///
 /// Examples:
 ///   kdiy preflight                      the machines of ./cluster.yaml
