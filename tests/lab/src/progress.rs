@@ -88,7 +88,8 @@ fn of_all(done: usize, all: usize, elapsed: Duration) -> String {
 fn spoken(time: Duration) -> String {
     match time.as_secs() {
         seconds @ 0..120 => format!("{seconds} s"),
-        seconds => format!("{} min", seconds.div_ceil(60)),
+        seconds if seconds.is_multiple_of(60) => format!("{} min", seconds / 60),
+        seconds => format!("{} min {} s", seconds / 60, seconds % 60),
     }
 }
 
@@ -104,6 +105,12 @@ mod tests {
             of_all(25, 100, minute),
             "compiled 25 of at most 100 packages, 60 s so far, about 3 min more"
         );
+    }
+
+    #[test]
+    fn minutes_are_not_rounded_up() {
+        let said = [59, 120, 125].map(|seconds| spoken(Duration::from_secs(seconds)));
+        assert_eq!(said, ["59 s", "2 min", "2 min 5 s"]);
     }
 
     #[test]
