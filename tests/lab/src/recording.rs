@@ -51,7 +51,9 @@ pub fn record(cache: &Path) -> Result<()> {
     crate::host::run(&mut destroy)?;
     ensure!(status.success(), "kdiy up ended with {status}");
     let picture = drawn(&frames(&fs::read(&output)?, &fs::read_to_string(&timing)?)?);
-    fs::write(repository().join("docs/up.svg"), picture)?;
+    // Where everybody else's is.
+    let state = directory.path().join("state").display().to_string();
+    fs::write(repository().join("docs/up.svg"), picture.replace(&state, "~/.local/state/kdiy"))?;
     println!("wrote docs/up.svg");
     Ok(())
 }
