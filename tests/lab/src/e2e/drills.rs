@@ -116,7 +116,7 @@ pub fn killed_and_undone(cluster: &Cluster) -> Result<String> {
     running.wait()?;
     ensure!(is_cut_off(cluster, &machine), "{machine} mended itself before it was asked to");
     let again = refused(cluster.kdiy("drill").args(["lb", "--yes"]))?;
-    ensure!(again.contains("was not undone"), "a second drill began: {again}");
+    ensure!(again.contains("has not been undone"), "a second drill began: {again}");
     host::run(cluster.kdiy("drill").arg("--undo"))?;
     ensure!(!is_cut_off(cluster, &machine), "{machine} is still cut off");
     ensure!(!pending.exists(), "{} is left", pending.display());
