@@ -8,9 +8,12 @@ use std::time::Duration;
 use crate::config::ClusterConfig;
 use crate::kubernetes::client::ApiAccess;
 use crate::support::failure::chain;
+use crate::support::time_scale::Unscaled;
 use crate::topology::{Group, Machine, Topology};
 use crate::transport::Script;
 use crate::transport::pool::ConnectionPool;
+
+const SCRIPT_WITHIN: Unscaled = Unscaled::from_secs(15);
 
 /// Everything a probe may look at.
 pub struct ClusterContext {
@@ -33,8 +36,8 @@ pub struct ClusterContext {
 impl ClusterContext {
     /// Whether the machine is one whose turn in a rolling step is to come. It may wait for that very
     /// step to be mended, so it is not held against those that were changed.
-    pub fn is_to_come(&self, machine: &Machine) -> bool {
-        self.turn_to_come.as_ref().is_some_and(|machines| machines.contains(&machine.name))
+    pub fn is_to_come(&self, machine: &str) -> bool {
+        self.turn_to_come.as_ref().is_some_and(|machines| machines.contains(machine))
     }
 
     /// Runs a script on each machine of a group at the same time. A machine that does not answer
@@ -79,6 +82,6 @@ impl ClusterContext {
 
     /// How long one script of a probe may take.
     pub(crate) fn patience(&self) -> Duration {
-        Duration::from_secs(15) * self.config.slow_machines
+        SCRIPT_WITHIN * self.config.slow_machines
     }
 }

@@ -13,6 +13,7 @@ mod running;
 pub mod wait;
 
 use async_trait::async_trait;
+use kube::Client;
 
 use crate::cluster_context::ClusterContext;
 use crate::playbook::format::GateName;
@@ -89,6 +90,17 @@ pub fn between_turns(name: GateName) -> Box<dyn Gate> {
 }
 
 impl ClusterContext {
+    /// A client of an API server that is ready; that there is none is evidence.
+    async fn client(&self, verdict: &mut Verdict) -> Option<Client> {
+        match self.api.any().await {
+            Ok(client) => Some(client),
+            Err(failure) => {
+                verdict.record(None, "an API server", "ready", failure.to_string(), false);
+                None
+            }
+        }
+    }
+
     /// Notes whether a component runs the wanted version on a machine.
     fn record_version(
         &self,
@@ -100,7 +112,7 @@ impl ClusterContext {
     ) {
         let wanted = self.versions.get(component).map(|version| format!("v{version}"));
         let wanted = wanted.unwrap_or_default();
-        let later = self.turn_to_come.as_ref().is_some_and(|machines| machines.contains(machine));
+        let later = self.is_to_come(machine);
         let ok = saw.as_ref().is_ok_and(|version| later || *version == wanted);
         let wanted = if later { "any: it is not upgraded yet".to_owned() } else { wanted };
         verdict.record(Some(machine), what, wanted, saw.unwrap_or_else(|error| error), ok);

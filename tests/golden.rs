@@ -3,19 +3,19 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use kdiy::artifacts::catalogue::Catalogue;
 use kdiy::bundle::{Bundle, BundleFile, Renderer, Secrets};
 use kdiy::config::ClusterConfig;
-use kdiy::playbook::context::TemplateContext;
 use kdiy::playbook::load::Playbooks;
 use kdiy::playbook::template::Templates;
 use kdiy::support::failure::Result;
+use kdiy::topology::Machine;
 use kdiy::topology::facts::Facts;
-use kdiy::topology::{Machine, Topology};
 
 /// Names instead of certificates and keys, which are others each time.
 struct Placeholders;
@@ -102,17 +102,7 @@ fn text(bundle: &Bundle) -> String {
 /// By machine.
 fn rendered(config: ClusterConfig) -> Vec<(String, String)> {
     let playbooks = Playbooks::load(None).unwrap();
-    let catalogue = Catalogue::load(&playbooks).unwrap();
-    let versions = catalogue.versions(&config).unwrap();
-    let topology = Topology::build(&config, "192.168.56.0/24".parse().unwrap()).unwrap();
-    let template_context = TemplateContext {
-        id: "0".repeat(32),
-        topology,
-        versions: versions.by_name,
-        images: versions.images,
-        mirrored_images: catalogue.image_names().map(str::to_owned).collect(),
-        config,
-    };
+    let template_context = common::on_paper(&playbooks, config);
     let renderer = Renderer {
         playbooks: &playbooks,
         templates: &Templates::new(),

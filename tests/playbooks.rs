@@ -1,6 +1,8 @@
 //! The playbooks as they are shipped: every reason is given, nothing is left over, and every
 //! step renders for every kind of cluster.
 
+mod common;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -18,7 +20,6 @@ use kdiy::playbook::template::Templates;
 use kdiy::reports::explain::{self, Explainer};
 use kdiy::reports::guide::{self, Guide, Sources};
 use kdiy::session::{RenderedCluster, ResolvedCluster};
-use kdiy::topology::Topology;
 use kdiy::topology::facts::Facts;
 
 /// Templates of the engine itself, which no step names.
@@ -81,19 +82,10 @@ fn template_context(
     config: ClusterConfig,
     directory: &Path,
 ) -> (TemplateContext, Pki) {
-    let catalogue = Catalogue::load(playbooks).unwrap();
-    let versions = catalogue.versions(&config).unwrap();
-    let topology = Topology::build(&config, "192.168.56.0/24".parse().unwrap()).unwrap();
-    let pki = Pki::open(&directory.join("pki"), &topology, &config, Keeping::Existing).unwrap();
-    let template_context = TemplateContext {
-        id: "0".repeat(32),
-        topology,
-        versions: versions.by_name,
-        images: versions.images,
-        mirrored_images: catalogue.image_names().map(str::to_owned).collect(),
-        config,
-    };
-    (template_context, pki)
+    let on_paper = common::on_paper(playbooks, config);
+    let (topology, config) = (&on_paper.topology, &on_paper.config);
+    let pki = Pki::open(&directory.join("pki"), topology, config, Keeping::Existing).unwrap();
+    (on_paper, pki)
 }
 
 /// Calls `see` with every bundle of every kind of cluster.

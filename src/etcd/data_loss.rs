@@ -1,7 +1,7 @@
 //! A cluster whose members have all lost their data.
 
 use crate::bundle::etcd_data::EtcdData;
-use crate::etcd::etcdctl::ETCDCTL;
+use crate::etcd::etcdctl::ETCDCTL_BY_HAND;
 use crate::support::failure::{Failure, Kind};
 
 /// What is known of the data of a whole cluster.
@@ -37,12 +37,9 @@ pub fn lost(cluster: &str, machines: &[(&str, Option<EtcdData>)]) -> Failure {
                 "mount it: kdiy ssh {name} -- sudo mount /var/lib/etcd; then kdiy up"
             ));
         } else if data.runs {
-            // For any shell of the user's: none computes with $KDIY_SLOW there.
-            let etcdctl = ETCDCTL.replace("$((2 * ${KDIY_SLOW:-1}))", "5");
-            let etcdctl = etcdctl.replace("$((5 * ${KDIY_SLOW:-1}))", "60");
             failure = failure.hint(format!(
                 "save a snapshot of etcd on {name} before it stops: kdiy ssh {name} -- sudo \
-                 {etcdctl} snapshot save /root/etcd.snapshot"
+                 {ETCDCTL_BY_HAND} snapshot save /root/etcd.snapshot"
             ));
         }
     }

@@ -5,10 +5,22 @@ use std::net::Ipv4Addr;
 
 use serde::Deserialize;
 
+macro_rules! command {
+    ($dial:literal, $command:literal) => {
+        concat!(
+            "/usr/local/bin/etcdctl --cacert /etc/etcd/pki/ca.crt --cert /etc/etcd/pki/client.crt \
+             --key /etc/etcd/pki/client.key --dial-timeout ",
+            $dial,
+            " --command-timeout ",
+            $command
+        )
+    };
+}
+
 /// On an etcd machine, as root. `$KDIY_SLOW` is `slowMachines`, in scripts that kdiy runs.
-pub const ETCDCTL: &str = "/usr/local/bin/etcdctl --cacert /etc/etcd/pki/ca.crt \
-    --cert /etc/etcd/pki/client.crt --key /etc/etcd/pki/client.key \
-    --dial-timeout $((2 * ${KDIY_SLOW:-1}))s --command-timeout $((5 * ${KDIY_SLOW:-1}))s";
+pub const ETCDCTL: &str = command!("$((2 * ${KDIY_SLOW:-1}))s", "$((5 * ${KDIY_SLOW:-1}))s");
+/// The same for people: in no shell of theirs is anything expanded, and a snapshot has its time.
+pub const ETCDCTL_BY_HAND: &str = command!("5s", "60s");
 /// Asks this machine's member over HTTP, never by a proxy; a path goes straight behind it.
 pub const CURL: &str = "curl --noproxy '*' -s --max-time $((5 * ${KDIY_SLOW:-1})) \
     --cacert /etc/etcd/pki/ca.crt --cert /etc/etcd/pki/client.crt --key /etc/etcd/pki/client.key \

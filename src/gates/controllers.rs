@@ -47,13 +47,7 @@ impl Gate for Controllers {
 
     async fn probe(&self, context: &ClusterContext) -> Verdict {
         let mut verdict = Verdict::default();
-        let client = match context.api.any().await {
-            Ok(client) => client,
-            Err(failure) => {
-                verdict.record(None, "an API server", "ready", failure.to_string(), false);
-                return verdict;
-            }
-        };
+        let Some(client) = context.client(&mut verdict).await else { return verdict };
         let leases = futures::future::join_all(LEASES.map(|name| watch(&client, name, context)));
         let names = HostNames::ask(context);
         let (leases, worked, names) = tokio::join!(leases, trial(&client, context), names);

@@ -43,7 +43,7 @@ impl Gate for LoadBalancer {
         for (machine, answer) in context.ask(Group::LoadBalancers, |_| script.clone()).await {
             let text = match answer {
                 Ok(text) => text,
-                Err(_) if context.is_to_come(machine) => continue,
+                Err(_) if context.is_to_come(&machine.name) => continue,
                 Err(error) => {
                     verdict.record(Some(&machine.name), "an answer over SSH", "one", error, false);
                     continue;
@@ -52,7 +52,7 @@ impl Gate for LoadBalancer {
             if text.lines().any(|line| line == "holds") {
                 holders.push(machine.name.clone());
             }
-            if context.is_to_come(machine) {
+            if context.is_to_come(&machine.name) {
                 continue;
             }
             if let Some(vip) = topology.vip {

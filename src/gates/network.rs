@@ -44,13 +44,7 @@ impl Gate for Network {
 
     async fn probe(&self, context: &ClusterContext) -> Verdict {
         let mut verdict = Verdict::default();
-        let client = match context.api.any().await {
-            Ok(client) => client,
-            Err(failure) => {
-                verdict.record(None, "an API server", "ready", failure.to_string(), false);
-                return verdict;
-            }
-        };
+        let Some(client) = context.client(&mut verdict).await else { return verdict };
         let pods = match started(&client, context, &mut verdict).await {
             Some(pods) => pods,
             None => return verdict,

@@ -36,16 +36,10 @@ impl Gate for Nodes {
 
     async fn probe(&self, context: &ClusterContext) -> Verdict {
         let mut verdict = Verdict::default();
-        let client = match context.api.any().await {
-            Ok(client) => client,
-            Err(failure) => {
-                verdict.record(None, "an API server", "ready", failure.to_string(), false);
-                return verdict;
-            }
-        };
+        let Some(client) = context.client(&mut verdict).await else { return verdict };
         let api: Api<Node> = Api::all(client.clone());
         let nodes = context.topology.group(Group::Nodes).into_iter();
-        let looked = nodes.filter(|machine| !context.is_to_come(machine)).map(|machine| {
+        let looked = nodes.filter(|machine| !context.is_to_come(&machine.name)).map(|machine| {
             let (api, client) = (&api, &client);
             async move {
                 let path = format!("/api/v1/nodes/{}/proxy/healthz", machine.name);

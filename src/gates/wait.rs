@@ -182,7 +182,7 @@ async fn unsettled(gate: &dyn Gate, context: &ClusterContext) -> Option<Unsettle
         .flat_map(|(machine, text)| {
             running_times(&text).into_iter().map(move |(unit, active)| (machine, unit, active))
         })
-        .filter(|(machine, _, active)| *active < SETTLED && !context.is_to_come(machine))
+        .filter(|(machine, _, active)| *active < SETTLED && !context.is_to_come(&machine.name))
         .min_by_key(|(_, _, active)| *active)
         .map(|(machine, unit, active)| Unsettled {
             machine: machine.name.clone(),

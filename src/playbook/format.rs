@@ -427,3 +427,15 @@ fn root() -> String {
 fn world_readable() -> String {
     "0644".into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gates_are_called_what_playbooks_call_them() {
+        for gate in GateName::ALL {
+            assert_eq!(serde_json::to_value(gate).unwrap(), gate.as_str());
+        }
+    }
+}

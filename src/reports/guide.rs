@@ -5,6 +5,7 @@
 //! shell replaces. Pure.
 
 pub mod block;
+mod delivery;
 pub mod html;
 mod keys;
 pub mod rationale;
@@ -29,7 +30,8 @@ use crate::support::failure::{Failure, Result};
 use crate::topology::facts::Facts;
 use crate::topology::{Group, Machine};
 use crate::transport::target::SshTarget;
-use block::{Block, DELIVERED};
+use block::Block;
+use delivery::DELIVERED;
 use releases::Releases;
 use secret_placeholders::SecretPlaceholders;
 

@@ -46,8 +46,8 @@ impl Runner {
                 () = tokio::time::sleep(early), if !is_named => {}
             }
             // One that was being made until just now is given as long as any other.
-            if self.waits.was_making(began.max(Instant::now().checked_sub(early).unwrap_or(began)))
-            {
+            let since = Instant::now().checked_sub(early).map_or(began, |then| then.max(began));
+            if self.waits.was_making(since) {
                 continue;
             }
             is_named = true;

@@ -4,11 +4,9 @@ use std::fmt::Write as _;
 
 use crate::bundle::script::quote;
 use crate::bundle::{Bundle, BundleFile};
+use crate::reports::guide::delivery::{install, installing};
 use crate::reports::guide::releases::Releases;
 use crate::reports::guide::secret_placeholders;
-
-/// Where on each machine what it is sent lies until it is installed. Root's own.
-pub const DELIVERED: &str = "/root/by-hand";
 
 /// Ends here-documents; no file holds a line of this.
 const END: &str = "END-OF-FILE";
@@ -113,21 +111,8 @@ pub fn waiting(bundle: &Bundle) -> Option<Block> {
     Some(Block::on(&bundle.machine, text))
 }
 
-/// A line of install(1) that makes or copies `what`.
-fn install(mode: &str, owner: &str, what: &str, path: &str) -> String {
-    let (user, group) = owner.split_once(':').unwrap_or((owner, owner));
-    let (user, group) = (quote(user), quote(group));
-    format!("install -m {mode} -o {user} -g {group} {what} {}", quote(path))
-}
-
-/// Copies what was delivered to its place.
-pub fn installing(mode: &str, owner: &str, delivered: &str, path: &str) -> String {
-    let source = quote(&format!("{DELIVERED}/{delivered}"));
-    install(mode, owner, &format!("-D {source}"), path)
-}
-
 /// Where a file that only the reader's computer can put together lies there, and below
-/// [`DELIVERED`].
+/// [`DELIVERED`](crate::reports::guide::delivery::DELIVERED).
 pub fn made_here(file: &BundleFile, machine: &str) -> String {
     format!("files/{machine}{}", file.path)
 }

@@ -7,7 +7,7 @@ use crate::artifacts::source::Location;
 use crate::artifacts::{Catalogue, Source, image_path};
 use crate::bundle::script::quote;
 use crate::playbook::context::TemplateContext;
-use crate::reports::guide::block::{DELIVERED, installing};
+use crate::reports::guide::delivery::{DELIVERED, installing};
 use crate::support::failure::{Failure, Result};
 
 /// Where they lie on the reader's computer.

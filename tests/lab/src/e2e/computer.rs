@@ -36,7 +36,7 @@ pub struct Computer {
 impl Computer {
     /// Looks at it until told that it is `done`; `directory` is on the disk that machines have theirs
     /// on.
-    pub fn watched(done: &AtomicBool, directory: &Path) -> Result<Self> {
+    fn watched(done: &AtomicBool, directory: &Path) -> Result<Self> {
         let mut disk = tempfile::tempfile_in(directory)?;
         let mut seen = Self::default();
         let mut looks = VecDeque::from([Processors::now()?]);

@@ -55,17 +55,19 @@ impl Watched {
         patience: Duration,
         work: impl FnOnce() -> Result<T>,
     ) -> Result<(T, Self)> {
-        let done = AtomicBool::new(false);
-        let (mut ask, disk) = (curl(cluster, patience)?, cluster.directory());
-        std::thread::scope(|scope| {
-            let computer = scope.spawn(|| Computer::watched(&done, disk));
-            let client = scope.spawn(|| Self::asking(&mut ask, &done));
-            let result = work();
-            done.store(true, Ordering::Relaxed);
-            let seen = client.join().ok().context("the client crashed")?;
-            let computer = computer.join().ok().context("whoever watches the computer crashed")?;
-            Ok((result?, Self { computer: computer?, ..seen? }))
-        })
+        let (done, mut ask) = (AtomicBool::new(false), curl(cluster, patience)?);
+        let asked = || {
+            std::thread::scope(|scope| {
+                let client = scope.spawn(|| Self::asking(&mut ask, &done));
+                let result = work();
+                done.store(true, Ordering::Relaxed);
+                let seen = client.join().ok().context("the client crashed")??;
+                anyhow::Ok((result?, seen))
+            })
+        };
+        let (asked, computer) = Computer::during(cluster.directory(), asked)?;
+        let (result, seen) = asked?;
+        Ok((result, Self { computer, ..seen }))
     }
 
     fn asking(curl: &mut Command, done: &AtomicBool) -> Result<Self> {
